@@ -1,0 +1,187 @@
+"""What is in the repertory: built-in papers, and those that other packages register.
+
+Listing, showing and searching read cards only; a paper's code is imported when it is run.
+Another package registers a paper under the entry-point group "repertory.papers": name = identifier,
+value = import path of the paper's package, which holds card.toml and study.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import repertory.papers as builtin
+from repertory.card import Card, read_card
+from repertory.problem import Problem
+
+if TYPE_CHECKING:
+    from repertory.study import Study
+
+ENTRY_POINTS = "repertory.papers"
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Identifier -> import path of every paper, built-in ones first.
+
+    Raises:
+        Problem: two packages register the same identifier.
+    """
+    (root,) = builtin.__path__
+    found = {
+        card.parent.name: f"{builtin.__name__}.{card.parent.name}" for card in sorted(Path(root).glob("*/card.toml"))
+    }
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if found.get(entry.name, entry.value) != entry.value:
+            raise Problem(
+                f"two packages register the paper {entry.name!r}",
+                f"{found[entry.name]} and {entry.value}",
+                "uninstall one of them",
+            )
+        found[entry.name] = entry.value
+    return found
+
+
+def folder(paper: str) -> Path:
+    """The folder of a paper's package.
+
+    Raises:
+        Problem: no such paper (names the closest ones), or its package is broken.
+    """
+    known = packages()
+    if paper not in known:
+        close = difflib.get_close_matches(paper, known, n=3, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(close)}?" if close else "`repertory list` names them all"
+        raise Problem(f"no paper is called {paper!r}", "the repertory", remedy)
+    if known[paper].startswith(f"{builtin.__name__}."):
+        return Path(builtin.__path__[0]) / paper
+    spec = importlib.util.find_spec(known[paper])
+    if spec is None or not spec.origin:
+        raise Problem(f"the package of {paper} is not importable", known[paper], "reinstall the package that brings it")
+    return Path(spec.origin).parent
+
+
+@functools.cache
+def card(paper: str) -> Card:
+    """The card of a paper. Raises `Problem` for an unknown paper or a card that is not valid."""
+    found = read_card(folder(paper) / "card.toml")
+    if found.id != paper:
+        raise Problem(f"the card's id is {found.id!r}", folder(paper) / "card.toml", f"set id = {paper!r}")
+    return found
+
+
+def cards() -> list[Card]:
+    """All cards, by topic and identifier."""
+    return sorted((card(paper) for paper in packages()), key=lambda c: (c.topic, c.id))
+
+
+def load(paper: str) -> type[Study]:
+    """The study class of a paper; imports its code.
+
+    Raises:
+        Problem: unknown paper, or a study.py without a Study for it.
+    """
+    where = folder(paper)
+    module = importlib.import_module(f"{packages()[paper]}.study")
+    for _, found in inspect.getmembers(module, inspect.isclass):
+        if getattr(found, "paper", None) == paper and found.__module__ == module.__name__:
+            return found
+    raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
+
+
+def recorded() -> dict[str, list[dict[str, Any]]]:
+    """Recorded results by paper, laptop scale first: what `repertory record` wrote.
+
+    They lie in results/ of the source checkout, and travel inside the installed package.
+    """
+    here = Path(__file__).parent
+    root = next((d for d in (here / "results", here.parents[1] / "results") if d.is_dir()), here)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(root.glob("*.json"), key=lambda p: p.name.count(".")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(content["paper"], []).append(content)
+    return found
+
+
+# -- search -------------------------------------------------------------------------------------
+
+
+def search(query: str, limit: int = 10) -> list[tuple[Card, float]]:
+    """Papers by English or Chinese words, best first, with scores in (0, 1].
+
+    Cosine similarity of TF-IDF vectors of words and character n-grams over title, authors, topic, claims and
+    both summaries: misspelt and inflected words still match, and Chinese needs no word segmentation.
+    (scikit-learn has all of it, but takes longer to import than this takes to run.)
+    """
+    vectors = _vectors()
+    asked = _weigh(_grams(query), _rarity())
+    scored = [(card(paper), _cosine(asked, vector)) for paper, vector in vectors.items()]
+    return sorted((s for s in scored if s[1] > 0.02), key=lambda s: -s[1])[:limit]
+
+
+def related(paper: str, limit: int = 3) -> list[tuple[Card, float]]:
+    """The papers whose cards are most like that of `paper`."""
+    vectors = _vectors()
+    scored = [(card(other), _cosine(vectors[paper], vector)) for other, vector in vectors.items() if other != paper]
+    return sorted(scored, key=lambda s: -s[1])[:limit]
+
+
+def _grams(text: str) -> Counter[str]:
+    """Words and their 4-grams for alphabets; single characters and pairs for Chinese."""
+    text = text.lower()
+    grams: Counter[str] = Counter()
+    for word in re.findall(r"[a-z0-9]+", text):
+        if len(word) > 1:
+            grams[word] += 2
+            padded = f" {word} "
+            grams.update(padded[i : i + 4] for i in range(len(padded) - 3))
+    for run in re.findall(r"[\u3400-\u9fff]+", text):
+        grams.update(run[i : i + 2] for i in range(len(run) - 1))
+        grams.update(run)
+    return grams
+
+
+@functools.cache
+def _counts() -> dict[str, Counter[str]]:
+    def words(c: Card) -> str:
+        claims = " ".join(f"{claim.en} {claim.zh}" for claim in c.claim)
+        return (
+            f"{c.id} {c.id} {c.title} {c.title} {' '.join(c.authors)} {c.topic} {c.summary.en} {c.summary.zh} {claims}"
+        )
+
+    return {c.id: _grams(words(c)) for c in cards()}
+
+
+@functools.cache
+def _rarity() -> dict[str, float]:
+    """Inverse document frequency of each gram, smoothed."""
+    counts = _counts()
+    documents = Counter(gram for grams in counts.values() for gram in grams)
+    return {gram: math.log((1 + len(counts)) / (1 + n)) + 1 for gram, n in documents.items()}
+
+
+@functools.cache
+def _vectors() -> dict[str, dict[str, float]]:
+    return {paper: _weigh(grams, _rarity()) for paper, grams in _counts().items()}
+
+
+def _weigh(grams: Counter[str], rarity: dict[str, float]) -> dict[str, float]:
+    weights = {gram: (1 + math.log(n)) * rarity[gram] for gram, n in grams.items() if gram in rarity}
+    norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
+    return {gram: weight / norm for gram, weight in weights.items()}
+
+
+def _cosine(a: dict[str, float], b: dict[str, float]) -> float:
+    if len(a) > len(b):
+        a, b = b, a
+    return sum(weight * b.get(gram, 0.0) for gram, weight in a.items())

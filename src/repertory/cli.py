@@ -1,0 +1,461 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from repertory import catalog
+from repertory.files import replace_folder, write_text
+from repertory.problem import Problem
+
+if TYPE_CHECKING:
+    from repertory.runner import Hardware, Result
+    from repertory.study import Prediction
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Published deep-learning methods, runnable; their claims, executable.",
+)
+out = Console()
+err = Console(stderr=True)
+_debug = False
+
+
+def main() -> None:
+    """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
+    try:
+        app(args=_with_ray_address(sys.argv[1:]))
+    except Problem as problem:
+        if _debug:
+            raise
+        err.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _with_ray_address(words: list[str]) -> list[str]:
+    """`--ray` may stand without an address, which an option of click cannot: "local" is put in then."""
+    spelt = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        spelt.append(word)
+        if word == "--ray" and not (":" in following or following in ("auto", "local")):
+            spelt.append("local")
+    return spelt
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a problem")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+# -- arguments that several commands share ------------------------------------------------------
+
+
+def _complete_paper(incomplete: str) -> list[str]:
+    return [paper for paper in catalog.packages() if paper.startswith(incomplete)]
+
+
+Paper = Annotated[str, typer.Argument(help="identifier, as `repertory list` shows it", autocompletion=_complete_paper)]
+Scale = Annotated[str, typer.Option(help="smoke (seconds) | laptop (minutes) | desk (an hour, real data) | paper")]
+Data = Annotated[Path | None, typer.Option(help="your data; default: the sample")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a setting")]
+Lang = Annotated[str, typer.Option(help="en | zh")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Accelerator = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
+Devices = Annotated[int, typer.Option(min=1, help="processes per node")]
+Nodes = Annotated[int, typer.Option("--num-nodes", min=1)]
+Strategy = Annotated[str, typer.Option(help="auto | ddp | fsdp | ... (Lightning Fabric)")]
+Precision = Annotated[str, typer.Option(help="32-true | bf16-mixed | 16-mixed | ...")]
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise Problem(f"not a setting: {pair!r}", "--set", "write --set field=value")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
+
+
+def _lang(lang: str) -> str:
+    if lang not in ("en", "zh"):
+        raise Problem(f"no language {lang!r}", "--lang", "choose en or zh")
+    return lang
+
+
+def _hardware(accelerator: str, devices: int, num_nodes: int, strategy: str, precision: str) -> Hardware:
+    from repertory.runner import Hardware
+
+    return Hardware(accelerator, devices, num_nodes, strategy, precision)
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing is lost: the same command goes on from here")
+        raise typer.Exit(130) from None
+
+
+# -- looking ------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(lang: Lang = "en", as_json: Json = False) -> None:
+    """All papers, by topic."""
+    _lang(lang)
+    cards = catalog.cards()
+    if as_json:
+        out.print_json(json.dumps([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("paper", "topic", "year", "claims", "title" if lang == "en" else "简介"):
+        table.add_column(column, overflow="fold", style="bold" if column == "paper" else "")
+    for card in cards:
+        words = card.title if lang == "en" else card.summary.zh
+        table.add_row(card.id, card.topic, str(card.year), str(len(card.claim)), words)
+    out.print(table)
+
+
+@app.command()
+def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
+    """What a paper says and claims, what was measured here, and how to use it."""
+    card = catalog.card(paper)
+    _lang(lang)
+    if as_json:
+        out.print_json(card.model_dump_json())
+        return
+    from repertory.show import show_card
+
+    out.print(show_card(card, lang))
+
+
+@app.command()
+def search(words: list[str], lang: Lang = "en") -> None:
+    """Find papers by English or Chinese words."""
+    _lang(lang)
+    found = catalog.search(" ".join(words))
+    if not found:
+        raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
+    for card, score in found:
+        out.print(f"[bold]{card.id}[/]  {score:.2f}  {card.title}\n    {card.summary[lang]}\n", highlight=False)
+
+
+# -- running ------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    paper: Annotated[str | None, typer.Argument(help="identifier", autocompletion=_complete_paper)] = None,
+    all_papers: Annotated[bool, typer.Option("--all", help="every paper")] = False,
+    scale: Scale = "laptop",
+    seeds: Annotated[int | None, typer.Option(min=1, help="repetitions; default: the scale's")] = None,
+    arms: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    settings: Settings = None,
+    data: Data = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/PAPER/SCALE")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="trials at once, in processes of this machine")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="[ADDRESS]", help="spread the trials over Ray; default: a Ray of our own")
+    ] = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    num_nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="two steps per loop: does the recipe build?")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget earlier trials of this run directory")] = False,
+    as_json: Json = False,
+    lang: Lang = "en",
+) -> None:
+    """Test a paper's claims: every arm, every seed, verdicts, report.
+
+    Run it again to go on after an interruption; finished trials are kept.
+    """
+    _lang(lang)
+    if (paper is None) != all_papers:
+        raise Problem("name one paper, or give --all", "repertory run", "`repertory list` names them")
+    failed = False
+    for name in catalog.packages() if all_papers else [paper or ""]:
+        folder = out_dir / name if out_dir and all_papers else out_dir
+        catalog.folder(name)  # an unknown name is said at once, before torch is imported
+        from repertory.runner import Experiment
+
+        experiment = Experiment(
+            name,
+            scale,
+            data=data,
+            out=folder,
+            settings=_settings(settings),
+            hardware=_hardware(accelerator, devices, num_nodes, strategy, precision),
+            dry_run=dry_run,
+        )
+        with _resumable():
+            result = experiment.run(
+                seeds,
+                arms.split(",") if arms else None,
+                jobs=jobs,
+                ray=ray,
+                fresh=fresh,
+                console=err if as_json else out,
+            )
+        if experiment.lead:
+            _print_result(result, lang, as_json)
+        failed |= bool(result.failures)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_result(result: Result, lang: str, as_json: bool) -> None:
+    from repertory import report
+    from repertory.runner import commit
+
+    if as_json:
+        out.print_json(json.dumps(result.to_json(), default=str, allow_nan=False))
+        return
+    out.print(report.terminal(result, lang))
+    if result.commit != commit():
+        then, now = result.commit or "no commit", commit() or "no commit"
+        out.print(f"computed by {then}, this is {now}; --fresh computes anew", style="yellow")
+    out.print(f"\nreport: {result.folder}/report.html", soft_wrap=True, highlight=False)
+
+
+# -- one's own data -----------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    paper: Paper,
+    out_dir: Annotated[Path, typer.Option("--out", help="model directory to write")],
+    data: Data = None,
+    arm: Annotated[str, typer.Option(help="default: the paper's method")] = "",
+    scale: Scale = "laptop",
+    seed: int = 0,
+    settings: Settings = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    num_nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+) -> None:
+    """Train a paper's method on your own data; gives a model directory."""
+    catalog.folder(paper)
+    from repertory.runner import Experiment
+
+    hardware = _hardware(accelerator, devices, num_nodes, strategy, precision)
+    experiment = Experiment(paper, scale, data=data, out=out_dir, settings=_settings(settings), hardware=hardware)
+    with _resumable():
+        folder, metrics = experiment.train(arm or None, seed, console=out)
+    if experiment.lead:
+        _print_metrics(metrics)
+        out.print(f"model: {folder}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model directory")], data: Data = None, as_json: Json = False
+) -> None:
+    """Metrics of a trained model on the held-out part of some data."""
+    from repertory import runner
+
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = runner.evaluate(model, data, Path(folder), console=err)
+    if as_json:
+        out.print_json(json.dumps(metrics))
+    else:
+        _print_metrics(metrics)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="model directory")],
+    source: Annotated[Path, typer.Argument(help="your input: a file or a folder")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="folder for tables, pictures and arrays")] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply a trained model to your own input."""
+    from repertory import runner
+
+    with tempfile.TemporaryDirectory() as folder:
+        prediction = runner.predict(model, source, Path(folder), console=err)
+    if as_json:
+        out.print_json(json.dumps({"text": prediction.text, "table": prediction.table}))
+    else:
+        _print_prediction(prediction)
+    if out_dir or prediction.figures or prediction.arrays:
+        folder = out_dir or Path("predictions") / source.resolve().stem
+        for path in _save_prediction(prediction, folder):
+            err.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _print_metrics(metrics: dict[str, float]) -> None:
+    from repertory.report import number
+
+    for name, value in metrics.items():
+        out.print(f"{name:30s} {number(value)}", highlight=False)
+
+
+def _print_prediction(prediction: Prediction, most: int = 20) -> None:
+    from rich.table import Table
+
+    if prediction.text:
+        out.print(prediction.text, markup=False)
+    if prediction.table:
+        table = Table(*prediction.table[0], box=None, padding=(0, 2, 0, 0))
+        for row in prediction.table[:most]:
+            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        out.print(table)
+        if len(prediction.table) > most:
+            out.print(f"... and {len(prediction.table) - most} more rows; --out DIR saves them all")
+
+
+def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
+    import numpy as np
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    if prediction.table:
+        written.append(folder / "table.csv")
+        pd.DataFrame(prediction.table).to_csv(written[-1], index=False)
+    for name, figure in prediction.figures.items():
+        written.append(folder / f"{name}.png")
+        figure.savefig(written[-1], dpi=130, bbox_inches="tight")
+    for name, array in prediction.arrays.items():
+        written.append(folder / f"{name}.npy")
+        np.save(written[-1], array)
+    return written
+
+
+@app.command()
+def sample(
+    paper: Paper,
+    folder: Annotated[Path, typer.Argument(help="an empty or new folder")],
+    scale: Scale = "laptop",
+    settings: Settings = None,
+) -> None:
+    """Write the small sample data set of a paper, in the format of the real one."""
+    catalog.folder(paper)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Problem("the folder is not empty", folder, "give a new or an empty folder")
+    from repertory.runner import Experiment
+
+    experiment = Experiment(paper, scale, settings=_settings(settings))
+    with replace_folder(folder) as fresh, err.status("writing the sample"):
+        experiment.study_in(fresh).write_sample(fresh)
+    count = sum(1 for path in folder.rglob("*") if path.is_file())
+    out.print(f"{count} files in {folder}; {paper} expects:\n{experiment.study.layout.strip()}", highlight=False)
+
+
+@app.command()
+def convert(
+    paper: Paper,
+    source: Annotated[Path, typer.Argument(help="the authors' weights (.pth, .safetensors)")],
+    folder: Annotated[Path, typer.Argument(help="model directory to write")],
+    variant: Annotated[str, typer.Option(help="which published size; default: found from the shapes")] = "",
+) -> None:
+    """Turn weights that the authors released into a model directory."""
+    catalog.folder(paper)
+    if not source.exists():
+        raise Problem("no such file", source, "give the file that the authors released")
+    if folder.exists() and any(folder.iterdir()):
+        raise Problem("the folder is not empty", folder, "give a new folder")
+    from repertory.runner import Experiment
+
+    Experiment(paper, "paper").convert(source, folder, variant)
+    out.print(f"model: {folder}", soft_wrap=True, highlight=False)
+
+
+# -- for those who keep the house ---------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    paper: Paper,
+    arguments: Annotated[list[str] | None, typer.Argument(help="passed on to the benchmark")] = None,
+) -> None:
+    """Speed and memory beside the peers (benchmarks/PAPER.py of the source checkout)."""
+    catalog.folder(paper)
+    script = _checkout() / "benchmarks" / f"{paper}.py"
+    if not script.exists():
+        raise Problem(f"{paper} has no benchmark", script, "write one; see CONTRIBUTING")
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *(arguments or [])], check=False).returncode)
+
+
+def _checkout() -> Path:
+    root = Path(__file__).parents[2]
+    if not (root / "pyproject.toml").exists():
+        raise Problem("this needs the source checkout", root, "clone the repository and `pip install -e .`")
+    return root
+
+
+@app.command()
+def new(
+    paper: Annotated[str, typer.Argument(help="identifier of the new paper: letters, digits, _")],
+    into: Annotated[Path | None, typer.Option(help="checkout to write into; default: the current one")] = None,
+) -> None:
+    """Write the skeleton of a paper: its folder, card and test. It runs as it stands."""
+    from repertory.skeleton import write_skeleton
+
+    for path in write_skeleton(paper, into or _checkout()):
+        out.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def record(
+    papers: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
+    scale: Scale = "laptop",
+    jobs: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Re-run studies afresh and write results/PAPER.json; then README's table."""
+    from repertory import report
+    from repertory.runner import Experiment
+
+    folder = _checkout() / "results"
+    for paper in papers or catalog.packages():
+        result = Experiment(paper, scale).run(fresh=True, jobs=jobs, console=out)
+        name = paper if scale == "laptop" else f"{paper}.{scale}"
+        result.save(folder / f"{name}.json")
+        write_text(folder / f"{name}.svg", report.svg(result))
+        out.print(report.terminal(result))
+    table()
+
+
+@app.command()
+def table(
+    check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
+) -> None:
+    """Generate README's table of papers from cards and recorded results."""
+    from repertory import report
+
+    readme = _checkout() / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    fresh = report.with_table(text, report.markdown_table(catalog.recorded()))
+    if check and fresh != text:
+        raise Problem("README's table of papers is out of date", readme, "run `repertory table`")
+    write_text(readme, fresh)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The one exception that a user is meant to see."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Problem(Exception):
+    """Something the user can put right: what is wrong, where, and what to do about it.
+
+    The command line prints the three lines and exits with status 2; `--debug` shows the traceback too.
+
+    Example:
+        >>> print(Problem("no such paper: 'emoo'", where="repertory", remedy="did you mean 'emo'?"))
+        no such paper: 'emoo'
+        where: repertory
+        remedy: did you mean 'emo'?
+    """
+
+    def __init__(self, what: str, where: object = "", remedy: str = "") -> None:
+        super().__init__(what, str(where), remedy)
+        self.what, self.where, self.remedy = what, str(where), remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}\nwhere: {self.where}\nremedy: {self.remedy}"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Raises:
+        Problem: the package is not installed; the remedy names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Problem(
+            f"this needs the package {module.partition('.')[0]}, which is not installed",
+            where=f"import {module}: {error}",
+            remedy=f"pip install 'repertory[{extra}]'",
+        ) from error

@@ -1,0 +1,340 @@
+"""What a run found, side by side with what was published: in the terminal, as one HTML file, as README's table."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text as Line
+
+from repertory import catalog
+from repertory.card import Claim, Compare, Published, Trend, Value
+from repertory.files import write_text
+from repertory.show import COLOURS
+from repertory.verdict import Finding, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from repertory.runner import Result
+
+HEX = {"holds": "#1a7f37", "fails": "#cf222e", "undecided": "#9a6700", "not tested": "#6e7781"}
+
+
+# -- numbers and short words --------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers in full.
+
+    Example:
+        >>> number(1361168.0), number(0.123456), number(float("nan"))
+        ('1,361,168', '0.1235', 'not finite')
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if float(value).is_integer() and abs(value) >= 1000:
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation of the finite values."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return "-"
+    mean = number(float(np.mean(finite)))
+    return f"{mean} ± {np.std(finite, ddof=1):.2g}" if len(finite) > 1 else mean
+
+
+def figure_of(published: Published) -> str:
+    """One published figure in words."""
+    std = "" if published.std is None else f" ± {number(published.std)}"
+    return f"{published.arm}: {published.metric} {number(published.value)}{std} ({published.data}; {published.source})"
+
+
+def interval_of(finding: Finding) -> str:
+    """The estimate of a test with its interval and what would be accepted."""
+    if not math.isfinite(finding.estimate):
+        return finding.label
+    if math.isinf(finding.low):
+        interval = ""
+    elif finding.low == finding.high == finding.estimate:
+        interval = " (exact)" if finding.n == 1 else f" (the same in all {finding.n} seeds)"
+    else:
+        interval = f", 95 % interval [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
+    return f"{finding.label} = {number(finding.estimate)}{interval}; {_accepted(finding.accepted)}"
+
+
+def _accepted(region: tuple[float, float]) -> str:
+    low, high = region
+    if low == high:
+        return f"claimed: {number(low)}"
+    if math.isinf(high):
+        return f"claimed: above {number(low)}"
+    if math.isinf(low):
+        return f"claimed: at most {number(high)}"
+    return f"claimed: {number(low)} to {number(high)}"
+
+
+def measured_in(claim: Claim, result: Result) -> list[tuple[str, str, str]]:
+    """(arm, metric, mean ± std) of everything that the claim's tests look at, each once."""
+    wanted: list[tuple[str, str]] = []
+    for test in claim.test:
+        if isinstance(test, Compare):
+            wanted += [(test.arm, test.metric), *((over, test.over_metric or test.metric) for over in test.controls)]
+        elif isinstance(test, Value):
+            wanted.append((test.arm, test.metric))
+        elif isinstance(test, Trend):
+            wanted += [(test.arm, metric) for metric in test.metrics()]
+    rows = []
+    for arm, metric in dict.fromkeys(wanted):
+        if arm:
+            values = [metrics.get(metric, math.nan) for metrics in result.metrics.get(arm, {}).values()]
+        else:
+            values = [result.figures.get(metric, math.nan)]
+        rows.append((arm or "measured", metric, spread(values)))
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """Example:
+
+    >>> duration(12.3), duration(250)
+    ('12 s', '4 min 10 s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# -- terminal -----------------------------------------------------------------------------------
+
+
+def terminal(result: Result, lang: str = "en") -> RenderableType:
+    """The whole report for a terminal."""
+    card = catalog.card(result.paper)
+    seeds = sorted({outcome.seed for outcome in result.outcomes})
+    head = Line.assemble(
+        (card.title, "bold"), "\n",
+        (f"{card.venue} {card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else ""), "dim"), "\n",
+        f"scale {result.scale} · data: {result.data} · {len(seeds)} seeds · {duration(result.seconds)} of computing",
+        (" · DRY RUN: the figures mean nothing" if result.dry_run else "", "bold red"),
+    )  # fmt: skip
+    verdicts = zip(card.claim, result.verdicts, strict=True)
+    return Group(
+        head,
+        *(_claim(claim, verdict, result, lang) for claim, verdict in verdicts),
+        "",
+        _arms(result),
+        *_failed(result),
+    )
+
+
+def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> RenderableType:
+    colour = COLOURS[verdict.word]
+    body: list[RenderableType] = []
+    if claim.published:
+        body.append(Line.assemble(("published  ", "dim"), "\n           ".join(map(figure_of, claim.published))))
+    rows = measured_in(claim, result)
+    if rows:
+        lines = [f"{arm}: {metric} {values}" for arm, metric, values in rows]
+        body.append(Line.assemble(("measured   ", "dim"), "\n           ".join(lines)))
+    for finding in verdict.findings:
+        line = Line.assemble(("test       ", "dim"), interval_of(finding)) if finding.label else Line()
+        if len(verdict.findings) > 1 and finding.label:
+            line.append(f"  {finding.word}", style=COLOURS[finding.word])
+        reason = finding.reason
+        if finding.word == "not tested":
+            reason = next(t.reason[lang] for t in claim.test if t.kind == "untested" and t.reason.en == finding.reason)
+        if reason:
+            line.append(f"\n           {reason}" if finding.label else f"reason     {reason}", style="italic")
+        body.append(line)
+    title = Line.assemble("\n", ("● ", colour), (claim.text[lang], "bold"), "  ", (verdict.sentence, f"bold {colour}"))
+    return Group(title, Padding(Group(*body), (0, 0, 0, 2)))
+
+
+def _arms(result: Result) -> RenderableType:
+    metrics = shown_metrics(result)
+    table = Table(
+        title="mean ± standard deviation over seeds",
+        title_justify="left",
+        title_style="dim",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("arm", style="bold")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    table.add_column("seconds", justify="right", style="dim")
+    for arm, seeds in result.metrics.items():
+        seconds = [outcome.seconds for outcome in result.outcomes if outcome.arm == arm]
+        values = (spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics)
+        table.add_row(arm, *values, f"{np.mean(seconds):.1f}")
+    return table
+
+
+def shown_metrics(result: Result, most: int = 6) -> list[str]:
+    """Metrics for the overview: those that claims are about first, then the others, at most `most`."""
+    claimed: list[str] = []
+    for claim in catalog.card(result.paper).claim:
+        claimed += [metric for arm, metric, _ in measured_in(claim, result) if arm != "measured"]
+    present = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
+    return [m for m in dict.fromkeys([*claimed, *present]) if m in present][:most]
+
+
+def _failed(result: Result) -> list[RenderableType]:
+    return [
+        Line(f"failed: {o.arm} seed {o.seed}: {o.error.strip().splitlines()[-1]}", style="red") for o in result.failures
+    ]
+
+
+def svg(result: Result, width: int = 110) -> str:
+    """The terminal report as an SVG picture."""
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
+    console.print(terminal(result))
+    return console.export_svg(title=f"repertory run {result.paper}")
+
+
+# -- HTML ---------------------------------------------------------------------------------------
+
+
+def write_html(result: Result, path: Path) -> Path:
+    """One self-contained file: verdicts, figures and all metrics."""
+    write_text(path, _template("report.html").render(**_page(result)))
+    return path
+
+
+def html_body(result: Result) -> str:
+    """The same without the page around it, for notebooks."""
+    return _template("body.html").render(**_page(result))
+
+
+def _template(name: str) -> Any:
+    folder = str(files("repertory") / "templates")
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True).get_template(name)
+
+
+def _page(result: Result) -> dict[str, Any]:
+    card = catalog.card(result.paper)
+    claims = [
+        {
+            "claim": claim,
+            "verdict": verdict,
+            "colour": HEX[verdict.word],
+            "published": [figure_of(p) for p in claim.published],
+            "measured": measured_in(claim, result),
+            "findings": [(interval_of(f) if f.label else "", f.word, HEX[f.word], f.reason) for f in verdict.findings],
+        }
+        for claim, verdict in zip(card.claim, result.verdicts, strict=True)
+    ]
+    metrics = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics))
+    rows = [
+        (arm, [spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics])
+        for arm, seeds in result.metrics.items()
+    ]
+    charts = [(metric, _data_uri(chart(result, metric))) for metric in shown_metrics(result)]
+    pictures = (
+        []
+        if result.folder is None
+        else [
+            (f"{path.parent.parent.name}: {path.stem}", _png_uri(path.read_bytes()))
+            for path in _first_seed_figures(result)
+        ]
+    )
+    return {
+        "card": card, "result": result, "claims": claims, "metrics": metrics, "rows": rows, "charts": charts,
+        "pictures": pictures, "duration": duration(result.seconds), "number": number,
+    }  # fmt: skip
+
+
+def _first_seed_figures(result: Result) -> list[Path]:
+    """The figures of each arm's first seed: one of each kind is enough to look at."""
+    assert result.folder is not None
+    first = min((outcome.seed for outcome in result.outcomes), default=0)
+    folders = ["measure", *(f"{arm}-{first}" for arm in result.metrics)]
+    return [path for name in folders for path in sorted((result.folder / "trials" / name / "figures").glob("*.png"))]
+
+
+def chart(result: Result, metric: str) -> Figure:
+    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm."""
+    from matplotlib.figure import Figure
+
+    from repertory.verdict import t_interval
+
+    arms = list(result.metrics)
+    figure = Figure(figsize=(7, 0.6 + 0.34 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    for row, arm in enumerate(arms):
+        values = [m[metric] for m in result.metrics[arm].values() if math.isfinite(m.get(metric, math.nan))]
+        if not values:
+            continue
+        mean, low, high = t_interval(values)
+        axes.plot(values, [row] * len(values), "o", color="#8c959f", markersize=4, alpha=0.8)
+        if math.isfinite(low):
+            axes.plot([low, high], [row, row], color="#0969da", linewidth=2)
+        axes.plot([mean], [row], "|", color="#0969da", markersize=12, markeredgewidth=2)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.invert_yaxis()
+    axes.set_xlabel(metric)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _png_uri(buffer.getvalue())
+
+
+def _png_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+# -- README's table -----------------------------------------------------------------------------
+
+
+def markdown_table(results: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+    """Papers, claims, published and measured figures, verdicts, from cards and recorded results.
+
+    Args:
+        results: paper -> recorded results (the content of results/<id>*.json).
+    """
+    lines = ["| paper | claim | published | measured | verdict |", "| --- | --- | --- | --- | --- |"]
+    for card in catalog.cards():
+        recorded = list(results.get(card.id, ()))
+        for position, claim in enumerate(card.claim):
+            name = f"**{card.id}** ({card.venue} {card.year})" if position == 0 else ""
+            published = "<br>".join(f"{p.arm} {p.metric} {number(p.value)}" for p in claim.published[:4])
+            measured, verdicts = [], []
+            for result in recorded:
+                verdict = next((v for v in result["verdicts"] if v["claim"] == claim.id), None)
+                if verdict is None or (verdict["verdict"] == "not tested" and verdicts):
+                    continue
+                verdicts.append(verdict["sentence"])
+                for test in verdict["tests"][:4]:
+                    if test["estimate"] is not None and test["label"]:
+                        measured.append(f"{test['label']} = {number(test['estimate'])}")
+            cells = (name, claim.en, published, "<br>".join(measured), "<br>".join(verdicts) or "not recorded")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+MARKS = ("<!-- papers: generated by `repertory table` -->", "<!-- end of papers -->")
+
+
+def with_table(readme: str, table: str) -> str:
+    """README with the table between its two marks replaced."""
+    before, _, rest = readme.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}"
