@@ -28,7 +28,7 @@ Sentence = Annotated[str, Field(min_length=2)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
 
 class Text(_Part):
@@ -48,7 +48,7 @@ class Published(_Part):
     metric: str = Field(min_length=1, description="metric and, where it has one, its unit")
     arm: str = Field(min_length=1, description="model or baseline that the figure belongs to")
     value: float
-    std: float | None = Field(None, ge=0, description="published standard deviation, if any")
+    std: float | None = Field(default=None, ge=0, description="published standard deviation, if any")
     source: Literal["abstract", "paper", "code", "readme", "secondary"]
 
 
@@ -56,7 +56,7 @@ class _Region(_Part):
     """Values that a test accepts: equal within a tolerance, or bounded."""
 
     equals: float | None = None
-    tolerance: float = Field(0.0, ge=0, description="absolute; goes with `equals`")
+    tolerance: float = Field(default=0.0, ge=0, description="absolute; goes with `equals`")
     at_least: float | None = None
     at_most: float | None = None
 
@@ -65,6 +65,10 @@ class _Region(_Part):
         bounds = (self.at_least, self.at_most)
         if (self.equals is None) == (bounds == (None, None)):
             raise ValueError("state either `equals` (with `tolerance`) or `at_least` / `at_most`")
+        if self.tolerance and self.equals is None:
+            raise ValueError("`tolerance` goes with `equals`")
+        if self.region[0] > self.region[1]:
+            raise ValueError("`at_least` is above `at_most`")
         return self
 
     @property
@@ -88,8 +92,8 @@ class Compare(_Part):
     kind: Literal["compare"]
     metric: str
     arm: str
-    over: str | tuple[str, ...]
-    over_metric: str = Field("", description="metric of `over`; empty: the same metric")
+    over: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    over_metric: str = Field(default="", description="metric of `over`; empty: the same metric")
     margin: float = 0.0
     better: Literal["higher", "lower"] = "higher"
 
@@ -117,7 +121,13 @@ class Trend(_Region):
     metric: str = Field(pattern=r"\{x\}")
     x: tuple[float, ...] = Field(min_length=3)
     arm: str = ""
-    log: bool = Field(False, description="fit log y against log x: the slope is the exponent")
+    log: bool = Field(default=False, description="fit log y against log x: the slope is the exponent")
+
+    @model_validator(mode="after")
+    def _fittable(self) -> Trend:
+        if len(set(self.x)) < 3 or (self.log and min(self.x) <= 0):
+            raise ValueError(f"x: three different values are needed, positive ones with `log`, got {list(self.x)}")
+        return self
 
     def metrics(self) -> list[str]:
         return [self.metric.replace("{x}", f"{x:g}") for x in self.x]
@@ -200,6 +210,8 @@ def read_card(path: Path) -> Card:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Problem("a paper has no readable card", path, "write card.toml; see CONTRIBUTING") from error
+    except UnicodeDecodeError as error:
+        raise Problem(f"the card is not in UTF-8: {error.reason}", path, "save it in UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise Problem(f"the card is not valid TOML: {error}", path, "mend the line named above") from error
     try:

@@ -12,13 +12,12 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import repertory.papers as builtin
 from repertory.card import Card, read_card
@@ -93,9 +92,9 @@ def load(paper: str) -> type[Study]:
     """
     where = folder(paper)
     module = importlib.import_module(f"{packages()[paper]}.study")
-    for _, found in inspect.getmembers(module, inspect.isclass):
-        if getattr(found, "paper", None) == paper and found.__module__ == module.__name__:
-            return found
+    for found in vars(module).values():
+        if isinstance(found, type) and found.__module__ == module.__name__ and getattr(found, "paper", "") == paper:
+            return cast("type[Study]", found)
     raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -43,11 +44,15 @@ def about(folder: Path) -> dict[str, Any]:
         Problem: not a model directory.
     """
     try:
-        return json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise Problem(
-            "not a model directory of repertory", folder, "give the folder that `repertory train --out` wrote"
-        ) from error
+        content = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason: Exception | None = None
+    except (OSError, ValueError) as error:
+        reason = error
+    raise Problem(
+        "not a model directory of repertory", folder, "give the folder that `repertory train --out` wrote"
+    ) from reason
 
 
 def load(folder: Path, package: str = "repertory") -> nn.Module:
@@ -61,15 +66,19 @@ def load(folder: Path, package: str = "repertory") -> nn.Module:
     """
     name = str(about(folder).get("class", ""))
     module, _, qualname = name.partition(":")
+    foreign = Problem(f"the model directory names a foreign class: {name!r}", folder, "load it with its own package")
     if module.split(".")[0] not in {"repertory", package.split(".")[0]}:
-        raise Problem(f"the model directory names a foreign class: {name!r}", folder, "load it with its own package")
+        raise foreign
     try:
         cls = getattr(importlib.import_module(module), qualname)
+        if not (isinstance(cls, type) and issubclass(cls, PyTorchModelHubMixin) and cls.__module__ == module):
+            raise foreign  # something that our own modules import
         with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
-            return cast(nn.Module, cls.from_pretrained(str(folder))).eval()
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError) as error:
+            return cast(nn.Module, cls.from_pretrained(str(folder), strict=True)).eval()
+    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise Problem(
-            f"the model directory cannot be loaded: {error}", folder, "it may be damaged, or of another version"
+            f"the model directory cannot be loaded: {reason}", folder, "it may be damaged, or of another version"
         ) from error
 
 
@@ -85,8 +94,9 @@ def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "
     """
     try:
         if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(
@@ -97,7 +107,7 @@ def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "
             content = content[key]
             break
     state = (
-        {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        {k.removeprefix("module."): v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
         if isinstance(content, Mapping)
         else {}
     )
@@ -109,6 +119,9 @@ def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "
 def rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[str, torch.Tensor]:
     r"""Rename the keys of a state dict by regular expressions, applied in order, each to every key.
 
+    Raises:
+        Problem: two tensors would get the same name.
+
     Example:
         >>> rename({"stem.conv.weight": torch.zeros(1)}, {r"^stem\.conv\.": "stem."}).keys()
         dict_keys(['stem.weight'])
@@ -117,6 +130,8 @@ def rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[
     for key, tensor in state.items():
         for pattern, replacement in table.items():
             key = re.sub(pattern, replacement, key)
+        if key in renamed:
+            raise Problem(f"two tensors would be called {key!r}", "weights", "give the file that the authors released")
         renamed[key] = tensor
     return renamed
 

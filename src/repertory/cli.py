@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from repertory import catalog
-from repertory.files import replace_folder, write_text
+from repertory.files import json_text, replace_folder, write_text
 from repertory.problem import Problem
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     _lang(lang)
     cards = catalog.cards()
     if as_json:
-        out.print_json(json.dumps([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
+        print(json_text([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
         return
     from rich.table import Table
 
@@ -144,7 +144,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     card = catalog.card(paper)
     _lang(lang)
     if as_json:
-        out.print_json(card.model_dump_json())
+        print(json_text(card.model_dump()))
         return
     from repertory.show import show_card
 
@@ -232,7 +232,7 @@ def _print_result(result: Result, lang: str, as_json: bool) -> None:
     from repertory.runner import commit
 
     if as_json:
-        out.print_json(json.dumps(result.to_json(), default=str, allow_nan=False))
+        print(json_text(result.to_json()))
         return
     out.print(report.terminal(result, lang))
     if result.commit != commit():
@@ -282,7 +282,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         metrics = runner.evaluate(model, data, Path(folder), console=err)
     if as_json:
-        out.print_json(json.dumps(metrics))
+        print(json_text(metrics))
     else:
         _print_metrics(metrics)
 
@@ -300,7 +300,7 @@ def predict(
     with tempfile.TemporaryDirectory() as folder:
         prediction = runner.predict(model, source, Path(folder), console=err)
     if as_json:
-        out.print_json(json.dumps({"text": prediction.text, "table": prediction.table}))
+        print(json_text({"text": prediction.text, "table": prediction.table}))
     else:
         _print_prediction(prediction)
     if out_dir or prediction.figures or prediction.arrays:

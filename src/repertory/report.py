@@ -124,10 +124,11 @@ def terminal(result: Result, lang: str = "en") -> RenderableType:
     """The whole report for a terminal."""
     card = catalog.card(result.paper)
     seeds = sorted({outcome.seed for outcome in result.outcomes})
+    count = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}"
     head = Line.assemble(
         (card.title, "bold"), "\n",
         (f"{card.venue} {card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else ""), "dim"), "\n",
-        f"scale {result.scale} · data: {result.data} · {len(seeds)} seeds · {duration(result.seconds)} of computing",
+        f"scale {result.scale} · data: {result.data} · {count} · {duration(result.seconds)} of computing",
         (" · DRY RUN: the figures mean nothing" if result.dry_run else "", "bold red"),
     )  # fmt: skip
     verdicts = zip(card.claim, result.verdicts, strict=True)

@@ -207,7 +207,8 @@ class Experiment:
             self.dry_run,
             self.hardware,
         )
-        return [common, *(replace(common, arm=arm, seed=seed) for seed in numbers for arm in wanted)]
+        # Measuring comes last: bad data are found at once, not after minutes of timing.
+        return [*(replace(common, arm=arm, seed=seed) for seed in numbers for arm in wanted), common]
 
     # -- running --------------------------------------------------------------------------------
 
@@ -236,6 +237,7 @@ class Experiment:
         """
         from repertory import report
 
+        self._demand_data()
         trials = self.trials(seeds, arms)
         if self.hardware.devices * self.hardware.num_nodes > 1 and (jobs > 1 or ray is not None):
             raise Problem(
@@ -254,17 +256,23 @@ class Experiment:
                 done = len(trials) - len(pending)
                 task = display.add_task("trials", total=len(trials), completed=done) if display else None
                 for outcome in _carry_out(pending, fabric, display, jobs, ray):
+                    done += 1
                     if display and task is not None:
                         display.advance(task)
-                        if outcome.error:
-                            reason = outcome.error.strip().splitlines()[-1]
-                            display.console.print(f"failed: {outcome.arm} seed {outcome.seed}: {reason}", style="red")
+                        _announce(display.console, outcome, f"{done}/{len(trials)}")
             result = Result.read(self.out)
             if lead:
                 write_json(self.out / "verdict.json", result.to_json())
                 report.write_html(result, self.out / "report.html")
         fabric.barrier()
         return result
+
+    def _demand_data(self) -> None:
+        """The published recipe is for the published data: days on a sample would tell nothing."""
+        if self.scale == "paper" and not (self.data or self.config.real or self.dry_run):
+            problem = self.study_in(Path(tempfile.gettempdir())).missing(Path("(no --data)"))
+            problem.remedy += "; --dry-run shows on the sample that the recipe builds"
+            raise problem
 
     def _launched(self) -> tuple[Fabric, bool]:
         """Start the processes of a distributed run, once; tell whether this one leads."""
@@ -328,6 +336,7 @@ class Experiment:
         Returns:
             The model directory and the metrics on the held-out data.
         """
+        self._demand_data()
         arm = arm or self.study.method
         (trial,) = [t for t in self.trials([seed], [arm]) if t.arm != MEASURE]
         if (self.out / checkpoint.ABOUT).exists():
@@ -475,6 +484,15 @@ def _attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | Non
     return outcome
 
 
+def _announce(console: Console, outcome: Outcome, count: str) -> None:
+    """A failed trial is always said; a finished one where no bar is seen to move."""
+    name = f"{count} {outcome.arm}" + ("" if outcome.arm == MEASURE else f" seed {outcome.seed}")
+    if outcome.error:
+        console.print(f"{name} failed: {outcome.error.strip().splitlines()[-1]}", style="red", markup=False)
+    elif not console.is_terminal:
+        console.print(f"{name}: {outcome.seconds:.1f} s", highlight=False)
+
+
 def _carry_out(
     trials: list[Trial], fabric: Fabric, display: Progress | None, jobs: int, ray: str | None
 ) -> Iterator[Outcome]:
@@ -505,7 +523,11 @@ def _on_ray(trials: list[Trial], address: str) -> Iterator[Outcome]:
     ray = require("ray", extra="ray")
     started = not ray.is_initialized()
     if started:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+        if address == "local":
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own listens to this machine only
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
     try:
         gpus = 1 if torch.cuda.is_available() else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1)(_attempt)

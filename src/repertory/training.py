@@ -7,11 +7,9 @@ a run that is killed and resumed gives the same weights as one that was not, wha
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from timm.optim import create_optimizer_v2
@@ -23,7 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from repertory.problem import Problem
-from repertory.study import Session, StudyConfig
+from repertory.study import Session, StudyConfig, set_generators
 
 LOG_EVERY = 20
 """Steps between two records; losses are fetched from the device, and checked, only then."""
@@ -36,27 +34,27 @@ class Diverged(Problem):
 class Recipe(StudyConfig):
     """How a model is trained. Studies that use `fit` derive their configuration from it."""
 
-    epochs: int = Field(10, ge=1, description="passes over the training data")
-    batch_size: int = Field(32, ge=1, description="samples per process and gradient")
-    accumulate: int = Field(1, ge=1, description="gradients summed up for one step")
-    optimizer: str = Field("adamw", description="any name that timm.optim.create_optimizer_v2 knows")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="not applied to biases and other 1-d parameters")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD-like optimizers")
+    epochs: int = Field(default=10, ge=1, description="passes over the training data")
+    batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
+    accumulate: int = Field(default=1, ge=1, description="gradients summed up for one step")
+    optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD-like optimizers")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
-        "cosine", description="learning rate over steps"
+        default="cosine", description="learning rate over steps"
     )
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up; onecycle has its own")
-    warmup_lr: float = Field(1e-6, ge=0, description="learning rate at step 0 of the warm-up")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
-    decay_epochs: float = Field(30.0, gt=0, description="step schedule: epochs between two decays")
-    decay_rate: float = Field(0.1, gt=0, le=1, description="step schedule: factor of a decay")
-    power: float = Field(0.9, gt=0, description="poly schedule: exponent")
-    clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
-    eval_every: int = Field(1, ge=1, description="epochs between two evaluations, where `fit` is given one")
-    patience: int = Field(0, ge=0, description="stop after so many evaluations without progress; 0: never")
-    workers: int = Field(0, ge=0, description="data-loading processes")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up; onecycle has its own")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at step 0 of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    decay_epochs: float = Field(default=30.0, gt=0, description="step schedule: epochs between two decays")
+    decay_rate: float = Field(default=0.1, gt=0, le=1, description="step schedule: factor of a decay")
+    power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
+    eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
+    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
+    workers: int = Field(default=0, ge=0, description="data-loading processes")
 
 
 def fit(
@@ -175,13 +173,17 @@ def loader(
     collate: Callable[[list[Any]], Any] | None = None,
     workers: int = 0,
     label: str = "evaluate",
+    shard: bool = False,
 ) -> Iterator[Any]:
     """Batches of `dataset` in order, on the session's device, with a progress bar.
 
-    With several processes each gets every `world_size`-th sample, none twice: torchmetrics merge exactly.
+    Args:
+        shard: with several processes, give each every `world_size`-th sample and none twice, for metrics that
+            merge across processes (torchmetrics do). Otherwise every process sees all samples.
     """
     fabric = session.fabric
-    own = range(fabric.global_rank, len(dataset), fabric.world_size)  # pyright: ignore[reportArgumentType]
+    first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
+    own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
     keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
     seeded = _Seeded(dataset, collate or default_collate)
     batches = DataLoader(seeded, batch_sampler=keyed, collate_fn=_single, num_workers=workers)
@@ -202,9 +204,7 @@ class _Seeded(Dataset[Any]):
         samples = []
         try:
             for index, seed in keys:
-                torch.manual_seed(seed)
-                np.random.seed(seed)  # noqa: NPY002  augmentation libraries draw from the global generator
-                random.seed(seed)
+                set_generators(seed)
                 samples.append(self.dataset[index])
         except Problem as problem:
             return [problem]

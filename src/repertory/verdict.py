@@ -76,7 +76,7 @@ def _judge_claim(claim: Claim, trials: Metrics, figures: Mapping[str, float], da
     words = {finding.word for finding in findings}
     # One test that fails sinks the claim; otherwise the least certain test speaks for it.
     ranking: tuple[Word, ...] = ("fails", "undecided", "not tested", "holds")
-    word = next(word for word in ranking if word in words)
+    word: Word = next(word for word in ranking if word in words)
     return Verdict(claim.id, claim.text, word, data, scale, findings)
 
 
@@ -108,15 +108,14 @@ def _compare(test: Compare, trials: Metrics) -> Finding:
         )
     means = {over: sign * float(np.mean([b for _, b in pairs])) for over, (pairs, _) in tables.items()}
     over = max(means, key=lambda name: means[name])
-    pairs, failed = tables[over]
-    differences = [sign * (a - b) for a, b in pairs]
+    differences = [sign * (a - b) for a, b in tables[over][0]]
     finding = interval_finding(differences, (test.margin, math.inf), _label(test, over), strict=True)
-    if failed:
-        note = f"{len(failed)} of {len(failed) + len(pairs)} pairs lack a finite metric (seeds {_listed(failed)})"
-        # A claim is not made to hold by trials that went missing.
-        word = "undecided" if finding.word == "holds" else finding.word
-        return replace(finding, word=word, reason=f"{note}; {finding.reason}".rstrip("; "))
-    return finding
+    gaps = [
+        f"{len(failed)} of {len(failed) + len(pairs)} pairs with {name} lack a finite metric (seeds {_listed(failed)})"
+        for name, (pairs, failed) in tables.items()
+        if failed
+    ]
+    return _with_gaps(finding, gaps)
 
 
 def _value(test: Value, trials: Metrics, figures: Mapping[str, float]) -> Finding:
@@ -126,12 +125,8 @@ def _value(test: Value, trials: Metrics, figures: Mapping[str, float]) -> Findin
     values, failed = _column(trials, test.arm, test.metric)
     if not values:
         return Finding("undecided", label, accepted=test.region, reason=f"no trial of {test.arm} gave {test.metric}")
-    finding = interval_finding(values, test.region, label)
-    if failed:
-        word = "undecided" if finding.word == "holds" else finding.word
-        note = f"{len(failed)} trials of {test.arm} failed (seeds {_listed(failed)})"
-        return replace(finding, word=word, reason=f"{note}; {finding.reason}".rstrip("; "))
-    return finding
+    gaps = [f"{len(failed)} of {len(failed) + len(values)} trials of {test.arm} failed (seeds {_listed(failed)})"]
+    return _with_gaps(interval_finding(values, test.region, label), gaps if failed else [])
 
 
 def _trend(test: Trend, trials: Metrics, figures: Mapping[str, float]) -> Finding:
@@ -145,20 +140,31 @@ def _trend(test: Trend, trials: Metrics, figures: Mapping[str, float]) -> Findin
         return y if np.isfinite(y).all() else None
 
     if test.arm:
-        curves = [curve(metrics) for _, metrics in sorted(trials.get(test.arm, {}).items())]
-        slopes = [float(stats.linregress(x, y).slope) for y in curves if y is not None]
-        if len(slopes) < len(curves) or not slopes:
-            return Finding(
-                "undecided", label, accepted=test.region, n=len(slopes), reason="points of the curve are missing"
-            )
-        return interval_finding(slopes, test.region, label)
+        curves = {seed: curve(metrics) for seed, metrics in sorted(trials.get(test.arm, {}).items())}
+        slopes = [float(np.polyfit(x, y, 1)[0]) for y in curves.values() if y is not None]
+        if not slopes:
+            return Finding("undecided", label, accepted=test.region, reason=f"no trial of {test.arm} gave a curve")
+        failed = [seed for seed, y in curves.items() if y is None]
+        gaps = [f"points of the curve are missing (seeds {_listed(failed)})"] if failed else []
+        return _with_gaps(interval_finding(slopes, test.region, label), gaps)
     y = curve(figures)
     if y is None:
         return Finding("undecided", label, accepted=test.region, reason="points of the curve are missing")
-    fit = stats.linregress(x, y)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * float(fit.stderr)
-    slope = float(fit.slope)
-    return _decide(slope, slope - half, slope + half, test.region, label, len(x))
+    (slope, offset), degrees = np.polyfit(x, y, 1).tolist(), len(x) - 2
+    residual = float(np.square(y - slope * x - offset).sum())
+    stderr = math.sqrt(residual / degrees / np.square(x - x.mean()).sum())
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * stderr
+    finding = _decide(slope, slope - half, slope + half, test.region, label, len(x))
+    scatter = "the points scatter too much around the line" if finding.word == "undecided" else ""
+    return replace(finding, reason=scatter)
+
+
+def _with_gaps(finding: Finding, gaps: Sequence[str]) -> Finding:
+    """Say which trials are missing: they may sink a claim, but never make it hold."""
+    if not gaps:
+        return finding
+    word = "undecided" if finding.word == "holds" else finding.word
+    return replace(finding, word=word, reason="; ".join(filter(None, [*gaps, finding.reason])))
 
 
 # -- statistics ---------------------------------------------------------------------------------
@@ -171,6 +177,8 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
         >>> [round(v, 3) for v in t_interval([1.0, 2.0, 3.0])]
         [2.0, -0.484, 4.484]
     """
+    if len(values) > 1 and len(set(values)) == 1:  # exactly: a mean of equal values may be off by a rounding
+        return values[0], values[0], values[0]
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, -math.inf, math.inf

@@ -1,0 +1,54 @@
+"""Fixtures that tests of several modules use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from repertory.skeleton import write_skeleton
+from tests import toy as toy_paper
+
+torch.set_num_threads(1)  # tests run two at a time
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Samples are written once a session, never into the user's cache; nothing is asked of a hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "REPERTORY_CACHE" not in os.environ:
+            patch.setenv("REPERTORY_CACHE", str(tmp_path_factory.getbasetemp().parent / "cache"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The toy paper, registered by a distribution of its own; its sample is cached below tmp_path.
+
+    Returns the folder of its package.
+    """
+    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
+    room = toy_paper.install(tmp_path / "site")
+    with toy_paper.importable(tmp_path / "site"):
+        yield room
+
+
+@pytest.fixture(scope="module")
+def toy_net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The skeleton that `repertory new` writes, installed as somebody else's package under an entry point.
+
+    A real paper in all respects (two arms, `fit`, a sample on disk), also for new processes.
+    """
+    site, checkout = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("checkout")
+    (checkout / "src" / "repertory" / "papers").mkdir(parents=True)
+    written = write_skeleton("toy_net", checkout)
+    room = toy_paper.install(site, package="toy_package", paper="toy_net")
+    for path in written[:-1]:  # all but its test
+        text = path.read_text(encoding="utf-8").replace("repertory.papers.toy_net", "toy_package")
+        (room / path.name).write_text(text, encoding="utf-8")
+    with toy_paper.importable(site):
+        yield "toy_net"

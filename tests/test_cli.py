@@ -1,0 +1,150 @@
+"""The command line: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from repertory import catalog, cli
+
+
+class Spoken:
+    """What a command said, and its exit status."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Run a command in this process, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Spoken:
+        monkeypatch.setattr(sys, "argv", ["repertory", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return Spoken(code if isinstance(code, int) else 0 if code is None else 1, said.out, said.err)
+
+    return run
+
+
+def test_list_show_and_search(say) -> None:
+    listed = say("list")
+    assert all(paper in listed.out for paper in catalog.packages())
+    assert {row["id"] for row in json.loads(say("list", "--json").out)} == set(catalog.packages())
+    for lang, heading in (("en", "Claims"), ("zh", "论文主张")):
+        shown = say("show", "emo", "--lang", lang)
+        assert heading in shown.out
+        assert "78.4" in shown.out
+    assert "ccgc" in say("search", "图聚类").out.splitlines()[0]
+    assert "proton_dose" in say("search", "radiotherapy", "range").out.splitlines()[0]
+    assert json.loads(say("show", "emo", "--json").out)["id"] == "emo"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("run", "emoo"), "did you mean emo"),
+        (("run",), "name one paper"),
+        (("run", "ccgc", "--set", "lr=-1"), "bad setting lr"),
+        (("run", "ccgc", "--set", "lr"), "not a setting"),
+        (("run", "ccgc", "--arms", "nobody"), "no arm 'nobody'"),
+        (("run", "emo", "--data", "/nowhere"), "no data for emo here"),
+        (("run", "emo", "--scale", "huge"), "no scale 'huge'"),
+        (("show", "emo", "--lang", "fr"), "no language 'fr'"),
+        (("search", "zzqxv"), "nothing in the repertory"),
+        (("predict", "nowhere", "photo.jpg"), "photo.jpg"),
+        (("convert", "ccgc", "absent.pth", "out"), "absent.pth"),
+        (("new", "Bad Name"), "not an identifier"),
+        (("train", "emoo", "--out", "m"), "did you mean emo"),
+    ],
+)
+def test_a_problem_is_three_lines_and_exit_status_2(say, tmp_path: Path, words: tuple, complaint: str) -> None:
+    said = say(*words)
+    assert said.code == 2
+    what, where, remedy = said.err.strip().splitlines()
+    assert complaint in said.err
+    assert where.startswith("where: ")
+    assert remedy.startswith("remedy: ")
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+    assert what
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["repertory", "--debug", "show", "emoo"])
+    with pytest.raises(cli.Problem):
+        cli.main()
+
+
+def test_run_prints_the_report_and_writes_it(say, toy_net: str, tmp_path: Path) -> None:
+    said = say("run", toy_net, "--scale", "smoke", "--seeds", "2")
+    assert said.code == 0
+    assert "on digits, smoke" in said.out
+    assert "toy_net seed 1" in said.out, "progress is told where no bar can be drawn"
+    assert (tmp_path / "runs" / toy_net / "smoke" / "report.html").exists()
+    machine = json.loads(say("run", toy_net, "--scale", "smoke", "--seeds", "2", "--json").out)
+    assert machine["paper"] == toy_net
+    assert len(machine["trials"]) == 4
+    refused = say("run", toy_net, "--scale", "smoke", "--set", "epochs=3")
+    assert refused.code == 2
+    assert "epochs: 1 -> 3" in refused.err
+
+
+def test_a_run_with_failed_trials_ends_with_status_1(say, toy_net: str) -> None:
+    said = say("run", toy_net, "--scale", "smoke", "--set", "lr=1e30", "--set", "optimizer=sgd")
+    assert said.code == 1
+    assert "failed: toy_net seed 0" in said.out
+
+
+def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> None:
+    assert say("sample", toy_net, "data").code == 0
+    assert (tmp_path / "data" / "train.csv").exists()
+    assert say("sample", toy_net, "data").code == 2
+    trained = say("train", toy_net, "--data", "data", "--scale", "smoke", "--out", "model")
+    assert trained.code == 0
+    assert "accuracy" in trained.out
+    metrics = json.loads(say("evaluate", "model", "--data", "data", "--json").out)
+    assert metrics == json.loads((tmp_path / "model" / "metrics.json").read_text())
+    said = say("predict", "model", "data", "--out", "answers")
+    assert "probability" in said.out
+    assert (tmp_path / "answers" / "table.csv").read_text().startswith("label,probability")
+
+
+def test_bench_wants_a_checkout_with_a_benchmark(say, toy_net: str) -> None:
+    said = say("bench", toy_net)
+    assert said.code == 2
+    assert "no benchmark" in said.err
+
+
+def test_new_writes_a_paper_that_is_refused_the_second_time(say, tmp_path: Path) -> None:
+    (tmp_path / "src" / "repertory" / "papers").mkdir(parents=True)
+    assert say("new", "my_paper", "--into", tmp_path).code == 0
+    assert (tmp_path / "src/repertory/papers/my_paper/card.toml").exists()
+    assert (tmp_path / "tests/papers/test_my_paper.py").exists()
+    assert "is there already" in say("new", "my_paper", "--into", tmp_path).err
+
+
+def test_readme_is_up_to_date() -> None:
+    """Generated by `repertory table` from cards and recorded results."""
+    from repertory import report
+
+    readme = cli._checkout() / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    assert report.with_table(text, report.markdown_table(catalog.recorded())) == text, "run `repertory table`"
+
+
+@pytest.mark.parametrize(("words", "spelt"), [
+    (["run", "emo", "--ray"], ["run", "emo", "--ray", "local"]),
+    (["run", "--ray", "emo"], ["run", "--ray", "local", "emo"]),
+    (["run", "emo", "--ray", "ray://head:10001"], ["run", "emo", "--ray", "ray://head:10001"]),
+    (["run", "emo", "--ray", "auto"], ["run", "emo", "--ray", "auto"]),
+])  # fmt: skip
+def test_ray_may_stand_without_an_address(words: list[str], spelt: list[str]) -> None:
+    assert cli._with_ray_address(words) == spelt

@@ -1,0 +1,34 @@
+"""Two processes with Fabric's DDP are one process with twice the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(out: Path, *words: str) -> dict:
+    """A run of proton dose through the command line; its recorded metrics."""
+    command = [sys.executable, "-m", "repertory.cli", "run", "proton_dose", "--scale", "smoke", "--accelerator", "cpu"]
+    command += ["--arms", "bidirectional_all", "--set", "epochs=2", "--out", str(out), "--json", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "verdict.json").read_text())
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+    two = run(tmp_path / "two", "--devices", "2", "--strategy", "ddp", "--set", "batch_size=5")
+    one = run(tmp_path / "one", "--set", "batch_size=10")
+    assert two["trials"][0]["error"] == one["trials"][0]["error"] == ""
+    assert two["trials"][0]["metrics"] == pytest.approx(one["trials"][0]["metrics"], rel=1e-3, abs=1e-3)
+    losses = [
+        [json.loads(line)["loss"] for line in next((tmp_path / n / "trials").glob("*/metrics.jsonl")).open()]
+        for n in ("two", "one")
+    ]
+    # Each process records the loss of its own half; the weights, and so all later steps, agree.
+    assert len(losses[0]) == len(losses[1])
