@@ -216,6 +216,7 @@ def test_one_can_say_which_of_several_state_dicts_is_wanted(tmp_path: Path) -> N
     assert same(checkpoint.read_weights(path, prefer=("state_dict_ema", "state_dict")), average)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_malicious_pickle_is_refused_unopened(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     for protocol in (2, 4):

@@ -14,7 +14,7 @@ import pytest
 def run(out: Path, *words: str) -> dict:
     """A run of proton dose through the command line; its recorded metrics."""
     command = [sys.executable, "-m", "repertory.cli", "run", "proton_dose", "--scale", "smoke", "--accelerator", "cpu"]
-    command += ["--arms", "bidirectional_all", "--set", "epochs=2", "--out", str(out), "--json", *words]
+    command += ["--arms", "bi_hu_sp", "--out", str(out), "--json", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

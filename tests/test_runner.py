@@ -187,20 +187,20 @@ def test_a_problem_in_a_worker_process_arrives_whole(toy_net: str, tmp_path: Pat
 # -- interruption -------------------------------------------------------------------------------
 
 COMMAND = (sys.executable, "-m", "repertory.cli", "run", "toy_net", "--scale", "smoke", "--arms", "toy_net")
-LONG = ("--set", "epochs=300", "--set", "hidden=256", "--out")
+LONG = ("--set", "epochs=100", "--set", "hidden=256", "--out")
 
 
 def test_kill_9_in_the_middle_of_a_trial_loses_nothing(toy_net: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "REPERTORY_KEEP_SECONDS": "0.1"}
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
-    Experiment(toy_net, "smoke", out=disturbed, settings={"epochs": 300, "hidden": 256}).run(arms=["baseline"])
+    Experiment(toy_net, "smoke", out=disturbed, settings={"epochs": 100, "hidden": 256}).run(arms=["baseline"])
     kept = mtimes(disturbed)
     assert set(kept) == {"baseline-0", "measure"}
     process = subprocess.Popen(
         [*COMMAND, *LONG, str(disturbed)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     point = disturbed / "trials" / "toy_net-0" / "resume" / "loop"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not point.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, "the run ended before it could be killed"

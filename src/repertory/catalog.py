@@ -64,7 +64,10 @@ def folder(paper: str) -> Path:
         raise Problem(f"no paper is called {paper!r}", "the repertory", remedy)
     if known[paper].startswith(f"{builtin.__name__}."):
         return Path(builtin.__path__[0]) / paper
-    spec = importlib.util.find_spec(known[paper])
+    try:
+        spec = importlib.util.find_spec(known[paper])
+    except ModuleNotFoundError:  # of the package around it
+        spec = None
     if spec is None or not spec.origin:
         raise Problem(f"the package of {paper} is not importable", known[paper], "reinstall the package that brings it")
     return Path(spec.origin).parent
@@ -91,10 +94,11 @@ def load(paper: str) -> type[Study]:
         Problem: unknown paper, or a study.py without a Study for it.
     """
     where = folder(paper)
-    module = importlib.import_module(f"{packages()[paper]}.study")
-    for found in vars(module).values():
-        if isinstance(found, type) and found.__module__ == module.__name__ and getattr(found, "paper", "") == paper:
-            return cast("type[Study]", found)
+    if (where / "study.py").exists():
+        module = importlib.import_module(f"{packages()[paper]}.study")
+        for found in vars(module).values():
+            if isinstance(found, type) and found.__module__ == module.__name__ and getattr(found, "paper", "") == paper:
+                return cast("type[Study]", found)
     raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
 
 

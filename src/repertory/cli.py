@@ -374,6 +374,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="the authors' weights (.pth, .safetensors)")],
     folder: Annotated[Path, typer.Argument(help="model directory to write")],
     variant: Annotated[str, typer.Option(help="which published size; default: found from the shapes")] = "",
+    settings: Settings = None,
 ) -> None:
     """Turn weights that the authors released into a model directory."""
     catalog.folder(paper)
@@ -383,7 +384,7 @@ def convert(
         raise Problem("the folder is not empty", folder, "give a new folder")
     from repertory.runner import Experiment
 
-    Experiment(paper, "paper").convert(source, folder, variant)
+    Experiment(paper, "paper", settings=_settings(settings)).convert(source, folder, variant)
     out.print(f"model: {folder}", soft_wrap=True, highlight=False)
 
 

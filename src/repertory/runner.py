@@ -354,9 +354,9 @@ class Experiment:
                 metrics = _perform(trial, fabric, display)
             if lead:
                 write_json(trial.folder / "checkpoint" / "metrics.json", metrics)
-                for extra in ("figures", "metrics.jsonl"):
-                    if (trial.folder / extra).exists():
-                        shutil.move(trial.folder / extra, trial.folder / "checkpoint" / extra)
+                for made in list(trial.folder.iterdir()):  # figures, records, tables
+                    if made.name not in ("checkpoint", "tensorboard"):
+                        shutil.move(made, trial.folder / "checkpoint" / made.name)
                 self.out.parent.mkdir(parents=True, exist_ok=True)
                 if self.out.exists():  # an empty folder that the user made
                     self.out.rmdir()
@@ -400,7 +400,7 @@ def opened(
     except ValidationError as error:
         raise Problem(f"the model is of another version: {explain(error)}", model_dir, "train it anew") from error
     fabric = Hardware().fabric()
-    with _display(console) as display, torch.no_grad():
+    with _display(console) as display, torch.no_grad(), _threads(config.threads):
         session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
         session.reseed("evaluate")
         yield study(config, session), fabric.to_device(checkpoint.load(model_dir, package))
@@ -420,6 +420,21 @@ def predict(model_dir: Path, source: Path, out: Path, console: Console | None = 
         return study.predict(model, source)
 
 
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads of the CPU; 0: as many as before.
+
+    A chain of small operations gains nothing from several threads, and on a machine that does something else too
+    they wait for one another: ten times slower was seen. A fixed number also fixes the order of sums.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 # -- trials -------------------------------------------------------------------------------------
 
 
@@ -429,7 +444,7 @@ def _finished(trial: Trial) -> bool:
 
 
 def _perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str, float]:
-    """Train (or resume, or load what is trained already) and evaluate one trial."""
+    """Train (or resume, or load what is trained already) and evaluate one trial; or measure the study."""
     study_class = catalog.load(trial.paper)
     session = Session(
         trial.seed,
@@ -441,18 +456,21 @@ def _perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str
         dry_run=trial.dry_run,
         display=display,
     )
-    config = study_class.Config.model_validate_json(trial.config)
-    study = study_class(config, session)
-    session.reseed()
-    if trial.arm == MEASURE:
-        return study.measure()
+    study = study_class(study_class.Config.model_validate_json(trial.config), session)
+    with _threads(study.config.threads):
+        session.reseed()
+        return study.measure() if trial.arm == MEASURE else _train_and_evaluate(study, trial)
+
+
+def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
+    session, fabric = study.session, study.session.fabric
     data = study.data()
     saved = trial.folder / "checkpoint"
     session.reseed("train")
     if not fabric.broadcast(saved.exists()):
         model = study.train(trial.arm, data)
         if fabric.is_global_zero:
-            checkpoint.save(model, saved, **about(trial.paper, trial.arm, trial.seed, config))
+            checkpoint.save(model, saved, **about(trial.paper, trial.arm, trial.seed, study.config))
         fabric.barrier()
     # Evaluated as loaded: what is reported is what the files on disk do.
     model = fabric.to_device(checkpoint.load(saved, session.package))

@@ -44,6 +44,11 @@ class StudyConfig(BaseModel):
 
     seeds: int = Field(default=3, ge=1, description="number of repetitions; claims are judged on paired seeds")
     real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
+    threads: int = Field(
+        default=1,
+        ge=0,
+        description="CPU threads of a trial, 0: all cores; small models run best on one, and --jobs fills the others",
+    )
 
 
 C = TypeVar("C", bound=StudyConfig)
@@ -71,7 +76,7 @@ class Session:
         package: import path below which stored modules may be loaded.
         dry_run: loops end after two steps.
         display: a rich progress display to draw into; None draws nothing.
-        keep_seconds: least time between two resume points of a loop.
+        keep_seconds: least time between two resume points of a loop; default: $REPERTORY_KEEP_SECONDS, or 5.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Session:
         package: str = "repertory",
         dry_run: bool = False,
         display: Progress | None = None,
-        keep_seconds: float = 5.0,
+        keep_seconds: float | None = None,
     ) -> None:
         self.seed = seed
         self.out_dir = Path(out_dir)
@@ -95,7 +100,7 @@ class Session:
         self.package = package
         self.dry_run = dry_run
         self.display = display
-        self.keep_seconds = keep_seconds
+        self.keep_seconds = float(os.environ.get("REPERTORY_KEEP_SECONDS", 5)) if keep_seconds is None else keep_seconds
         self._kept = time.monotonic()
         self._board: Any = None
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -112,7 +117,12 @@ class Session:
 
         A loop that calls `session.reseed(step)` needs no stored generator state to resume exactly.
         """
-        set_generators(self._entropy(*key))
+        seed = self._entropy(*key)
+        set_generators(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
 
     def generator(self, *key: int | str) -> torch.Generator:
         """A CPU generator of its own, from the seed and `key`."""
@@ -364,16 +374,12 @@ class Study(ABC, Generic[C, D]):
 
 
 def set_generators(seed: int) -> None:
-    """Set the global generators of torch, numpy and random.
+    """Set the global generators of torch (on the CPU), numpy and random.
 
     `torch.manual_seed` does too, but queues a formatted stack for each kind of device that is not in use yet:
     0.7 ms and some memory every time, more than many a training step takes.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  augmentation libraries draw from the global generator
     random.seed(seed)
 

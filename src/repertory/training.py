@@ -7,12 +7,16 @@ a run that is killed and resumed gives the same weights as one that was not, wha
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
-from pydantic import Field
-from timm.optim import create_optimizer_v2
+from lightning_fabric import Fabric
+from pydantic import Field, field_validator
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -40,7 +44,7 @@ class Recipe(StudyConfig):
     optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD-like optimizers")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle has its own")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
         default="cosine", description="learning rate over steps"
     )
@@ -55,6 +59,12 @@ class Recipe(StudyConfig):
     eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
     workers: int = Field(default=0, ge=0, description="data-loading processes")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        get_optimizer_info(name.removeprefix("lookahead_"))  # raises ValueError
+        return name
 
 
 def fit(
@@ -112,6 +122,7 @@ def fit(
     if recipe.patience and best["stale"] >= recipe.patience:
         start = total
 
+    step = start
     pending: list[dict[str, Tensor]] = []
     stream: Iterator[Any] = iter(())
     wrapped.train()
@@ -119,7 +130,7 @@ def fit(
         epoch, position = divmod(step, per_epoch)
         if step == start or position == 0:
             stream = batches.of(epoch, position)
-        parts: Mapping[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for micro in range(recipe.accumulate):
             batch = fabric.to_device(next(stream))
             session.reseed("step", step, micro, fabric.global_rank)
@@ -127,18 +138,22 @@ def fit(
                 result = loss(wrapped, batch)
                 parts = result if isinstance(result, Mapping) else {"loss": result}
                 fabric.backward(parts["loss"] / recipe.accumulate)
+            for name, value in parts.items():
+                means[name] = means.get(name, 0.0) + value.detach() / recipe.accumulate
         if recipe.clip_norm:
             fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
+        lr = optimizer.param_groups[0]["lr"]
         schedule.step_update(step + 1)
         if average:
             average.update(model)
-        pending.append({name: value.detach() for name, value in parts.items()})
+        pending.append(means)
 
         end_of_epoch = position + 1 == per_epoch
         if end_of_epoch or len(pending) == LOG_EVERY:
-            session.log(step, part=part, lr=optimizer.param_groups[0]["lr"], **_records(pending, step))
+            session.log(step, part=part, lr=lr, **_records(fabric, pending, step))
+            _check_weights(fabric, model, step)
             pending.clear()
         if end_of_epoch and evaluate and ((epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs):
             _assess(
@@ -152,12 +167,12 @@ def fit(
                 part,
             )
             wrapped.train()
-        if not pending:  # only weights whose losses are known to be finite
+        if not pending:  # only weights that are known to be finite, as their losses are
             session.keep(step + 1, part=part, best=best, **stateful)
         if recipe.patience and best["stale"] >= recipe.patience:
             break
 
-    _records(pending, total)
+    _records(fabric, pending, step)
     if best["weights"]:
         model.load_state_dict(best["weights"])
     elif average:
@@ -186,9 +201,11 @@ def loader(
     own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
     keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
     seeded = _Seeded(dataset, collate or default_collate)
-    batches = DataLoader(seeded, batch_sampler=keyed, collate_fn=_single, num_workers=workers)
-    for batch in session.progress(batches, label, len(keyed)):
-        yield fabric.to_device(_sound(batch))
+    batches = iter(DataLoader(seeded, batch_sampler=keyed, collate_fn=_single, num_workers=workers))
+    for _ in session.progress(keyed, label):
+        with _generators_kept():
+            batch = _sound(next(batches))
+        yield fabric.to_device(batch)
 
 
 class _Seeded(Dataset[Any]):
@@ -211,14 +228,29 @@ class _Seeded(Dataset[Any]):
         return [self.collate(samples)]
 
 
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """What is drawn between two batches does not depend on whether the samples are made in this process."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
+
+
 def _single(batches: list[Any]) -> Any:
     return batches[0]
 
 
 def _sound(batch: Any) -> Any:
-    if isinstance(batch, Problem):
+    if not isinstance(batch, Problem):
+        return batch
+    try:
         raise batch
-    return batch
+    finally:
+        del batch  # or the exception and this frame keep each other, and the loader's processes, alive
 
 
 class _Batches:
@@ -275,6 +307,7 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
     common = {
         "warmup_t": round(recipe.warmup_epochs * per_epoch),
         "warmup_lr_init": recipe.warmup_lr,
+        "warmup_prefix": False,  # the warm-up is part of the schedule, as in most recipes
         "t_in_epochs": False,
     }
     match recipe.schedule:
@@ -285,7 +318,7 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
         case "poly":
             schedule = PolyLRScheduler(optimizer, t_initial=total, power=recipe.power, lr_min=recipe.min_lr, **common)
         case "step":
-            decay = round(recipe.decay_epochs * per_epoch)
+            decay = max(1, round(recipe.decay_epochs * per_epoch))
             schedule = StepLRScheduler(optimizer, decay_t=decay, decay_rate=recipe.decay_rate, **common)
         case "constant":
             schedule = StepLRScheduler(optimizer, decay_t=total + 1, **common)
@@ -293,24 +326,43 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
     return schedule
 
 
-def _records(pending: list[dict[str, Tensor]], step: int) -> dict[str, float]:
-    """Means of the pending losses.
+def _records(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dict[str, float]:
+    """Means of the pending losses over steps and processes; `step` is the last of the steps.
 
     Raises:
         Diverged: one of them is not finite.
     """
     if not pending:
         return {}
-    losses = torch.stack([parts["loss"] for parts in pending])
-    wrong = (~torch.isfinite(losses)).nonzero()
+    # Every process sees the mean over all, so that none of them stops alone.
+    table = {name: _mean(fabric, torch.stack([p[name] for p in pending])) for name in pending[0]}
+    wrong = (~torch.isfinite(table["loss"])).nonzero()
     if len(wrong):
-        first = step + 1 - len(pending) + int(wrong[0])
-        raise Diverged(
-            f"the loss is {losses[int(wrong[0])].item()} at step {first}",
-            "training; the last good state is kept",
-            "lower lr, set clip_norm, or use full precision; then start afresh with --fresh",
-        )
-    return {name: float(torch.stack([p[name] for p in pending]).float().mean()) for name in pending[0]}
+        first = int(wrong[0])
+        raise Diverged(f"the loss is {table['loss'][first].item()} at step {step + 1 - len(pending) + first}", *_ADVICE)
+    return {name: float(values.mean()) for name, values in table.items()}
+
+
+def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
+    """A finite loss may have a gradient that is not.
+
+    Raises:
+        Diverged: a weight is not finite.
+    """
+    finite = torch.stack([weight.detach().isfinite().all() for weight in model.parameters()]).all()
+    if _mean(fabric, finite) < 1:
+        raise Diverged(f"the weights are no longer finite after step {step}", *_ADVICE)
+
+
+def _mean(fabric: Fabric, values: Tensor) -> Tensor:
+    """Mean over processes."""
+    return cast(Tensor, fabric.all_reduce(values.float()))
+
+
+_ADVICE = (
+    "training; the last good state is kept",
+    "lower lr, set clip_norm, or use full precision; then start afresh with --fresh",
+)
 
 
 def _assess(

@@ -1,0 +1,269 @@
+"""How the claims of CCGC are tested.
+
+```
+repertory run ccgc                                    # generated graph, minutes
+REPERTORY_DATA=… repertory run ccgc --scale desk      # BAT; published ACC 75.04 ± 1.78 under the oracle
+repertory run ccgc --scale paper --data cora/         # any of the six graphs, settings from recipe.SETTINGS
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from repertory import checkpoint
+from repertory.data import graphs
+from repertory.data.graphs import Graph
+from repertory.files import write_text
+from repertory.papers.ccgc import pictures
+from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_distinct
+from repertory.papers.ccgc.loop import Record, cluster_contrastively, cluster_restarts, last_refresh
+from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
+from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, UNKNOWN, CCGCConfig
+from repertory.papers.ccgc.scores import label_free_scores, supervised_scores
+from repertory.problem import Problem
+from repertory.study import Prediction, Study, StudyConfig
+
+NEVER = 1 << 30
+
+KMEANS_ARMS = {
+    "kmeans-raw": {"smoothed": False, "restarted": True},
+    "kmeans-smoothed": {"smoothed": True, "restarted": False},
+    "kmeans-smoothed-restarts": {"smoothed": True, "restarted": True},
+}
+"""What is clustered, and whether as often as the trained arms are scored: the control for the oracle."""
+
+CONTRASTIVE_ARMS: dict[str, dict[str, Any]] = {
+    "warmup-only": {"warmup_epochs": NEVER},
+    "ccgc": {},
+    "ccgc-released": RELEASED,
+    "no-negatives": {"alpha": 0.0},
+    "random-negatives": {"negatives": "nodes"},
+    "shared-encoder": {"views": "masking"},
+}
+"""What each differs in from the configuration."""
+
+
+class CCGCStudy(Study[CCGCConfig, Graph]):
+    """Cluster one attributed graph, and score it under three protocols; see `loop.PROTOCOLS`."""
+
+    paper = "ccgc"
+    arms: ClassVar[Mapping[str, str]] = {
+        "kmeans-raw": "K-means on the features, as often as the trained arms are scored",
+        "kmeans-smoothed": "K-means on the smoothed features, once",
+        "kmeans-smoothed-restarts": "K-means on the smoothed features, as often as the trained arms are scored",
+        "warmup-only": "two encoders, warm-up loss throughout: the clusters guide nothing",
+        "ccgc": "the paper's algorithm",
+        "ccgc-released": "the same with the two quirks of the authors' code",
+        "no-negatives": "guided by positives only (α = 0)",
+        "random-negatives": "random other nodes as negatives, in place of the centres",
+        "shared-encoder": "one encoder for both views, and 20 % of the features masked, in place of two encoders",
+    }
+    method = "ccgc"
+    Config = CCGCConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": CCGCConfig(seeds=1, sample_nodes=80, epochs=61),
+        "laptop": CCGCConfig(seeds=5),
+        "desk": CCGCConfig(seeds=10, real="bat", smoothing_steps=4, lr=1e-3),
+        "paper": CCGCConfig(seeds=10, real="cora", **RELEASED),
+    }
+    sample_name = "block graph"
+    sample_fields = ("sample_nodes",)
+    layout = graphs.FORMATS
+
+    # -- data -----------------------------------------------------------------------------------
+
+    def write_sample(self, folder: Path) -> None:
+        """The generated graph as an npy triplet and, in the folder `planetoid`, once more in that format."""
+        rng = np.random.default_rng(0)
+        graph = graphs.block_graph(rng, nodes=self.config.sample_nodes)
+        graphs.write_triplet(folder, graph)
+        graphs.write_planetoid(folder / "planetoid", graph, rng)
+
+    def read(self, folder: Path) -> Graph:
+        if not graphs.graph_files(folder):
+            raise self.missing(folder)
+        return graphs.read_graph(folder)
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    def train(self, arm: str, data: Graph) -> GraphClustering:
+        """Cluster the graph; write clusters.csv and the picture of the epochs into the session's folder.
+
+        Raises:
+            Problem: the number of clusters is unknown or impossible; see also `loop.cluster_contrastively`.
+        """
+        clusters = self._clusters(data)
+        known = SETTINGS.get(data.name.lower(), UNKNOWN)
+        steps = known.smoothing_steps if self.config.smoothing_steps is None else self.config.smoothing_steps
+        plain = KMEANS_ARMS.get(arm)
+        steps = 0 if plain and not plain["smoothed"] else steps
+        x = self._smoothed(data, steps)
+        require_distinct(x, clusters)
+
+        if plain:
+            looks = 2 + last_refresh(self.config) // self.config.refresh_every
+            restarts = looks if plain["restarted"] else 1
+            record = cluster_restarts(self.session, x, clusters, self.config.threshold, restarts, data.labels)
+        else:
+            config = self.config.model_copy(update=CONTRASTIVE_ARMS[arm])
+            lr = config.lr or known.lr
+            record = cluster_contrastively(self.session, x, clusters, config, lr, data.labels)
+            self._show(record, config)
+        model = record.model(x.shape[1], clusters, steps)
+        self.session.fabric.to_device(model)
+        if self.session.fabric.is_global_zero:
+            table = pd.DataFrame(cluster_table(data, *assign(model.moment(), x)[1:]))
+            write_text(self.session.out_dir / "clusters.csv", table.to_csv(index=False))
+        return model
+
+    def evaluate(self, model: nn.Module, data: Graph) -> dict[str, float]:
+        """Scores of every protocol's clustering of the graph; those against true labels only if it has labels."""
+        model = cast(GraphClustering, model)
+        x = self._smoothed(data, model.smoothing_steps)
+        metrics: dict[str, float] = {}
+        for protocol in model.moments:
+            moment = self._with_centres(model.moment(protocol), x)
+            z, distances, _ = assign(moment, x)
+            scores = {"epoch": float(moment.epoch), **label_free_scores(z, distances)}
+            if data.labels is not None:
+                scores |= supervised_scores(data.labels, distances.argmin(dim=1).cpu().numpy())
+            metrics |= {f"{name}_{protocol}": score for name, score in scores.items()}
+        return metrics
+
+    # -- use --------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Assign the nodes of a graph, the same or another, to the clusters of the last epoch.
+
+        A model without centres (converted weights) first gets them by K-means on this graph.
+
+        Args:
+            model: trained or converted.
+            source: folder of a graph, or the file that stands for it.
+
+        Raises:
+            Problem: no readable graph, or another number of features.
+        """
+        model = cast(GraphClustering, model)
+        graph = graphs.read_graph(source)
+        if graph.features.shape[1] != model.in_features:
+            raise Problem(
+                f"the model takes {model.in_features} features a node, the graph has {graph.features.shape[1]}",
+                source,
+                "describe the nodes by the features that the model was trained on",
+            )
+        x = self._smoothed(graph, model.smoothing_steps)
+        moment = self._with_centres(model.moment(), x)
+        z, distances, sure = assign(moment, x)
+        clusters, flat = distances.argmin(dim=1).cpu().numpy(), z.cpu().numpy()
+        sizes = ", ".join(f"{k}: {size}" for k, size in enumerate(np.bincount(clusters, minlength=model.clusters)))
+        text = f"{graph.size} nodes in {model.clusters} clusters ({sizes}); {int(sure.sum())} of them with confidence"
+        if moment is not model.moment():
+            text += "\nthe weights came without centres; these are from K-means on this graph"
+        drawn = {"embedding": pictures.embedding_picture, "cosine": pictures.cosine_picture}
+        return Prediction(
+            text=text,
+            table=cluster_table(graph, distances, sure),
+            figures={name: draw(flat, clusters) for name, draw in self.session.progress(drawn.items(), "pictures")},
+            arrays={"embedding": flat, "distances": distances.cpu().numpy()},
+        )
+
+    def convert(self, source: Path, variant: str = "") -> GraphClustering:
+        """Build a model from a state dict of the authors' module (layers1.*, layers2.*), which holds no centres.
+
+        Args:
+            source: the file.
+            variant: what the state dict does not say: the data set (a key of `SETTINGS`, which tells K and t), or K;
+                empty: the data set with this number of features.
+
+        Raises:
+            Problem: not such a state dict, or a variant that does not tell K.
+        """
+        state = checkpoint.read_weights(source)
+        if state.get("layers1.weight", torch.empty(0)).ndim != 2:
+            found = ", ".join(sorted(state)[:4])
+            raise Problem(f"no matrix layers1.weight among the weights: {found}", source, "give a state dict of CCGC")
+        hidden, in_features = state["layers1.weight"].shape
+        encoder = CCGC(in_features, hidden)
+        checkpoint.fit_weights(encoder, state, source)
+
+        if variant.isdecimal():
+            known = UNKNOWN._replace(clusters=int(variant))
+        elif variant:
+            known = SETTINGS.get(variant.lower())
+        else:
+            known = next((setting for setting in SETTINGS.values() if setting.features == in_features), None)
+        if known is None or known.clusters < 2:
+            raise Problem(
+                f"the weights do not say the number of clusters, and {variant or f'{in_features} features'} tells none",
+                source,
+                f"give as variant the number of clusters (2 or more), or a data set: {', '.join(SETTINGS)}",
+            )
+        steps = known.smoothing_steps if self.config.smoothing_steps is None else self.config.smoothing_steps
+        clusters = self.config.clusters or known.clusters
+        model = GraphClustering(in_features, clusters, steps, {"last": hidden})
+        model.moment().encoder = encoder
+        return model.eval()
+
+    # -- parts --------------------------------------------------------------------------------------
+
+    def _clusters(self, graph: Graph) -> int:
+        clusters = self.config.clusters
+        if clusters is None:
+            if graph.labels is None:
+                raise Problem(
+                    f"{graph.name} has no labels, so the number of clusters must be given",
+                    "clusters",
+                    "--set clusters=K, with K between 2 and the number of nodes",
+                )
+            clusters = len(np.unique(graph.labels))
+        require_clusters(clusters, graph.size)
+        return clusters
+
+    def _smoothed(self, graph: Graph, steps: int) -> Tensor:
+        return self.session.fabric.to_device(smooth(graph.adjacency, graph.features, steps))
+
+    def _with_centres(self, moment: Moment, x: Tensor) -> Moment:
+        """The moment itself or, if it has no centres, a copy with those that K-means finds on `x` (n, d)."""
+        if not moment.centres.isnan().any():
+            return moment
+        with torch.no_grad():
+            z = moment.embed(x)
+        require_distinct(z, len(moment.centres))
+        found = kmeans(z, len(moment.centres), self.session.generator("kmeans", 0))
+        fitted = Moment(x.shape[1], len(moment.centres), z.shape[1])
+        fitted.load_state_dict({**moment.state_dict(), **kept_of(z, found, self.config.threshold)})
+        self.session.fabric.to_device(fitted)
+        return fitted
+
+    def _show(self, record: Record, config: CCGCConfig) -> None:
+        if self.session.fabric.is_global_zero:
+            picked = {protocol: int(moment["epoch"]) for protocol, moment in record.picks.items()}
+            figure = pictures.epochs_picture(record.history, config.warmup_epochs, picked)
+            self.session.figure("acc-over-epochs" if record.labels is not None else "inertia-over-epochs", figure)
+
+
+@torch.no_grad()
+def assign(moment: Moment, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed features (n, d) -> Z (n, h), squared distances to the centres (n, K), and who is confident (n,)."""
+    z, distances = moment(x)
+    return z, distances, distances.min(dim=1).values < moment.cut
+
+
+def cluster_table(graph: Graph, distances: Tensor, sure: Tensor) -> list[dict[str, Any]]:
+    """One row a node: its name or number, its cluster, the squared distance to that centre, and whether it is sure."""
+    nearest = distances.min(dim=1)
+    nodes = range(graph.size) if graph.nodes is None else graph.nodes.tolist()
+    columns = (nodes, nearest.indices.tolist(), nearest.values.tolist(), sure.tolist())
+    return [
+        {"node": node, "cluster": cluster, "distance": distance, "high_confidence": confident}
+        for node, cluster, distance, confident in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,262 @@
+"""Finding papers: built-in ones, other packages', by name and by words; lightly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import repertory
+from repertory import catalog
+from repertory.problem import Problem
+from repertory.study import Study
+from tests import toy as toy_paper
+from tests.toy import CARD, importable, install
+
+
+def found(query: str) -> list[str]:
+    return [card.id for card, _ in catalog.search(query)]
+
+
+# -- by name ------------------------------------------------------------------------------------
+
+
+def test_built_in_papers_are_those_with_a_card() -> None:
+    root = Path(repertory.__file__).parent / "papers"
+    assert {path.parent.name for path in root.glob("*/card.toml")} <= set(repertory.papers())
+    assert repertory.papers() == list(catalog.packages())
+    for paper in repertory.papers():
+        assert repertory.card(paper).id == paper
+        assert (catalog.folder(paper) / "card.toml").exists()
+
+
+def test_cards_come_by_topic_and_name() -> None:
+    keys = [(card.topic, card.id) for card in catalog.cards()]
+    assert keys == sorted(keys)
+    assert {card.id for card in catalog.cards()} == set(catalog.packages())
+
+
+def test_an_unknown_paper_is_refused_with_the_closest_names(toy: Path) -> None:
+    for ask in (catalog.folder, catalog.card, catalog.load, repertory.card):
+        with pytest.raises(Problem, match="no paper is called 'toi'") as caught:
+            ask("toi")
+        assert caught.value.remedy == "did you mean toy?"
+    with pytest.raises(Problem) as caught:
+        catalog.card("zzzzzzzz")
+    assert caught.value.remedy == "`repertory list` names them all"
+
+
+def test_every_paper_has_its_study() -> None:
+    for paper in catalog.packages():
+        study = catalog.load(paper)
+        assert issubclass(study, Study)
+        assert study.paper == paper
+
+
+# -- other packages -----------------------------------------------------------------------------
+
+
+def test_another_package_brings_a_paper(toy: Path) -> None:
+    assert repertory.papers()[-1] == "toy"
+    assert catalog.packages()["toy"] == "toy_room"
+    assert catalog.folder("toy") == toy
+    assert repertory.card("toy").title == "Rings Need a Hidden Layer"
+    assert "toy" in {card.id for card in catalog.cards()}
+    study = catalog.load("toy")
+    assert (study.__module__, study.__name__) == ("toy_room.study", "ToyStudy")
+
+
+def test_its_code_is_not_imported_before_it_is_run(toy: Path) -> None:
+    catalog.cards()
+    catalog.search("rings")
+    assert "toy_room" not in sys.modules
+    catalog.load("toy")
+    assert "toy_room.study" in sys.modules
+
+
+def test_a_package_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    install(tmp_path)
+    with importable(tmp_path):
+        assert "toy" in catalog.packages()
+    assert "toy" not in catalog.packages()
+
+
+def test_a_package_below_another_one_may_hold_the_paper(tmp_path: Path) -> None:
+    room = install(tmp_path)
+    (tmp_path / "company" / "papers").mkdir(parents=True)
+    room.rename(tmp_path / "company" / "papers" / "rings")
+    (tmp_path / "toy_room-1.0.dist-info" / "entry_points.txt").write_text(
+        "[repertory.papers]\ntoy = company.papers.rings\n"
+    )
+    with importable(tmp_path):
+        assert catalog.card("toy").id == "toy"
+        assert catalog.load("toy").__module__ == "company.papers.rings.study"
+
+
+@pytest.mark.parametrize("target", ["gone", "gone.papers.toy", "json.toy"])
+def test_a_registered_package_that_is_not_there_is_a_problem(tmp_path: Path, target: str) -> None:
+    install(tmp_path)
+    (tmp_path / "toy_room-1.0.dist-info" / "entry_points.txt").write_text(f"[repertory.papers]\ntoy = {target}\n")
+    with importable(tmp_path), pytest.raises(Problem, match="package of toy is not importable") as caught:
+        catalog.card("toy")
+    assert caught.value.where == target
+
+
+def test_two_packages_with_one_paper_are_refused(tmp_path: Path) -> None:
+    for package in ("toy_room", "other_room"):
+        install(tmp_path, package=package)
+    with importable(tmp_path), pytest.raises(Problem, match="two packages register the paper 'toy'") as caught:
+        catalog.packages()
+    assert "toy_room" in caught.value.where
+    assert "other_room" in caught.value.where
+
+
+def test_a_package_cannot_take_the_name_of_a_built_in_paper(tmp_path: Path) -> None:
+    taken = repertory.papers()[0]
+    install(tmp_path, paper=taken)
+    with importable(tmp_path), pytest.raises(Problem, match=f"two packages register the paper '{taken}'"):
+        catalog.packages()
+
+
+def test_a_broken_card_is_a_problem_that_names_file_and_field(tmp_path: Path) -> None:
+    room = install(tmp_path, card=CARD.replace("year = 2024", 'year = "soon"'))
+    with importable(tmp_path):
+        for ask in (lambda: catalog.card("toy"), catalog.cards):
+            with pytest.raises(Problem, match="year") as caught:
+                ask()
+            assert caught.value.where == str(room / "card.toml")
+            assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_card_of_another_name_is_a_problem(tmp_path: Path) -> None:
+    install(tmp_path, paper="game")
+    with importable(tmp_path), pytest.raises(Problem, match="the card's id is 'toy'") as caught:
+        catalog.card("game")
+    assert caught.value.remedy == "set id = 'game'"
+
+
+def test_a_paper_without_study_is_a_problem(tmp_path: Path) -> None:
+    room = install(tmp_path)
+    for content in ("", "class ToyStudy:\n    paper = 'other'\n", None):
+        if content is None:
+            (room / "study.py").unlink()
+        else:
+            (room / "study.py").write_text(content)
+        with importable(tmp_path), pytest.raises(Problem, match="no Study with paper = 'toy'") as caught:
+            catalog.load("toy")
+        assert caught.value.where == str(room / "study.py")
+
+
+def test_a_fault_in_a_study_is_not_taken_for_its_absence(tmp_path: Path) -> None:
+    room = install(tmp_path)
+    (room / "study.py").write_text("import a_package_that_nobody_has\n")
+    with importable(tmp_path), pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        catalog.load("toy")
+
+
+# -- by words -----------------------------------------------------------------------------------
+
+
+def test_papers_are_found_by_english_words(toy: Path) -> None:
+    for query in ("rings", "ring", "hidden layer", "RINGS need a hidden layer!", "toy", "Ada Toy", "disc", "seperates"):
+        assert found(query)[0] == "toy", query
+
+
+def test_papers_are_found_by_chinese_words(toy: Path) -> None:
+    for query in ("圆环", "隐藏层", "隐藏层的网络", "圆盘", "线性模型"):
+        assert found(query)[0] == "toy", query
+
+
+def test_every_paper_is_found_by_its_title_its_name_and_its_chinese_summary() -> None:
+    for card in catalog.cards():
+        for query in (card.title, card.id, card.summary.en, card.summary.zh):
+            assert found(query)[0] == card.id, query
+
+
+def test_scores_fall_and_lie_between_nothing_and_one(toy: Path) -> None:
+    scores = [score for _, score in catalog.search("a hidden layer of the network 网络")]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score <= 1 for score in scores)
+    assert len(catalog.search("network 网络", limit=1)) == 1
+
+
+def test_what_nobody_wrote_is_not_found(toy: Path) -> None:
+    for query in ("", "  ", "?!", "qqqqzzzz", "鑫龘"):
+        assert found(query) == [], query
+
+
+def test_the_most_related_papers(tmp_path: Path) -> None:
+    """A paper whose card says nearly the same comes first; the paper itself never."""
+    twin = CARD.replace('id = "toy"', 'id = "twin"', 1)
+    install(tmp_path)
+    install(tmp_path, card=twin, package="twin_room", paper="twin")
+    with importable(tmp_path):
+        related = catalog.related("toy")
+        assert related[0][0].id == "twin"
+        assert related[0][1] > 0.9
+        assert len(related) == min(3, len(catalog.packages()) - 1)
+        assert "toy" not in {card.id for card, _ in related}
+
+
+# -- lightly ------------------------------------------------------------------------------------
+
+HEAVY = ("torch", "torchvision", "timm", "matplotlib", "scipy", "pandas", "sklearn", "numpy", "lightning_fabric")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "pass",
+        "assert 'toy' in repertory.papers()",
+        "assert repertory.card('toy').year == 2024",
+        "from repertory import catalog; catalog.cards(); catalog.search('ring'); catalog.related('toy')",
+        "from repertory.show import show_card; from rich import print; print(show_card(repertory.card('toy'), 'zh'))",
+        "import repertory.cli",
+    ],
+)
+def test_looking_imports_nothing_heavy(toy: Path, act: str) -> None:
+    script = f"import sys, repertory\n{act}\nprint()\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_public_functions_work_beside_the_modules_of_their_names(toy: Path) -> None:
+    """`repertory.papers` is a function and a package, in whatever order they are imported."""
+    script = """
+import repertory
+assert repertory.papers()[-1] == "toy"
+import repertory.papers, repertory.card
+from repertory.card import Card
+assert repertory.papers()[-1] == "toy"
+assert isinstance(repertory.card("toy"), Card)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert repertory.study.StudyConfig().seeds == 3  # pyright: ignore[reportFunctionMemberAccess]
+    assert repertory.study("toy", scale="smoke").config.model_dump()["epochs"] == 2
+    with pytest.raises(Problem, match="toy has no scale 'huge'"):
+        repertory.study("toy", scale="huge")
+
+
+# -- recorded results ---------------------------------------------------------------------------
+
+
+def test_recorded_results_come_by_paper_laptop_first() -> None:
+    root = Path(repertory.__file__).parents[2] / "results"
+    if not root.is_dir():
+        pytest.skip("not a source checkout")
+    names = {json.loads(path.read_text())["paper"] for path in root.glob("*.json")}
+    recorded = catalog.recorded()
+    assert set(recorded) == names
+    for paper, results in recorded.items():
+        assert all(result["paper"] == paper for result in results)
+        assert "laptop" not in [result["scale"] for result in results][1:]
+
+
+def test_the_toy_does_not_leak_into_other_tests() -> None:
+    assert "toy" not in catalog.packages()
+    assert toy_paper.PACKAGE not in sys.modules
