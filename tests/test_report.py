@@ -310,8 +310,8 @@ def test_the_table_shows_published_and_measured_figures_and_verdicts(toy: Path, 
     assert mine[0][0] == "**toy** (Journal of Toys 2024)"
     assert [row[0] for row in mine[1:]] == [""] * 4
     assert mine[0][1] == "The network with a hidden layer is more accurate than the linear model."
-    assert mine[0][2] == "wide accuracy 97.25"
-    assert mine[0][3] == "accuracy: wide - plain = 30.5<br>accuracy: wide - plain = 30.5"
+    assert mine[0][2] == "wide: accuracy 97.25 (rings)"
+    assert mine[0][3] == "accuracy: wide - plain = 30.5 (rings)<br>accuracy: wide - plain = 30.5 (big rings)"
     assert [row[4] for row in mine] == [
         "holds on rings, laptop<br>holds on big rings, desk", "fails on rings, laptop<br>fails on big rings, desk",
         "undecided on rings, laptop<br>undecided on big rings, desk",

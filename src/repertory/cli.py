@@ -79,7 +79,7 @@ Accelerator = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 Devices = Annotated[int, typer.Option(min=1, help="processes per node")]
 Nodes = Annotated[int, typer.Option("--num-nodes", min=1)]
 Strategy = Annotated[str, typer.Option(help="auto | ddp | fsdp | ... (Lightning Fabric)")]
-Precision = Annotated[str, typer.Option(help="32-true | bf16-mixed | 16-mixed | ...")]
+Precision = Annotated[str, typer.Option(help="32-true | bf16-mixed | 16-mixed")]
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def train(
     data: Data = None,
     arm: Annotated[str, typer.Option(help="default: the paper's method")] = "",
     scale: Scale = "laptop",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, help="repetition number; all randomness derives from it")] = 0,
     settings: Settings = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,

@@ -51,9 +51,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     fresh.chmod(0o777 & ~_umask())
     try:
         yield fresh
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
+        if folder.exists():  # aside first: removing takes longer than renaming, and may be interrupted
+            old = fresh.with_name(f"{fresh.name}.old")
+            folder.replace(old)
+            fresh.replace(folder)
+            shutil.rmtree(old)
+        else:
+            fresh.replace(folder)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise

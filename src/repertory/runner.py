@@ -48,6 +48,10 @@ MEASURE = "measure"
 """Folder name of the figures that need no training; no arm may be called so."""
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Weights stay in float32: evaluation runs the module by itself, outside the training loop's casts."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What Lightning Fabric is told about devices."""
@@ -60,6 +64,8 @@ class Hardware:
 
     def fabric(self) -> Fabric:
         """Raises `Problem` when this machine cannot provide it."""
+        if self.precision not in PRECISIONS:
+            raise Problem(f"no precision {self.precision!r}", "--precision", f"choose from {', '.join(PRECISIONS)}")
         try:
             return Fabric(
                 accelerator=self.accelerator,
@@ -618,7 +624,7 @@ class Result:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Result:
         """From what `save` wrote."""
-        names = ("paper", "scale", "data", "config", "versions", "commit", "date", "machine")
+        names = ("paper", "scale", "data", "config", "versions", "commit", "date", "machine", "dry_run")
         return cls(
             **{name: content[name] for name in names},
             outcomes=tuple(_outcome(t) for t in content["trials"]),
@@ -627,7 +633,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the folder, with the verdicts."""
-        names = ("paper", "scale", "data", "date", "machine", "versions", "commit", "config", "figures")
+        names = ("paper", "scale", "data", "dry_run", "date", "machine", "versions", "commit", "config", "figures")
         return {
             **{name: getattr(self, name) for name in names},
             "trials": [vars(outcome) for outcome in self.outcomes],

@@ -98,7 +98,7 @@ def fit(
         part: name of this loop, where a trial has several.
 
     Raises:
-        Problem: the data set is empty.
+        Problem: the data set is empty, or optimizer and schedule do not go together.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
     fabric = session.fabric
@@ -106,9 +106,12 @@ def fit(
     per_epoch = len(batches)
     total = recipe.epochs * per_epoch
 
-    optimizer = create_optimizer_v2(
-        model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
-    )
+    try:
+        optimizer = create_optimizer_v2(
+            model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        )
+    except ValueError as error:  # Nesterov's momentum of 0, say
+        raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", "change them") from error
     average = ModelEmaV3(model, decay=recipe.ema_decay, device=fabric.device) if recipe.ema_decay else None
     wrapped, optimizer = fabric.setup(model, optimizer)
     schedule = _schedule(optimizer, recipe, total, per_epoch)
@@ -312,6 +315,12 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
     }
     match recipe.schedule:
         case "onecycle":
+            if not {"momentum", "betas"} & set(optimizer.defaults):
+                raise Problem(
+                    f"onecycle cycles a momentum, and {recipe.optimizer} has none",
+                    "schedule",
+                    "choose cosine, or adamw",
+                )
             return _OneCycle(optimizer, max_lr=recipe.lr, total_steps=max(total, 2))
         case "cosine":
             schedule = CosineLRScheduler(optimizer, t_initial=total, lr_min=recipe.min_lr, **common)
