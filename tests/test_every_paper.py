@@ -7,22 +7,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from repertory import catalog, checkpoint, runner
 from repertory.runner import Experiment
-from repertory.study import Study
+from repertory.study import Session, Study
 
 PAPERS = list(catalog.packages())
 every_paper = pytest.mark.parametrize("paper", PAPERS)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def figures_apart(metrics: dict[str, float]) -> dict[str, float]:
@@ -76,40 +73,45 @@ def test_the_smoke_scale_is_quick_and_deterministic(paper: str, tmp_path: Path) 
 
 
 @every_paper
-def test_a_killed_run_ends_like_an_undisturbed_one(paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted in the middle of training and again later, then resumed: the very same metrics."""
+def test_an_interrupted_run_ends_like_an_undisturbed_one(
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the middle of training, several times, then resumed: the very same metrics."""
     study = catalog.load(paper)
     undisturbed = Experiment(paper, "smoke", out=tmp_path / "undisturbed").run(seeds=1, arms=[study.method])
-    disturbed = Experiment(paper, "smoke", out=tmp_path / "disturbed")
-    steps = _count_steps(monkeypatch, keep_seconds=0.0)
-    for limit in (1, 3):
-        steps["left"] = limit
-        with pytest.raises(KeyboardInterrupt):
-            disturbed.run(seeds=1, arms=[study.method])
-    steps["left"] = sys.maxsize
-    resumed = disturbed.run(seeds=1, arms=[study.method])
-    assert resumed.metrics == undisturbed.metrics
+    monkeypatch.setenv("REPERTORY_KEEP_SECONDS", "0")
+    steps = _interrupted_training(monkeypatch, study)
+    interruptions = 0
+    for steps["left"] in (1, 2, 3, sys.maxsize):
+        try:
+            disturbed = Experiment(paper, "smoke", out=tmp_path / "disturbed").run(seeds=1, arms=[study.method])
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions
+    assert disturbed.metrics == undisturbed.metrics
 
 
-def _count_steps(monkeypatch: pytest.MonkeyPatch, keep_seconds: float) -> dict[str, int]:
-    """Let `Session.progress` raise KeyboardInterrupt when its count of steps is used up."""
-    from repertory.study import Session
+def _interrupted_training(monkeypatch: pytest.MonkeyPatch, study: type[Study]) -> dict[str, int]:
+    """Let the loops of `train` raise KeyboardInterrupt when the count of steps that is left to them is used up."""
+    steps = {"left": sys.maxsize, "training": 0}
+    progress, train = Session.progress, study.train
 
-    steps = {"left": sys.maxsize}
-    original, init = Session.progress, Session.__init__
-
-    def counted(self, items, label, total=None):
-        for item in original(self, items, label, total):
-            if steps["left"] == 0:
+    def counted(self: Session, *words: Any, **options: Any) -> Iterator[Any]:
+        for item in progress(self, *words, **options):
+            if steps["training"] and steps["left"] == 0:
                 raise KeyboardInterrupt
             yield item
-            steps["left"] -= 1
+            steps["left"] -= steps["training"]
 
-    def eager(self, *args, **options):
-        init(self, *args, **{**options, "keep_seconds": keep_seconds})
+    def watched(self: Study, arm: str, data: Any) -> Any:
+        steps["training"] = 1
+        try:
+            return train(self, arm, data)
+        finally:
+            steps["training"] = 0
 
     monkeypatch.setattr(Session, "progress", counted)
-    monkeypatch.setattr(Session, "__init__", eager)
+    monkeypatch.setattr(study, "train", watched)
     return steps
 
 

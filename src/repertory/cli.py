@@ -343,8 +343,12 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=130, bbox_inches="tight")
     for name, array in prediction.arrays.items():
-        written.append(folder / f"{name}.npy")
-        np.save(written[-1], array)
+        named = array.dtype.names is not None  # columns with names are for people: a table
+        written.append(folder / f"{name}{'.csv' if named else '.npy'}")
+        if named:
+            pd.DataFrame(array).to_csv(written[-1], index=False)
+        else:
+            np.save(written[-1], array)
     return written
 
 

@@ -168,18 +168,12 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
 
 
 def _arms(result: Result) -> RenderableType:
-    metrics = shown_metrics(result)
-    table = Table(
-        title="mean ± standard deviation over seeds",
-        title_justify="left",
-        title_style="dim",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("arm", style="bold")
+    metrics = claimed_metrics(result)[:3]  # what fits beside the names; report.html has all
+    table = Table(title="mean ± standard deviation over seeds", title_justify="left", title_style="dim", box=None)
+    table.add_column("arm", style="bold", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric, justify="right")
-    table.add_column("seconds", justify="right", style="dim")
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", style="dim", no_wrap=True)
     for arm, seeds in result.metrics.items():
         seconds = [outcome.seconds for outcome in result.outcomes if outcome.arm == arm]
         values = (spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics)
@@ -187,13 +181,12 @@ def _arms(result: Result) -> RenderableType:
     return table
 
 
-def shown_metrics(result: Result, most: int = 6) -> list[str]:
-    """Metrics for the overview: those that claims are about first, then the others, at most `most`."""
-    claimed: list[str] = []
-    for claim in catalog.card(result.paper).claim:
-        claimed += [metric for arm, metric, _ in measured_in(claim, result) if arm != "measured"]
+def claimed_metrics(result: Result) -> list[str]:
+    """The metrics of trials that claims are about, in the claims' order; all metrics, if none is."""
+    card = catalog.card(result.paper)
+    claimed = [metric for claim in card.claim for arm, metric, _ in measured_in(claim, result) if arm != "measured"]
     present = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
-    return [m for m in dict.fromkeys([*claimed, *present]) if m in present][:most]
+    return [metric for metric in dict.fromkeys(claimed) if metric in present] or list(present)
 
 
 def _failed(result: Result) -> list[RenderableType]:
@@ -246,7 +239,7 @@ def _page(result: Result) -> dict[str, Any]:
         (arm, [spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics])
         for arm, seeds in result.metrics.items()
     ]
-    charts = [(metric, _data_uri(chart(result, metric))) for metric in shown_metrics(result)]
+    charts = [(metric, _data_uri(chart(result, metric))) for metric in claimed_metrics(result)]
     pictures = (
         []
         if result.folder is None

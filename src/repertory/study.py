@@ -56,7 +56,10 @@ C = TypeVar("C", bound=StudyConfig)
 
 @dataclass
 class Prediction:
-    """What a model says about a user's own input; the command line prints and saves whatever is there."""
+    """What a model says about a user's own input; the command line prints and saves whatever is there.
+
+    Arrays are saved as .npy; those with named columns (structured dtypes) as .csv.
+    """
 
     text: str = ""
     table: list[dict[str, Any]] = field(default_factory=list)

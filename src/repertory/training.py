@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from repertory.problem import Problem
 from repertory.study import Session, StudyConfig, set_generators
 
+DRY_RUN_BATCH = 8
+"""Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
 LOG_EVERY = 20
 """Steps between two records; losses are fetched from the device, and checked, only then."""
 
@@ -201,6 +203,7 @@ def loader(
     """
     fabric = session.fabric
     first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
+    batch_size, workers = _affordable(session, batch_size, workers)
     own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
     keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
     seeded = _Seeded(dataset, collate or default_collate)
@@ -270,15 +273,16 @@ class _Batches:
         world = session.fabric.world_size
         if self.size < world:
             raise Problem(f"{self.size} training samples for {world} process(es)", "training data", "add samples")
-        self.batch = min(recipe.batch_size, self.size // world)
+        batch_size, workers = _affordable(session, recipe.batch_size, recipe.workers)
+        self.batch = min(batch_size, self.size // world)
         self.steps = max(1, self.size // (self.batch * world * recipe.accumulate))
         self._keys: list[list[tuple[int, int]]] = []
         self._loader = DataLoader(
             _Seeded(dataset, collate or default_collate),
             batch_sampler=self._keys,
             collate_fn=_single,
-            num_workers=recipe.workers,
-            persistent_workers=recipe.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=session.fabric.device.type == "cuda",
         )
 
@@ -296,6 +300,13 @@ class _Batches:
             mine = [order[i % self.size] for i in range(first, first + self.batch)]
             self._keys.append([(i, (base + i * 2_654_435_761) % 2**32) for i in mine])
         return map(_sound, self._loader)
+
+
+def _affordable(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
+    """Batch size and number of loading processes, small in a dry run."""
+    if not session.dry_run:
+        return batch_size, workers
+    return (min(batch_size, DRY_RUN_BATCH) if session.fabric.device.type == "cpu" else batch_size), 0
 
 
 class _OneCycle(OneCycleLR):

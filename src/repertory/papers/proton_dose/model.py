@@ -1,0 +1,135 @@
+"""From positron activity to dose: a recurrent network that reads the depth profile in both directions.
+
+Yu et al., arXiv 2212.11352; scenarios of input after Hu et al., Phys. Med. Biol. 2020. Beside it the baseline
+that learns nothing: the energy whose simulated activity fits best.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from repertory.papers.proton_dose import simulator
+from repertory.papers.proton_dose.washout import decay_factor
+
+Cell = Literal["rnn", "lstm", "gru"]
+CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}  # nn.RNN: tanh
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "liu19": {"cell": "rnn", "layers": 3, "hidden": 10},  # Liu et al., Med. Phys. 2019: three layers of ten neurons
+    "laptop": {"cell": "lstm", "layers": 2, "hidden": 16},
+}
+
+
+class DoseRNN(nn.Module, PyTorchModelHubMixin):
+    """Dose along a proton beam from the positron activity it left, and from the CT.
+
+    x (B, L, C) -> RNN, `layers` deep, both directions -> (B, L, 2h) -> Linear -> dose (B, L).
+    The dose at a depth depends on what lies behind it, above all on the distal edge of the activity: hence
+    both directions.
+
+    Args:
+        inputs: channels, of "activity", "hu" (CT numbers) and "sp" (stopping power relative to water).
+        cell: "rnn" (tanh), "lstm" or "gru".
+        layers: depth of the network.
+        hidden: width h of each direction.
+        bidirectional: False reads from the entrance on only.
+
+    Example:
+        >>> net = DoseRNN(inputs=("activity", "hu"), **VARIANTS["liu19"])
+        >>> net(activity=torch.rand(4, 220), hu=torch.zeros(4, 220)).shape
+        torch.Size([4, 220])
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[str, ...] = ("activity", "hu", "sp"),
+        cell: Cell = "lstm",
+        layers: int = 2,
+        hidden: int = 16,
+        bidirectional: bool = True,
+    ) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.rnn = CELLS[cell](len(inputs), hidden, layers, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(hidden * (2 if bidirectional else 1), 1)
+
+    def forward(self, activity: Tensor, hu: Tensor | None = None, sp: Tensor | None = None) -> Tensor:
+        """Dose (B, L) relative to its maximum, on the grid of 1 mm.
+
+        Args:
+            activity: (B, L), relative to its maximum.
+            hu: (B, L) CT numbers in HU; the channel is HU / 1000.
+            sp: (B, L) stopping power relative to water.
+        """
+        channels = {"activity": activity, "hu": None if hu is None else hu / 1000, "sp": sp}
+        x = torch.stack([channels[name] for name in self.inputs], dim=-1)  # (B, L, C)
+        states, _ = self.rnn(x)  # (B, L, 2h)
+        return self.head(states).squeeze(-1)  # (B, L)
+
+
+class EnergyFit(nn.Module, PyTorchModelHubMixin):
+    """The baseline, which learns nothing: the simulator's dose in the CT, at the energy whose activity fits best.
+
+    Like the networks it is told of no washout. For each energy the production rates are tabulated over
+    water-equivalent depth, and the CT turns depth into water-equivalent depth. Least squares with a free scale
+    picks the energy; a parabola through the best and its neighbours refines it. The baseline knows the physics
+    that made the sample and lacks only the noiseless CT, so undisturbed it shows the best that can be reached.
+
+    Args:
+        lowest, highest, step: energies tried, MeV.
+        fwhm_mm: blur of the scanner, as in the measured activity.
+    """
+
+    rates: Tensor
+    energies: Tensor
+
+    def __init__(self, lowest: float = 50.0, highest: float = 230.0, step: float = 2.0, fwhm_mm: float = 4.0) -> None:
+        super().__init__()
+        energies = np.arange(lowest, highest + step / 2, step)
+        depth = np.arange(0, 1.1 * float(simulator.proton_range(highest)), simulator.DZ)
+        rates = simulator.production(depth[:, None], energies)  # (R reactions, W depths, E energies)
+        # A nucleus adds its decay constant to the signal.
+        signal = rates * np.array([decay_factor(r.product)[0] for r in simulator.REACTIONS])[:, None, None]
+        self.register_buffer("rates", torch.from_numpy(signal / signal.max()).permute(1, 0, 2).float().contiguous())
+        self.register_buffer("energies", torch.from_numpy(energies).float())
+        self.fwhm_mm = fwhm_mm
+
+    def forward(self, activity: Tensor, hu: Tensor, sp: Tensor | None = None) -> Tensor:
+        """Dose (B, L) relative to its maximum; arguments as for `DoseRNN`."""
+        ct = hu.double().cpu().numpy()
+        dose = simulator.dose(ct, self.energy(activity, hu).double().cpu().numpy())
+        return torch.from_numpy(dose / dose.max(axis=-1, keepdims=True)).to(activity)
+
+    def energy(self, activity: Tensor, hu: Tensor) -> Tensor:
+        """The beam energies (B,) in MeV that explain `activity` (B, L) in the CT `hu` (B, L) best."""
+        candidates = self._activities(hu)  # (B, L, E)
+        # Depths in front of a scanner's window tell nothing: they are zero for want of a measurement.
+        seen = (activity > 0).cummax(dim=-1).values  # (B, L)
+        candidates = candidates * seen[..., None]
+        overlap = torch.einsum("ble,bl->be", candidates, activity)
+        # |activity|^2 less this is the squared error that remains at the best scale.
+        score = overlap**2 / candidates.square().sum(1).clamp_min(1e-12)
+
+        best = score.argmax(dim=1).clamp(1, score.shape[1] - 2)
+        before, at, after = (score.gather(1, (best + k)[:, None])[:, 0] for k in (-1, 0, 1))
+        curvature = (2 * at - before - after).clamp_min(1e-12)
+        step = self.energies[1] - self.energies[0]
+        return self.energies[best] + step * ((after - before) / (2 * curvature)).clamp(-1, 1)
+
+    def _activities(self, hu: Tensor) -> Tensor:
+        """Activity at the end of the beam for every energy, blurred, any scale: (B, L) -> (B, L, E)."""
+        matter = simulator.tissue(hu.double().cpu().numpy())
+        atoms = np.stack([matter.atoms[r.target] for r in simulator.REACTIONS], axis=-1) / simulator.AVOGADRO
+        row = simulator.water_depth(matter.stopping_power) / simulator.DZ  # (B, L), of the table of rates
+        position = torch.from_numpy(row).to(self.rates).clamp_max(len(self.rates) - 1.001)
+        low = position.long()
+        part = (position - low)[..., None, None]
+        rates = torch.lerp(self.rates[low], self.rates[low + 1], part)  # (B, L, R, E)
+        signal = torch.einsum("blre,blr->ble", rates, torch.from_numpy(atoms).to(rates))
+        blur = simulator.blurred(np.eye(hu.shape[-1]), self.fwhm_mm)  # as a matrix (L, L)
+        return torch.from_numpy(blur).to(signal) @ signal

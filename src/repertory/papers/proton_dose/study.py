@@ -1,0 +1,337 @@
+"""How the claims of the sensitivity study are tested: immunity to washout and to the choice of depths.
+
+repertory run proton_dose                                   # simulated beams, minutes
+repertory run proton_dose --scale paper --data my_cases/    # case folders of a Monte-Carlo code or a scanner
+repertory run proton_dose --set snr=4                       # the noise of Hu et al. 2020
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.model_selection import GroupShuffleSplit
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from repertory.data.dose import PET, Case, find_cases, read_case, write_case
+from repertory.papers.proton_dose import metrics, plots
+from repertory.papers.proton_dose.model import VARIANTS, Cell, DoseRNN, EnergyFit
+from repertory.papers.proton_dose.simulator import (
+    ISOTOPES,
+    Array,
+    pet,
+    proton_range,
+    simulate,
+    stopping_power,
+    water_depth,
+)
+from repertory.papers.proton_dose.washout import Washout, activity, depth_window, select_depth
+from repertory.problem import Problem
+from repertory.study import Prediction, Study, StudyConfig
+from repertory.training import Recipe, fit
+
+
+class ProtonDoseConfig(Recipe):
+    """The network, the scanner, and which beams are used."""
+
+    epochs: int = Field(default=30, ge=1, description="passes over the training beams")
+    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
+    lr: float = Field(default=1e-2, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
+        default="onecycle", description="learning rate over steps"
+    )
+    clip_norm: float = Field(default=1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    cell: Cell = Field(default="lstm", description="recurrent cell: rnn (tanh), lstm, gru")
+    layers: int = Field(default=2, ge=1, le=10, description="layers of the network")
+    hidden: int = Field(default=16, ge=1, le=1024, description="width of each direction")
+    length: int = Field(default=220, ge=80, le=1000, description="depth of the profiles in mm")
+    beams: int = Field(default=500, ge=0, description="beams that a seed draws from the cases; 0: all")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="part of the beams (whole patients) held out")
+    snr: float = Field(default=20.0, ge=0, le=1000, description="PET signal-to-noise ratio at the maximum; 0: no noise")
+    blur_mm: float = Field(default=4.0, ge=0, le=20, description="PET resolution, full width at half maximum")
+    scan_minutes: float = Field(default=0.0, ge=0, le=60, description="duration of the PET scan; 0: a moment")
+    dose: Literal["integrated", "axis"] = Field(
+        default="integrated", description="dose over the whole plane, or on the axis"
+    )
+    radius_mm: float = Field(default=10.0, gt=0, le=200, description="activity is summed up so far around the axis")
+    pool: int = Field(default=1500, ge=2, le=100_000, description="beams in the sample")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What disturbs the activity at test time."""
+
+    group: str
+    varied: str
+    minutes: float = 0.0
+    washout: Washout = "none"
+    window_mm: int = 0
+    """0: all depths."""
+
+
+CONDITIONS = {
+    "raw": Condition("undisturbed", "raw"),
+    **{f"B{t}": Condition("washout B", f"{t} min", t, "B") for t in range(1, 6)},
+    **{f"A{t}": Condition("washout A", f"{t} min", t, "A") for t in range(1, 6)},
+    **{f"decay{t}": Condition("decay only", f"{t} min", t, "none") for t in range(1, 6)},
+    **{f"w{w}": Condition("window", f"{w} mm", window_mm=w) for w in (100, 125, 150)},
+    "B5w125": Condition("both", "B 5 min, 125 mm", 5, "B", 125),
+}
+"""Washout of 1 to 5 minutes, windows of 100 to 150 mm, and the paper's worst case: both."""
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """B beams along their depth, L samples of 1 mm."""
+
+    cases: Sequence[Case]
+    hu: Array
+    """(B, L)"""
+    dose: Array
+    """(B, L) relative to the maximum; NaN where it is unknown."""
+    emitters: Array | None
+    """(B, isotopes, L) at the end of the beam; None: activity is what a scanner measured."""
+    measured: Array | None
+    """(B, L) of a scanner, relative to the maximum; None: emitters are known."""
+
+    def at(self, index: NDArray[np.intp]) -> Profiles:
+        """Some of the beams."""
+        emitters, measured = (None if a is None else a[index] for a in (self.emitters, self.measured))
+        return Profiles([self.cases[i] for i in index], self.hu[index], self.dose[index], emitters, measured)
+
+
+@dataclass(frozen=True)
+class DoseData:
+    train: Profiles
+    test: Profiles
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "uni_hu_sp": {"inputs": ("activity", "hu", "sp"), "bidirectional": False},
+    "bi": {"inputs": ("activity",)},
+    "bi_hu": {"inputs": ("activity", "hu")},
+    "bi_sp": {"inputs": ("activity", "sp")},
+    "bi_hu_sp": {"inputs": ("activity", "hu", "sp")},
+}
+
+
+MOST_PICTURES = 20
+"""Of one prediction over many cases."""
+
+
+class ProtonDoseStudy(Study[ProtonDoseConfig, DoseData]):
+    """Train on undisturbed activity, test on washed-out and truncated activity."""
+
+    paper = "proton_dose"
+    arms: ClassVar[Mapping[str, str]] = {
+        "energy_fit": "no learning: the simulator's dose at the energy whose activity fits best",
+        "uni_hu_sp": "one direction of twice the width; activity, CT numbers and stopping power",
+        "bi": "both directions; activity alone",
+        "bi_hu": "both directions; activity and CT numbers",
+        "bi_sp": "both directions; activity and stopping power",
+        "bi_hu_sp": "both directions; activity, CT numbers and stopping power: the framework of the paper",
+    }
+    method = "bi_hu_sp"
+    Config = ProtonDoseConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": ProtonDoseConfig(seeds=1, epochs=2, beams=40, pool=40, length=120, **VARIANTS["laptop"]),
+        "laptop": ProtonDoseConfig(**VARIANTS["laptop"]),
+        "paper": ProtonDoseConfig(epochs=200, beams=0, length=300, **VARIANTS["liu19"]),
+    }
+    sample_name = "simulated beams"
+    sample_fields = ("pool", "length")
+    layout = (
+        'CASE/beam.json         {"energy_MeV": 120, "axis": "z", "entry_mm": [0, 0, 0], "direction": 1}\n'
+        "CASE/ct.mhd            CT numbers in HU\n"
+        "CASE/dose.mhd          Gy; to train and to evaluate\n"
+        "CASE/activity_C11.mhd  positron emitters per voxel at the end of the beam; likewise O15, N13, C10\n"
+        "CASE/activity.mhd      or, in their place, one PET image in Bq/ml\n"
+        "each grid as .mhd + .raw, .mha, TOPAS .csv, .dcm, or a folder with a DICOM series"
+    )
+
+    def write_sample(self, folder: Path) -> None:
+        beams = simulate(np.random.default_rng(0), self.config.pool, self.config.length)
+        for i, energy in enumerate(beams.energy):
+            nuclei = dict(zip(ISOTOPES, beams.nuclei[i], strict=True))
+            write_case(folder / f"beam_{i:05d}", energy, beams.ct[i], beams.dose[i], nuclei)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def read(self, folder: Path) -> DoseData:
+        found = find_cases(folder)
+        if not found:
+            raise self.missing(folder)
+        rng = self.session.rng("beams")
+        if 0 < self.config.beams < len(found):
+            found = [found[i] for i in sorted(rng.choice(len(found), self.config.beams, replace=False))]
+        profiles = self._profiles([self._case(path) for path in self.session.progress(found, "read")])
+        unknown = np.flatnonzero(np.isnan(profiles.dose[:, 0]))
+        if len(unknown):
+            raise Problem("there is no dose to learn from", folder / profiles.cases[unknown[0]].name, "add dose.mhd")
+        patients = [case.beam.patient or case.name for case in profiles.cases]
+        if len(set(patients)) < 2:
+            raise Problem(
+                f"{len(patients)} case(s) of one patient cannot be divided into training and test",
+                folder,
+                'give more cases; without "patient" in beam.json they are divided beam by beam',
+            )
+        split = GroupShuffleSplit(1, test_size=self.config.test_fraction, random_state=int(rng.integers(2**31)))
+        train, test = next(split.split(patients, groups=patients))
+        return DoseData(profiles.at(train), profiles.at(test))
+
+    def _case(self, folder: Path) -> Case:
+        case = read_case(
+            folder,
+            self.config.length,
+            isotopes=ISOTOPES,
+            dose=self.config.dose,
+            radius_mm=self.config.radius_mm,
+        )
+        total = np.sum(list(case.activity.values()), axis=0)
+        edge = np.flatnonzero(total > 0.5 * total.max())[-1]
+        depth = water_depth(stopping_power(case.hu))[edge]
+        if depth > proton_range(case.beam.energy) + 2:
+            raise Problem(
+                f"the activity reaches {depth:.1f} cm of water, protons of {case.beam.energy:g} MeV only "
+                f"{proton_range(case.beam.energy):.1f} cm; does the beam enter from the other end?",
+                folder,
+                "check energy_MeV, entry_mm and direction in beam.json",
+            )
+        return case
+
+    def _profiles(self, cases: Sequence[Case]) -> Profiles:
+        """Stack cases, which must all tell emitters, or all show a PET image."""
+        of_pet = [PET in case.activity for case in cases]
+        if len(set(of_pet)) > 1:
+            pair = cases[of_pet.index(False)].name, cases[of_pet.index(True)].name
+            raise Problem("some cases give isotopes, others PET images", " and ".join(pair), "keep them apart")
+        nothing = np.zeros(self.config.length)
+        unknown = np.full(self.config.length, np.nan)
+        return Profiles(
+            cases,
+            np.stack([case.hu for case in cases]),
+            _relative(np.stack([unknown if case.dose is None else case.dose for case in cases])),
+            None if of_pet[0] else np.stack([[c.activity.get(i, nothing) for i in ISOTOPES] for c in cases]),
+            _relative(np.stack([case.activity[PET] for case in cases])) if of_pet[0] else None,
+        )
+
+    def _scan(self, beams: Profiles, key: str, minutes: float = 0.0, washout: Washout = "none") -> Array:
+        """Activity (B, L) as a PET scanner shows it; `key` names the draw of its noise."""
+        if beams.emitters is None:
+            assert beams.measured is not None
+            return beams.measured
+        decays = activity(beams.emitters, beams.hu, minutes, washout, self.config.scan_minutes)
+        return pet(decays, self.session.rng("noise", key), self.config.snr, self.config.blur_mm)
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    def train(self, arm: str, data: DoseData) -> nn.Module:
+        config = self.config
+        if arm == "energy_fit":
+            return EnergyFit(fwhm_mm=config.blur_mm)
+        network = NETWORKS[arm]
+        # One direction gets the width that both have together.
+        width = config.hidden * (1 if network.get("bidirectional", True) else 2)
+        model = DoseRNN(cell=config.cell, layers=config.layers, hidden=width, **network)
+        beams = data.train
+        profiles = (self._scan(beams, "train"), beams.hu, stopping_power(beams.hu), beams.dose)
+        dataset = TensorDataset(*(torch.from_numpy(profile).float() for profile in profiles))
+        return fit(self.session, model, dataset, config, _loss)
+
+    def evaluate(self, model: nn.Module, data: DoseData) -> dict[str, float]:
+        beams = data.test
+        found: dict[str, float] = {}
+        errors: dict[str, dict[str, Array]] = defaultdict(dict)
+        for name, condition in self.session.progress(CONDITIONS.items(), "evaluate", len(CONDITIONS)):
+            if condition.minutes and beams.emitters is None:
+                continue  # a measured image does not tell its isotopes
+            seen = self._scan(beams, "test", condition.minutes, condition.washout)
+            window = depth_window(seen, condition.window_mm) if condition.window_mm else None
+            if window is not None:
+                seen = select_depth(seen, window)
+            predicted = self._predict(model, seen, beams.hu)
+            whole = metrics.compare(predicted, beams.dose)
+            if name == "raw":
+                found |= whole
+                figure = plots.beam_figure(beams.cases[0].name, seen[0], beams.hu[0], predicted[0], beams.dose[0])
+                self.session.figure("beam", figure)
+            else:
+                found |= {f"{metric}_{name}": whole[metric] for metric in ("range", "mae", "mre")}
+            if window is not None:
+                inside = metrics.compare(predicted, beams.dose, window)
+                found |= {f"{metric}_{name}_inside": inside[metric] for metric in ("mae", "mre")}
+            errors[condition.group][condition.varied] = np.abs(metrics.r80(predicted) - metrics.r80(beams.dose))
+        for key, group in {"A": "washout A", "B": "washout B", "window": "window"}.items():
+            if group in errors:
+                found[f"range_{key}_worst"] = max(float(error.mean()) for error in errors[group].values())
+        self.session.figure("range", plots.range_figure(errors))
+        return found
+
+    @torch.no_grad()
+    def _predict(self, model: nn.Module, seen: Array, hu: Array) -> Array:
+        """Dose (B, L) of a trained module."""
+        profiles = (torch.from_numpy(profile).float() for profile in (seen, hu, stopping_power(hu)))
+        batches = zip(*(profile.split(128) for profile in profiles), strict=True)
+        to_device = self.session.fabric.to_device
+        return torch.cat([model(*map(to_device, batch)).cpu() for batch in batches]).double().numpy()
+
+    def measure(self) -> dict[str, float]:
+        """Trainable parameters of the paper's scenario, in both configurations of the network."""
+        return {
+            f"parameters_{name}": float(sum(p.numel() for p in DoseRNN(**variant).parameters()))
+            for name, variant in VARIANTS.items()
+        }
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Range, Bragg peak and dose of a case folder, or of every case in a folder; errors where the dose is known."""
+        found = find_cases(source)
+        if not found:
+            raise self.missing(source)
+        prediction = Prediction()
+        for path in self.session.progress(found, "predict"):
+            beam = self._profiles([self._case(path)])
+            seen = self._scan(beam, path.name)
+            (dose,) = self._predict(model, seen, beam.hu)
+            true = None if np.isnan(beam.dose).any() else beam.dose[0]
+            row: dict[str, Any] = {
+                "case": path.name,
+                "R80_mm": float(metrics.r80(dose)),
+                "bragg_peak_mm": float(metrics.bragg_peak(dose)),
+            }
+            if true is not None:
+                row["true_R80_mm"] = float(metrics.r80(true))
+                row["range_error_mm"] = row["R80_mm"] - row["true_R80_mm"]
+                row["mae_percent"] = metrics.compare(dose[None], true[None])["mae"]
+            prediction.table.append(row)
+            columns = {"depth_mm": np.arange(len(dose)) + 0.5, "activity": seen[0], "dose": dose}
+            columns |= {} if true is None else {"true_dose": true}
+            prediction.arrays[f"{path.name}-dose"] = np.rec.fromarrays(
+                list(columns.values()), dtype=[(name, "f8") for name in columns]
+            )
+            if len(prediction.figures) < MOST_PICTURES:
+                prediction.figures[path.name] = plots.beam_figure(path.name, seen[0], beam.hu[0], dose, true)
+        if len(found) > MOST_PICTURES:
+            prediction.text = f"{len(found)} cases; pictures of the first {MOST_PICTURES}"
+        every = dict.fromkeys(key for row in prediction.table for key in row)
+        prediction.table = [{key: row.get(key, math.nan) for key in every} for row in prediction.table]
+        return prediction
+
+
+def _relative(profiles: Array) -> Array:
+    return profiles / profiles.max(axis=-1, keepdims=True)
+
+
+def _loss(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """Mean squared error of the relative dose."""
+    *inputs, dose = batch
+    return F.mse_loss(model(*inputs), dose)

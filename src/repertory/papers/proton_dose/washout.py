@@ -1,0 +1,166 @@
+"""Biological washout and depth selection: what disturbs the activity between the beam and the network.
+
+Between irradiation and scan the emitters decay, and blood carries them away: from each isotope a fast, a
+medium and a slow part (three-component model of Mizuno et al., Phys. Med. Biol. 2003). Since isotopes have
+different half-lives and tissues different blood flow, the *shape* of the activity changes. A scanner with a
+short field of view sees a window of the depth only.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repertory.papers.proton_dose.simulator import ISOTOPES, Array
+from repertory.problem import Problem
+
+Washout = Literal["A", "B", "none"]
+"""Set A: Mizuno 2003. Set B: by tissue. none: physical decay alone."""
+
+HALF_LIFE = {"C11": 1221.8, "O15": 122.2, "N13": 597.9, "C10": 19.3}
+"""Isotope -> half-life in seconds."""
+
+# -- tissue regions -----------------------------------------------------------------------------
+
+REGIONS = ("air", "fat", "soft tissue", "soft bone", "compact bone")
+_BORDERS = (-150, -30, 200, 1000)  # HU
+
+
+def region(hu: NDArray) -> NDArray[np.intp]:
+    """Index into `REGIONS` of each CT number in HU."""
+    return np.digitize(hu, _BORDERS)
+
+
+# -- rate constants -----------------------------------------------------------------------------
+# Component = (fraction M, biological decay constant per second); what does not wash out has the constant 0.
+
+_STAYS = ((1.0, 0.0),)
+_LN2 = math.log(2)
+
+# Mizuno 2003, rabbit muscle, 11C: fractions (rescaled to sum 1) and biological half-lives in seconds. Used for
+# all isotopes in fat and soft tissue; bone and air keep their emitters.
+_MUSCLE = tuple((m / 1.01, _LN2 / half_life) for m, half_life in ((0.30, 10.0), (0.19, 195.0), (0.52, 3175.0)))
+
+
+def _carbon(slow: float, half_life: float) -> tuple[tuple[float, float], ...]:
+    """Carbon by tissue: Toramatsu 2018 (fast, medium; per minute) and Parodi 2007 (slow; half-life in seconds)."""
+    fast, medium = (share / (0.20 + 0.32) * (1 - slow) for share in (0.20, 0.32))
+    return (fast, 21.04 / 60), (medium, 0.30 / 60), (slow, _LN2 / half_life)
+
+
+_CARBON = (_STAYS, _carbon(0.90, 15000), _carbon(0.35, 10000), _carbon(0.60, 8000), _carbon(0.90, 15000))
+_OXYGEN = (_STAYS, *[((0.62, 0.72 / 60), (0.38, 0.024 / 60))] * 4)  # 15O and 13N have no fast component
+
+COMPONENTS = {
+    "none": dict.fromkeys(ISOTOPES, (_STAYS,) * len(REGIONS)),
+    "A": dict.fromkeys(ISOTOPES, (_STAYS, _MUSCLE, _MUSCLE, _STAYS, _STAYS)),
+    "B": {"C11": _CARBON, "C10": _CARBON, "O15": _OXYGEN, "N13": _OXYGEN},
+}
+"""Set -> isotope -> region -> components."""
+
+
+def decay_factor(isotope: str, minutes: float = 0.0, washout: Washout = "B", scan_minutes: float = 0.0) -> Array:
+    r"""Activity per nucleus that was there at the end of the beam, for each of `REGIONS`.
+
+    $$A/N = \sum_c M_c \lambda e^{-(\lambda + \lambda_c) t}$$
+
+    in decays per second, or, over a scan of the duration T from t on, the decays counted:
+
+    $$\sum_c M_c \frac{\lambda}{\lambda + \lambda_c} e^{-(\lambda + \lambda_c) t} (1 - e^{-(\lambda + \lambda_c) T}).$$
+
+    Only physical decays are seen, hence $\lambda$ alone in the numerator.
+
+    Args:
+        isotope: one of `ISOTOPES`.
+        minutes: time t from the end of the beam.
+        washout: set of biological constants.
+        scan_minutes: duration T of the scan; 0: the activity at t.
+
+    Raises:
+        Problem: a time is negative, or so long that it must have been meant in seconds.
+
+    Example:
+        >>> float(decay_factor("C11", washout="none")[2]) * 1221.8  # times the half-life in s: ln 2
+        0.693147
+    """
+    for name, value in (("minutes", minutes), ("scan_minutes", scan_minutes)):
+        if not 0 <= value <= 60:
+            raise Problem(
+                f"{value:g} minutes after the beam hardly any activity is left; is this a time in seconds?"
+                if value > 60
+                else f"a time must not be negative: {value:g}",
+                name,
+                "give minutes, 0 to 60",
+            )
+    decay = _LN2 / HALF_LIFE[isotope]
+    factors = []
+    for components in COMPONENTS[washout][isotope]:
+        fraction, biological = np.array(components).T
+        rate = decay + biological
+        seen = 1 - np.exp(-rate * scan_minutes * 60) if scan_minutes else rate
+        factors.append(np.sum(fraction * decay / rate * np.exp(-rate * minutes * 60) * seen))
+    return np.array(factors)
+
+
+def activity(
+    nuclei: Array, hu: NDArray, minutes: float = 0.0, washout: Washout = "B", scan_minutes: float = 0.0
+) -> Array:
+    """Activity of all isotopes together, some time after the beam.
+
+    Isotopes are summed here and must be normalised only afterwards: their mixture is what changes.
+
+    Args:
+        nuclei: positron emitters at the end of the beam, (..., isotopes, L), in the order of `ISOTOPES`.
+        hu: CT numbers (..., L), which tell the tissue.
+        minutes, washout, scan_minutes: see `decay_factor`.
+
+    Returns:
+        (..., L) in Bq, or counts if there is a scan.
+    """
+    where = region(hu)
+    return sum(
+        (
+            nuclei[..., i, :] * decay_factor(isotope, minutes, washout, scan_minutes)[where]
+            for i, isotope in enumerate(ISOTOPES)
+        ),
+        start=np.zeros(np.shape(hu)),
+    )
+
+
+# -- depth selection ----------------------------------------------------------------------------
+
+BEYOND_EDGE = 20
+"""The window ends so many mm behind the distal edge of the activity."""
+
+
+def depth_window(profile: Array, window_mm: int) -> NDArray[np.bool_]:
+    """Where a window lies: it ends 20 mm behind the most distal depth with more than half the highest activity.
+
+    Args:
+        profile: activity (..., L) on the grid of 1 mm.
+        window_mm: length of the window. One that does not shorten the profile holds all of it, with a warning.
+
+    Returns:
+        (..., L)
+    """
+    length = profile.shape[-1]
+    if window_mm >= length:
+        warnings.warn(
+            f"a window of {window_mm} mm does not shorten a profile of {length} mm; nothing is cut", stacklevel=2
+        )
+        return np.ones(profile.shape, dtype=bool)
+    above = profile > 0.5 * profile.max(axis=-1, keepdims=True)
+    edge = length - 1 - np.argmax(above[..., ::-1], axis=-1)
+    end = np.minimum(edge + BEYOND_EDGE, length - 1)[..., None]
+    depth = np.arange(length)
+    return (depth <= end) & (depth > end - window_mm)
+
+
+def select_depth(profile: Array, window: NDArray[np.bool_]) -> Array:
+    """The activity inside a window, 0 outside, relative to the maximum that is left: (..., L) -> (..., L)."""
+    cut = np.where(window, profile, 0.0)
+    return cut / cut.max(axis=-1, keepdims=True)
