@@ -7,8 +7,10 @@ value = import path of the paper's package, which holds card.toml and study.py.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,8 +21,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 import repertory.papers as builtin
 from repertory.card import Card, read_card
+from repertory.files import cache_dir, write_text
 from repertory.problem import Problem
 
 if TYPE_CHECKING:
@@ -76,9 +81,21 @@ def folder(paper: str) -> Path:
 @functools.cache
 def card(paper: str) -> Card:
     """The card of a paper. Raises `Problem` for an unknown paper or a card that is not valid."""
-    found = read_card(folder(paper) / "card.toml")
+    path = folder(paper) / "card.toml"
+    if not path.exists():
+        return read_card(path)  # says what is wrong
+    # Parsing TOML takes most of the time of `repertory list`, so the parsed form is kept. Its name changes with
+    # the card and with card.py: an old form is never read.
+    stamps = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in (path, Path(__file__).with_name("card.py"))]
+    key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+    kept = cache_dir() / "cards" / f"{paper}-{key}.json"
+    with contextlib.suppress(OSError, ValidationError):
+        return Card.model_validate_json(kept.read_bytes())
+    found = read_card(path)
     if found.id != paper:
-        raise Problem(f"the card's id is {found.id!r}", folder(paper) / "card.toml", f"set id = {paper!r}")
+        raise Problem(f"the card's id is {found.id!r}", path, f"set id = {paper!r}")
+    with contextlib.suppress(OSError):
+        write_text(kept, found.model_dump_json())
     return found
 
 

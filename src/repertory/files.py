@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
@@ -67,3 +69,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def cache_dir() -> Path:
+    """Where samples and parsed cards are cached: $REPERTORY_CACHE, or the user's cache directory."""
+    return Path(os.environ.get("REPERTORY_CACHE") or platformdirs.user_cache_dir("repertory"))

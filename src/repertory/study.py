@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-import platformdirs
 import torch
 from filelock import FileLock
 from lightning_fabric import Fabric
@@ -25,7 +24,7 @@ from rich.progress import Progress
 from torch import nn
 
 from repertory import checkpoint
-from repertory.files import replace_folder, write_text
+from repertory.files import cache_dir, replace_folder, write_text
 from repertory.problem import Problem
 
 if TYPE_CHECKING:
@@ -402,8 +401,3 @@ def real_data(name: str) -> Path:
             f"set REPERTORY_DATA to a folder that holds {name}/, or pass --data, or use --scale laptop",
         )
     return folder
-
-
-def cache_dir() -> Path:
-    """Where samples are cached: $REPERTORY_CACHE, or the user's cache directory."""
-    return Path(os.environ.get("REPERTORY_CACHE") or platformdirs.user_cache_dir("repertory"))
