@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -81,14 +82,16 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
     undisturbed = Experiment(paper, "smoke", out=tmp_path / "undisturbed").run(seeds=1, arms=[study.method])
     monkeypatch.setenv("REPERTORY_KEEP_SECONDS", "0")
     steps = _interrupted_training(monkeypatch, study)
+    disturbed = Experiment(paper, "smoke", out=tmp_path / "disturbed")
     interruptions = 0
-    for steps["left"] in (1, 2, 3, sys.maxsize):
-        try:
-            disturbed = Experiment(paper, "smoke", out=tmp_path / "disturbed").run(seeds=1, arms=[study.method])
-        except KeyboardInterrupt:
-            interruptions += 1
+    for steps["left"] in (1, 2, 3):
+        with contextlib.suppress(KeyboardInterrupt):
+            disturbed.run(seeds=1, arms=[study.method])
+            break
+        interruptions += 1
     assert interruptions
-    assert disturbed.metrics == undisturbed.metrics
+    steps["left"] = sys.maxsize
+    assert disturbed.run(seeds=1, arms=[study.method]).metrics == undisturbed.metrics
 
 
 def _interrupted_training(monkeypatch: pytest.MonkeyPatch, study: type[Study]) -> dict[str, int]:

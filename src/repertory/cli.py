@@ -292,13 +292,14 @@ def predict(
     model: Annotated[Path, typer.Argument(help="model directory")],
     source: Annotated[Path, typer.Argument(help="your input: a file or a folder")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="folder for tables, pictures and arrays")] = None,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input."""
     from repertory import runner
 
     with tempfile.TemporaryDirectory() as folder:
-        prediction = runner.predict(model, source, Path(folder), console=err)
+        prediction = runner.predict(model, source, Path(folder), err, _settings(settings))
     if as_json:
         print(json_text({"text": prediction.text, "table": prediction.table}))
     else:

@@ -71,7 +71,7 @@ def interval_of(finding: Finding) -> str:
     if math.isinf(finding.low):
         interval = ""
     elif finding.low == finding.high == finding.estimate:
-        interval = " (exact)" if finding.n == 1 else f" (the same in all {finding.n} seeds)"
+        interval = "" if finding.n == 1 else f" (the same in all {finding.n} seeds)"
     else:
         interval = f", 95 % interval [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
     return f"{finding.label} = {number(finding.estimate)}{interval}; {_accepted(finding.accepted)}"

@@ -120,6 +120,15 @@ def study_config(study: type[Study], scale: str, changes: Mapping[str, Any] | No
     """
     if scale not in study.scales:
         raise Problem(f"{study.paper} has no scale {scale!r}", "--scale", f"choose from {', '.join(study.scales)}")
+    return changed(study, study.scales[scale], changes)
+
+
+def changed(study: type[Study], config: StudyConfig, changes: Mapping[str, Any] | None) -> StudyConfig:
+    """A configuration with fields changed.
+
+    Raises:
+        Problem: unknown field, or a value out of its range.
+    """
     changes = dict(changes or {})
     unknown = [name for name in changes if name not in study.Config.model_fields]
     if unknown:
@@ -129,7 +138,7 @@ def study_config(study: type[Study], scale: str, changes: Mapping[str, Any] | No
             f"settings: {', '.join(study.Config.model_fields)}",
         )
     try:
-        return study.Config.model_validate({**study.scales[scale].model_dump(), **changes})
+        return study.Config.model_validate({**config.model_dump(), **changes})
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
         described = study.Config.model_fields[name].description if name else ""
@@ -390,7 +399,11 @@ def about(paper: str, arm: str, seed: int, config: StudyConfig) -> dict[str, Any
 
 @contextlib.contextmanager
 def opened(
-    model_dir: Path, data: Path | None, out: Path, console: Console | None = None
+    model_dir: Path,
+    data: Path | None,
+    out: Path,
+    console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Study, nn.Module]]:
     """The study and the model of a model directory, ready for `evaluate` or `predict`.
 
@@ -405,6 +418,7 @@ def opened(
         config = study.Config.model_validate(origin.get("config", {}))
     except ValidationError as error:
         raise Problem(f"the model is of another version: {explain(error)}", model_dir, "train it anew") from error
+    config = changed(study, config, settings)
     fabric = Hardware().fabric()
     with _display(console) as display, torch.no_grad(), _threads(config.threads):
         session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
@@ -418,11 +432,17 @@ def evaluate(model_dir: Path, data: Path | None, out: Path, console: Console | N
         return study.evaluate(model, study.data())
 
 
-def predict(model_dir: Path, source: Path, out: Path, console: Console | None = None) -> Prediction:
-    """What a saved model says about the user's own input."""
+def predict(
+    model_dir: Path,
+    source: Path,
+    out: Path,
+    console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Prediction:
+    """What a saved model says about the user's own input; `settings` change fields of its configuration."""
     if not source.exists():
         raise Problem("no such file or folder", source, "give the path of the input to predict")
-    with opened(model_dir, None, out, console) as (study, model):
+    with opened(model_dir, None, out, console, settings) as (study, model):
         return study.predict(model, source)
 
 

@@ -47,14 +47,6 @@ from tests.fidelity.fill import digest, fill_, probe
 CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "ccgc.json").read_text(encoding="utf-8"))["cases"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def study(tmp_path: Path, seed: int = 0, **settings: Any) -> CCGCStudy:
     config = CCGCConfig.model_validate({**CCGCStudy.scales["smoke"].model_dump(), "hidden": 16, **settings})
     return CCGCStudy(config, Session(seed, tmp_path, keep_seconds=0.0))

@@ -1,0 +1,257 @@
+"""Images in class folders (ImageNet's layout), and two small samples of real images in it.
+
+    train/<class>/*.png|jpg|…    val/<class>/*.png|jpg|…      (or test/ in place of val/)
+
+Classes are numbered in the order of their names, as everyone does for ImageNet's wnids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from timm.data import auto_augment, create_transform
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from repertory.problem import Problem
+
+LAYOUT = """\
+train/<class>/*.png or *.jpg, grey or RGB
+val/<class>/*.png or *.jpg (or test/)"""
+CACHE_BYTES = 256 << 20
+"""Decoded images are kept up to this size, so that a small set is decoded once."""
+
+PHOTOGRAPHS = {
+    "skimage": (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+        "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "page.png", "retina.jpg", "rocket.jpg",
+        "motorcycle_left.png",
+    ),
+    "sklearn": ("china.jpg", "flower.jpg"),
+}  # fmt: skip
+"""What scikit-image (skimage/data) and scikit-learn (sklearn/datasets/images) ship."""
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset[tuple[Any, int]]):
+    """Labelled images; `self[i]` is (transform(image), label), the image a PIL image in RGB."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    transform: Callable[[Image.Image], Any] | None = None
+    _decoded: dict[Path, Image.Image] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self.image(index)
+        return image if self.transform is None else self.transform(image), self.labels[index]
+
+    def image(self, index: int) -> Image.Image:
+        """One image, decoded or remembered. Do not change it."""
+        path = self.paths[index]
+        if path not in self._decoded:
+            image = read_image(path)
+            # Supposing that the others are as large as this one.
+            if len(self._decoded) * 3 * image.width * image.height > CACHE_BYTES:
+                return image
+            self._decoded[path] = image
+        return self._decoded[path]
+
+    def seen_through(self, transform: Callable[[Image.Image], Any]) -> ImageSet:
+        """The same images, transformed."""
+        return replace(self, transform=transform)
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """Some of the images."""
+        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=tuple(self.labels[i] for i in indices))
+
+    def named(self, classes: Sequence[str]) -> ImageSet:
+        """The same images, with their classes numbered as in `classes`, which may hold more of them.
+
+        Raises:
+            Problem: an image is of none of `classes`.
+        """
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise Problem(
+                f"images of the class {unknown[0]!r}, which is none of the {len(classes)} known ({classes[0]!r}, …)",
+                self.paths[self.labels.index(self.classes.index(unknown[0]))].parent,
+                "give images of the known classes, in folders of their names",
+            )
+        numbers = [list(classes).index(name) for name in self.classes]
+        return replace(self, labels=tuple(numbers[label] for label in self.labels), classes=tuple(classes))
+
+    def drawn(self, per_class: int, rng: np.random.Generator) -> ImageSet:
+        """`per_class` images of each class, or all where there are fewer, drawn by `rng`."""
+        labels = np.array(self.labels)
+        of_classes = [rng.permutation(np.flatnonzero(labels == k))[:per_class] for k in range(len(self.classes))]
+        return self.subset(np.sort(np.concatenate(of_classes)).tolist())
+
+
+def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:
+    """The training and the held-out images of a folder; the training set is empty if there is only val/ or test/.
+
+    Raises:
+        Problem: no such folders, a class without images, or held-out classes that are not in the training set.
+    """
+    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if held_out is None:
+        raise Problem("no images in class folders here", folder, f"expected: {'; '.join(LAYOUT.splitlines())}")
+    test = read_class_folders(held_out)
+    if not (folder / "train").is_dir():
+        return ImageSet((), (), test.classes), test
+    train = read_class_folders(folder / "train")
+    return train, test.named(train.classes)
+
+
+def read_class_folders(folder: Path) -> ImageSet:
+    """The images below `folder`/<class>/, at any depth; classes are numbered in the order of their names.
+
+    Raises:
+        Problem: no class folders, or one without images.
+    """
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise Problem("no class folders here", folder, "put the images of each class into a folder of its name")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, name in enumerate(found):
+        images = image_files(folder / name)
+        if not images:
+            raise Problem(
+                f"the class {name!r} has no images", folder / name, f"add images ({', '.join(IMG_EXTENSIONS)})"
+            )
+        paths += images
+        labels += [number] * len(images)
+    return ImageSet(tuple(paths), tuple(labels), tuple(found))
+
+
+def image_files(source: Path) -> list[Path]:
+    """The image itself, or all images below a folder, sorted; hidden files are left out."""
+    if source.is_file():
+        return [source]
+    return sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """One image in RGB: grey is repeated, 16 bits are scaled to 8, transparency is dropped.
+
+    Raises:
+        Problem: the file is not an image, or is truncated; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise Problem("the file is not an image", path, "replace or remove the file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Problem(f"the image cannot be read: {error}", path, "replace or remove the file") from error
+
+
+# -- augmentation -------------------------------------------------------------------------------
+
+
+def augmentation(**options: Any) -> Callable[[Image.Image], Any]:
+    """timm's training transform: `timm.data.create_transform(is_training=True, **options)`.
+
+    Where the strongest posterisation would leave no bit of a colour, one is left: newer versions of Pillow refuse
+    what older ones answered with a black image.
+    """
+    transform = cast(transforms.Compose, create_transform(is_training=True, **options))
+    for step in transform.transforms:
+        for operation in [*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))]:
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return auto_augment.posterize(image, max(1, bits))
+
+
+# -- samples ------------------------------------------------------------------------------------
+
+
+def write_digits(folder: Path, size: int = 32, train: int = 50, val: int = 80) -> None:
+    """scikit-learn's 8 x 8 scans of handwritten digits as an image folder.
+
+    Args:
+        folder: train/<digit>/ and val/<digit>/ are made in it.
+        size: height and width in pixels, enlarged bilinearly.
+        train: images of each digit for training, at most 90.
+        val: images of each digit held out, at most 84: the last ones, which other writers wrote.
+    """
+    pixels, labels = load_digits(return_X_y=True)
+    for digit in range(10):
+        scans = (pixels[labels == digit].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        for part, chosen in (("train", scans[:train]), ("val", scans[-val:])):
+            _write(folder / part / str(digit), (Image.fromarray(scan).resize((size, size)) for scan in chosen))
+
+
+def write_photo_crops(folder: Path, size: int = 32, train: int = 60, val: int = 25) -> None:
+    """Grey crops of 18 photographs as an image folder; the class is the photograph.
+
+    Training crops come from the upper 60 % of a photograph, held-out ones from the rest, so no pixel is in both.
+
+    Args:
+        folder: train/<photograph>/ and val/<photograph>/ are made in it.
+        size: height and width in pixels.
+        train: training crops of each photograph.
+        val: held-out crops of each photograph.
+    """
+    rng = np.random.default_rng(0)
+    for name, photograph in _photographs():
+        width, height = photograph.size
+        cut = round(0.6 * height)
+        for part, count, top, bottom in (("train", train, 0, cut), ("val", val, cut, height)):
+            crops = (_crop(photograph, (0, top, width, bottom), size, rng) for _ in range(count))
+            _write(folder / part / name, crops)
+
+
+def _photographs() -> Iterator[tuple[str, Image.Image]]:
+    roots = {"skimage": files("skimage") / "data", "sklearn": files("sklearn") / "datasets" / "images"}
+    for package, names in PHOTOGRAPHS.items():
+        for name in names:
+            with as_file(roots[package] / name) as path, Image.open(path) as image:
+                yield path.stem, image.convert("L")
+
+
+def _crop(
+    photograph: Image.Image, region: tuple[int, int, int, int], size: int, rng: np.random.Generator
+) -> Image.Image:
+    """A square of 35 to 90 % of the region's shorter side, its contrast and brightness changed, perhaps mirrored."""
+    left, top, right, bottom = region
+    side = int(rng.uniform(0.35, 0.9) * min(right - left, bottom - top))
+    x, y = int(rng.integers(left, right - side + 1)), int(rng.integers(top, bottom - side + 1))
+    crop = photograph.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+    grey = np.asarray(crop, dtype=np.float64)
+    grey = ((grey - grey.mean()) * rng.uniform(0.6, 1.2) + grey.mean()) * rng.uniform(0.7, 1.25)
+    grey = grey[:, ::-1] if rng.random() < 0.5 else grey
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def _write(folder: Path, images: Iterator[Image.Image]) -> None:
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images):
+        image.save(folder / f"{number:04d}.png")

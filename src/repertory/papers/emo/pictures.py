@@ -1,0 +1,132 @@
+"""Pictures: where a pixel looks, what was recognised, accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from repertory.papers.emo.model import EMO, iRMB
+
+
+@dataclass(frozen=True)
+class PixelAttention:
+    """Where one pixel of a map looks."""
+
+    weights: np.ndarray
+    """(H, W), mean over heads; NaN outside the pixel's window."""
+    pixel: tuple[int, int]
+    stage: int
+    block: int
+    windows: int
+
+
+@torch.no_grad()
+def pixel_attention(model: EMO, image: Tensor, row: float, column: float) -> PixelAttention | None:
+    """The attention of one pixel, in the last block of the first stage whose map has several windows.
+
+    Args:
+        model: in evaluation mode.
+        image: (C, H, W), preprocessed.
+        row: from 0 (top) to 1 (bottom).
+        column: from 0 (left) to 1 (right).
+
+    Returns:
+        None if the model has no attention. Where no map has several windows, the first with attention is taken.
+    """
+    seen: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
+    for number, stage in enumerate(model.stages, start=1):
+        *_, block = blocks = list(stage.children())
+        if isinstance(block, iRMB) and block.attn_s:
+            u = _input_of(model, block, image)
+            seen.append((number, len(blocks), u, *block.attention(u)))
+    if not seen:
+        return None
+    number, block_number, u, weights, places = next((s for s in seen if len(s[-1]) > 1), seen[0])
+    height, width = u.shape[-2:]
+    pixel = min(int(row * height), height - 1), min(int(column * width), width - 1)
+    window, position = (
+        int(found) for found in (places == torch.tensor(pixel, device=places.device)).all(-1).nonzero()[0]
+    )
+    shown = np.full((height, width), np.nan)
+    for (r, c), weight in zip(places[window].tolist(), weights[window, :, position].mean(0).tolist(), strict=True):
+        if r < height and c < width:
+            shown[r, c] = weight
+    return PixelAttention(shown, pixel, number, block_number, len(places))
+
+
+def _input_of(model: EMO, block: iRMB, image: Tensor) -> Tensor:
+    """The normalised input of a block, (1, C, H, W)."""
+    seen: list[Tensor] = []
+    handle = block.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(image[None])
+    handle.remove()
+    return seen[0]
+
+
+def attention_picture(picture: np.ndarray, attention: PixelAttention) -> Figure:
+    """The chosen pixel on the image, and the weights of the pixels of its window over it.
+
+    Args:
+        picture: (H, W, 3), 0 to 1.
+        attention: of a pixel on that image.
+    """
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    height, width = attention.weights.shape
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for axes in (left, right):
+        axes.imshow(picture, extent=extent, alpha=1.0 if axes is left else 0.35)
+        axes.plot(attention.pixel[1], attention.pixel[0], "s", markersize=9, fillstyle="none", color="#cf222e", mew=2)
+        axes.set_xticks(np.arange(width + 1) - 0.5, [])
+        axes.set_yticks(np.arange(height + 1) - 0.5, [])
+        axes.grid(color="white", linewidth=0.4)
+        axes.tick_params(length=0)
+    shown = right.imshow(np.ma.masked_invalid(attention.weights), extent=extent, alpha=0.75, cmap="viridis", vmin=0)
+    figure.colorbar(shown, ax=right, shrink=0.85, label="attention weight, mean over heads")
+    left.set_title(f"pixel {attention.pixel} of the {height} x {width} map")
+    members = int(np.isfinite(attention.weights).sum())
+    right.set_title(
+        f"stage {attention.stage}, block {attention.block}: its window, {members} pixels (1 of {attention.windows})"
+    )
+    return figure
+
+
+def predictions_picture(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+    """Images (H, W, 3) with what was recognised in them."""
+    columns = min(6, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
+    for axes, picture, title in zip(figure.subplots(rows, columns, squeeze=False).flat, pictures, titles, strict=False):
+        axes.imshow(picture)
+        axes.set_title(title, fontsize=8)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    return figure
+
+
+def accuracy_picture(points: Sequence[tuple[str, float, float, bool]]) -> Figure:
+    """Published top-1 accuracy against multiply-accumulates.
+
+    Args:
+        points: name, millions of multiply-accumulates, top-1 in per cent, whether it is an EMO.
+    """
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    emo = sorted((macs, top1) for _, macs, top1, own in points if own)
+    axes.plot(*zip(*emo, strict=True), color="#0969da", linewidth=1)
+    for name, macs, top1, own in points:
+        axes.plot(macs, top1, "o", color="#0969da" if own else "#8c959f")
+        beside = {"xytext": (-7, 3), "ha": "right"} if own else {"xytext": (7, -3), "ha": "left"}
+        axes.annotate(name, (macs, top1), textcoords="offset points", fontsize=8, **beside)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("multiply-accumulates of an image, millions (of EMO: counted here)")
+    axes.set_ylabel("ImageNet-1K top-1, %, as published")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,188 @@
+"""Images in class folders: reading, bad input, and the two samples."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repertory.data import images
+from repertory.problem import Problem
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    images.write_digits(folder, train=4, val=3)
+    return folder
+
+
+def test_the_digits_are_read_back(digits: Path) -> None:
+    train, val = images.read_splits(digits)
+    assert (len(train), len(val)) == (40, 30)
+    assert train.classes == val.classes == tuple("0123456789")
+    assert train.labels == tuple(k for k in range(10) for _ in range(4))
+    image, label = train[0]
+    assert (image.mode, image.size, label) == ("RGB", (32, 32), 0)
+    assert len({train.image(i).tobytes() for i in range(40)} | {val.image(i).tobytes() for i in range(30)}) == 70
+
+
+def test_samples_do_not_change_from_one_writing_to_the_next(digits: Path, tmp_path: Path) -> None:
+    images.write_digits(tmp_path / "again", train=4, val=3)
+    images.write_photo_crops(tmp_path / "one", train=2, val=1)
+    images.write_photo_crops(tmp_path / "two", train=2, val=1)
+    for a, b in ((digits, tmp_path / "again"), (tmp_path / "one", tmp_path / "two")):
+        files = [path.relative_to(a) for path in images.image_files(a)]
+        assert files == [path.relative_to(b) for path in images.image_files(b)]
+        assert all((a / path).read_bytes() == (b / path).read_bytes() for path in files)
+
+
+def test_photo_crops_are_grey_and_of_18_photographs(tmp_path: Path) -> None:
+    images.write_photo_crops(tmp_path, size=48, train=3, val=2)
+    train, val = images.read_splits(tmp_path)
+    assert len(train.classes) == 18
+    assert (len(train), len(val)) == (54, 36)
+    pixels = np.stack([np.asarray(train.image(i)) for i in range(54)])
+    assert pixels.shape == (54, 48, 48, 3)
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    assert pixels.std(axis=(1, 2, 3)).min() > 0
+
+
+def test_a_small_set_is_decoded_once_and_a_large_one_is_not_kept(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    original = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: decoded.append(path) or original(path))
+    train, _ = images.read_splits(digits)
+    for view in (train, train.seen_through(np.asarray), train.subset(range(40))):
+        for i in range(40):
+            view[i]
+    assert len(decoded) == 40
+    monkeypatch.setattr(images, "CACHE_BYTES", 10 * 32 * 32 * 3)
+    large, _ = images.read_splits(digits)
+    for _ in range(2):
+        for i in range(40):
+            large[i]
+    assert len(large._decoded) <= 11
+
+
+def test_drawn_takes_as_many_of_each_class_and_depends_on_the_generator_alone(digits: Path) -> None:
+    train, _ = images.read_splits(digits)
+    a, b, c = (train.drawn(2, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert a.paths == b.paths != c.paths
+    assert np.bincount(a.labels).tolist() == [2] * 10
+    assert train.drawn(99, np.random.default_rng(0)).paths == train.paths
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_held_out_images_alone_can_be_read(digits: Path, tmp_path: Path, part: str) -> None:
+    shutil.copytree(digits / "val", tmp_path / part)
+    train, test = images.read_splits(tmp_path)
+    assert (len(train), len(test)) == (0, 30)
+
+
+def test_held_out_classes_keep_the_numbers_of_the_training_classes(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "train", tmp_path / "train")
+    shutil.copytree(digits / "val" / "7", tmp_path / "val" / "7")
+    assert set(images.read_splits(tmp_path)[1].labels) == {7}
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(np.full((4, 4), 200, np.uint8)), 200),
+        (Image.fromarray(np.full((4, 4), 200 * 257, np.uint16)), 200),
+        (Image.new("RGBA", (4, 4), (200, 200, 200, 128)), 200),
+        (Image.new("P", (4, 4), 0), 0),
+        (Image.new("1", (4, 4), 1), 255),
+    ],
+    ids=["grey", "16 bits", "transparent", "palette", "black and white"],
+)
+def test_every_kind_of_image_becomes_rgb(image: Any, expected: int, tmp_path: Path) -> None:
+    image.save(tmp_path / "x.png")
+    read = images.read_image(tmp_path / "x.png")
+    assert read.mode == "RGB"
+    assert (np.asarray(read) == expected).all()
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "v0"])
+def test_the_strongest_posterisation_leaves_a_bit(policy: str) -> None:
+    transform: Any = images.augmentation(input_size=32, auto_augment=policy)
+    image = Image.new("RGB", (40, 40), (200, 100, 50))
+    operations = []
+    for step in transform.transforms:
+        operations += [*getattr(step, "ops", ()), *(op for pair in getattr(step, "policy", ()) for op in pair)]
+    posterize = [op for op in operations if op.name.startswith("Posterize")]
+    assert posterize
+    for operation in posterize:
+        assert operation.aug_fn(image, 0).getpixel((0, 0)) == (128, 0, 0)
+    assert transform(image).shape == (3, 32, 32)
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_truncated_image_is_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"broken.{suffix}"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(Problem, match="cannot be read") as caught:
+        images.read_image(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_a_file_that_is_no_image_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "note.png"
+    path.write_bytes(content)
+    with pytest.raises(Problem, match="not an image") as caught:
+        images.read_image(path)
+    assert caught.value.where == str(path)
+
+
+def test_an_empty_class_folder_is_named(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    (tmp_path / "data" / "train" / "empty").mkdir()
+    (tmp_path / "data" / "train" / ".cache").mkdir()
+    with pytest.raises(Problem, match="'empty' has no images") as caught:
+        images.read_splits(tmp_path / "data")
+    assert caught.value.where.endswith("empty")
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="no images in class folders"):
+        images.read_splits(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(Problem, match="no class folders") as caught:
+        images.read_splits(tmp_path)
+    assert caught.value.where == str(tmp_path / "val")
+
+
+def test_a_held_out_class_that_was_not_trained_is_named(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "train" / "3")
+    with pytest.raises(Problem, match="class '3', which is none of the 9"):
+        images.read_splits(tmp_path / "data")
+
+
+# -- real data ----------------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "train", "test", "classes"), [("mnist-png", 1500, 600, 10), ("cifar10-subset", 10_000, 2_000, 10)]
+)
+def test_real_image_folders(name: str, train: int, test: int, classes: int) -> None:
+    folder = Path(os.environ.get("REPERTORY_DATA", "")) / name
+    if not os.environ.get("REPERTORY_DATA") or not folder.exists():
+        pytest.skip(f"needs {name} under $REPERTORY_DATA")
+    parts = images.read_splits(folder)
+    assert (len(parts[0]), len(parts[1]), len(parts[0].classes)) == (train, test, classes)
+    assert parts[0].image(0).mode == "RGB"
