@@ -123,7 +123,7 @@ def test_the_terminal_report_sets_claim_published_measured_and_verdict_side_by_s
         "accuracy: wide - plain = 30.5, 95 % interval [29.26, 31.74], n = 3; claimed: above 5",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
         "every seed gives exactly the margin", "needs a billion rings",
-        "parameters_8 = 42; claimed: 42", "measured: parameters_4 22",
+        "parameters_8 = 42; claimed: 42", "parameters_4 22",
         "mean ± standard deviation over seeds",
     ):  # fmt: skip
         assert words in text, words

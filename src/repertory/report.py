@@ -79,7 +79,7 @@ def interval_of(finding: Finding) -> str:
 
 def _accepted(region: tuple[float, float]) -> str:
     low, high = region
-    if low == high:
+    if number(low) == number(high):
         return f"claimed: {number(low)}"
     if math.isinf(high):
         return f"claimed: above {number(low)}"
@@ -89,7 +89,7 @@ def _accepted(region: tuple[float, float]) -> str:
 
 
 def measured_in(claim: Claim, result: Result) -> list[tuple[str, str, str]]:
-    """(arm, metric, mean ± std) of everything that the claim's tests look at, each once."""
+    """(arm, metric, mean ± std) of all that the claim's tests look at, each once; no arm: a figure of `measure`."""
     wanted: list[tuple[str, str]] = []
     for test in claim.test:
         if isinstance(test, Compare):
@@ -104,7 +104,7 @@ def measured_in(claim: Claim, result: Result) -> list[tuple[str, str, str]]:
             values = [metrics.get(metric, math.nan) for metrics in result.metrics.get(arm, {}).values()]
         else:
             values = [result.figures.get(metric, math.nan)]
-        rows.append((arm or "measured", metric, spread(values)))
+        rows.append((arm, metric, spread(values)))
     return rows
 
 
@@ -151,7 +151,7 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
         body.append(Line.assemble(("published  ", "dim"), "\n           ".join(map(figure_of, claim.published))))
     rows = measured_in(claim, result)
     if rows:
-        lines = [f"{arm}: {metric} {values}" for arm, metric, values in rows]
+        lines = [f"{arm}: {metric} {values}" if arm else f"{metric} {values}" for arm, metric, values in rows]
         body.append(Line.assemble(("measured   ", "dim"), "\n           ".join(lines)))
     for finding in verdict.findings:
         line = Line.assemble(("test       ", "dim"), interval_of(finding)) if finding.label else Line()
@@ -184,7 +184,7 @@ def _arms(result: Result) -> RenderableType:
 def claimed_metrics(result: Result) -> list[str]:
     """The metrics of trials that claims are about, in the claims' order; all metrics, if none is."""
     card = catalog.card(result.paper)
-    claimed = [metric for claim in card.claim for arm, metric, _ in measured_in(claim, result) if arm != "measured"]
+    claimed = [metric for claim in card.claim for arm, metric, _ in measured_in(claim, result) if arm]
     present = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
     return [metric for metric in dict.fromkeys(claimed) if metric in present] or list(present)
 

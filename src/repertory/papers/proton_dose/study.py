@@ -44,7 +44,7 @@ from repertory.training import Recipe, fit
 class ProtonDoseConfig(Recipe):
     """The network, the scanner, and which beams are used."""
 
-    epochs: int = Field(default=30, ge=1, description="passes over the training beams")
+    epochs: int = Field(default=60, ge=1, description="passes over the training beams")
     optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
     lr: float = Field(default=1e-2, gt=0, description="peak learning rate")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
