@@ -46,7 +46,7 @@ def number(value: float) -> str:
         return "not finite"
     if 1000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    return f"{value + 0.0:.4g}"  # the sum has no negative zero
+    return f"{value:.4g}" if abs(value) > 1e-12 else "0"  # less is what rounding leaves of equal means
 
 
 def spread(values: Sequence[float]) -> str:
