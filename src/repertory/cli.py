@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,8 @@ _debug = False
 
 def main() -> None:
     """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
+    # Meant for timm, which compiles with it; our users can do nothing about it.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         app(args=_with_ray_address(sys.argv[1:]))
     except Problem as problem:
@@ -438,12 +441,11 @@ def record(
     from repertory import report
     from repertory.runner import Experiment
 
-    folder = _checkout() / "results"
     for paper in papers or catalog.packages():
-        result = Experiment(paper, scale).run(fresh=True, jobs=jobs, console=out)
         name = paper if scale == "laptop" else f"{paper}.{scale}"
-        result.save(folder / f"{name}.json")
-        write_text(folder / f"{name}.svg", report.svg(result))
+        experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
+        result = experiment.run(fresh=True, jobs=jobs, console=out)
+        result.save(_checkout() / "results" / f"{name}.json")
         out.print(report.terminal(result))
     table()
 
@@ -452,15 +454,21 @@ def record(
 def table(
     check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
 ) -> None:
-    """Generate README's table of papers from cards and recorded results."""
+    """Generate README's table of papers, and the pictures beside it, from cards and recorded results."""
     from repertory import report
+    from repertory.runner import Result
 
     readme = _checkout() / "README.md"
     text = readme.read_text(encoding="utf-8")
     fresh = report.with_table(text, report.markdown_table(catalog.recorded()))
-    if check and fresh != text:
+    if check:
+        if fresh == text:
+            return
         raise Problem("README's table of papers is out of date", readme, "run `repertory table`")
     write_text(readme, fresh)
+    for path in (_checkout() / "results").glob("*.json"):
+        result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
+        write_text(path.with_suffix(".svg"), report.svg(result))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -196,10 +197,11 @@ def _failed(result: Result) -> list[RenderableType]:
 
 
 def svg(result: Result, width: int = 110) -> str:
-    """The terminal report as an SVG picture."""
+    """The terminal report as an SVG picture that loads nothing from elsewhere."""
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(terminal(result))
-    return console.export_svg(title=f"repertory run {result.paper}")
+    picture = console.export_svg(title=f"repertory run {result.paper}")
+    return re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)  # rich names fonts on a server
 
 
 # -- HTML ---------------------------------------------------------------------------------------
