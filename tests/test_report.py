@@ -291,7 +291,7 @@ def rows(table: str) -> list[list[str]]:
 
 
 def test_the_table_has_a_row_for_every_claim_of_every_paper(toy: Path) -> None:
-    table = rows(report.markdown_table({}))
+    table = rows(report.markdown_table(catalog.cards(), {}))
     assert table[0] == ["paper", "claim", "published", "measured", "verdict"]
     assert len(table) - 2 == sum(len(card.claim) for card in catalog.cards())
     assert all(len(row) == 5 for row in table)
@@ -304,7 +304,7 @@ def test_the_table_shows_published_and_measured_figures_and_verdicts(toy: Path, 
     desk = json.loads(
         result(scale="desk", data="big rings").save(tmp_path / "toy.desk.json").read_text(encoding="utf-8")
     )
-    table = rows(report.markdown_table({"toy": [laptop, desk]}))
+    table = rows(report.markdown_table(catalog.cards(), {"toy": [laptop, desk]}))
     first = next(position for position, row in enumerate(table) if row[0].startswith("**toy**"))
     mine = table[first : first + 5]
     assert mine[0][0] == "**toy** (Journal of Toys 2024)"
@@ -323,7 +323,7 @@ def test_cells_cannot_break_the_table(toy: Path, monkeypatch: pytest.MonkeyPatch
     card = catalog.card("toy")
     claim = Claim.model_validate({**card.claim[0].model_dump(), "en": "a | b\nc"})
     monkeypatch.setattr(catalog, "cards", lambda: [card.model_copy(update={"claim": (claim,)})])
-    (row,) = rows(report.markdown_table({}))[2:]
+    (row,) = rows(report.markdown_table(catalog.cards(), {}))[2:]
     assert row[1] == r"a \| b c"
 
 

@@ -99,9 +99,10 @@ def card(paper: str) -> Card:
     return found
 
 
-def cards() -> list[Card]:
-    """All cards, by topic and identifier."""
-    return sorted((card(paper) for paper in packages()), key=lambda c: (c.topic, c.id))
+def cards(built_in: bool = False) -> list[Card]:
+    """All cards, or those of this package alone, by topic and identifier."""
+    papers = [p for p, where in packages().items() if not built_in or where.startswith(f"{builtin.__name__}.")]
+    return sorted((card(paper) for paper in papers), key=lambda c: (c.topic, c.id))
 
 
 def load(paper: str) -> type[Study]:

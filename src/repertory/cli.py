@@ -441,7 +441,7 @@ def record(
     from repertory import report
     from repertory.runner import Experiment
 
-    for paper in papers or catalog.packages():
+    for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
         result = experiment.run(fresh=True, jobs=jobs, console=out)
@@ -460,7 +460,7 @@ def table(
 
     readme = _checkout() / "README.md"
     text = readme.read_text(encoding="utf-8")
-    fresh = report.with_table(text, report.markdown_table(catalog.recorded()))
+    fresh = report.with_table(text, report.markdown_table(catalog.cards(built_in=True), catalog.recorded()))
     if check:
         if fresh == text:
             return

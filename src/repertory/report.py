@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from repertory import catalog
-from repertory.card import Claim, Compare, Published, Trend, Value
+from repertory.card import Card, Claim, Compare, Published, Trend, Value
 from repertory.files import write_text
 from repertory.problem import Problem
 from repertory.show import COLOURS
@@ -303,14 +303,15 @@ def _png_uri(content: bytes) -> str:
 # -- README's table -----------------------------------------------------------------------------
 
 
-def markdown_table(results: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+def markdown_table(cards: Sequence[Card], results: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
     """Papers, claims, published and measured figures, verdicts, from cards and recorded results.
 
     Args:
+        cards: a row for each claim of each.
         results: paper -> recorded results (the content of results/<id>*.json).
     """
     lines = ["| paper | claim | published | measured | verdict |", "| --- | --- | --- | --- | --- |"]
-    for card in catalog.cards():
+    for card in cards:
         recorded = list(results.get(card.id, ()))
         for position, claim in enumerate(card.claim):
             name = f"**{card.id}** ({card.venue} {card.year})" if position == 0 else ""
