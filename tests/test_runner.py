@@ -110,8 +110,7 @@ def test_bad_input_stops_the_run_and_leaves_nothing_behind(toy_net: str, tmp_pat
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(Problem, match=r"train\.csv"):
-        Experiment(toy_net, "smoke", data=empty, out=tmp_path / "run").run()
-    assert not (tmp_path / "run").exists()
+        Experiment(toy_net, "smoke", data=empty, out=tmp_path / "runs" / "toy" / "smoke").run()
     with pytest.raises(Problem, match=r"train\.csv"):
         Experiment(toy_net, "smoke", data=empty, out=tmp_path / "model").train()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]

@@ -298,7 +298,7 @@ class Experiment:
     @contextlib.contextmanager
     def _claimed(self) -> Iterator[None]:
         """Hold the run directory alone; leave none behind if the input turns out to be bad before any trial ends."""
-        ours = not self.out.exists()
+        made = next((folder for folder in [*reversed(self.out.parents), self.out] if not folder.exists()), None)
         self.out.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.out / ".lock", timeout=0):
@@ -306,8 +306,8 @@ class Experiment:
         except Timeout as error:
             raise Problem("another process runs in this run directory", self.out, "wait, or choose --out") from error
         except Problem as problem:
-            if ours and not isinstance(problem, Diverged) and not any(self.out.glob("trials/*/result.json")):
-                shutil.rmtree(self.out, ignore_errors=True)
+            if made and not isinstance(problem, Diverged) and not any(self.out.glob("trials/*/result.json")):
+                shutil.rmtree(made, ignore_errors=True)
             raise
 
     def _settle_config(self) -> None:
