@@ -174,8 +174,9 @@ class Session:
     def figure(self, name: str, figure: Figure) -> Path:
         """Save a matplotlib figure as figures/<name>.png of this trial, and close it."""
         path = self.out_dir / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=110, bbox_inches="tight")
+        if self.fabric.is_global_zero:
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(path, dpi=110, bbox_inches="tight")
         figure.clear()
         return path
 
