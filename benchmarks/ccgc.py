@@ -9,12 +9,11 @@ ours is faster). Sizes are those of BAT and Cora; the points are random, with K 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
@@ -24,6 +23,7 @@ from repertory.files import write_json
 from repertory.papers.ccgc import CCGC, kmeans, warmup_loss
 from repertory.papers.ccgc.loop import confident_members, guided_loss
 from repertory.papers.ccgc.recipe import SETTINGS, CCGCConfig
+from repertory.timing import race, ratio
 
 HIDDEN = 500
 SIZES = ("bat", "cora")
@@ -44,22 +44,11 @@ def straightforward_warmup(z1: Tensor, z2: Tensor) -> Tensor:
     return F.mse_loss(z1 @ z2.T, torch.eye(len(z1)))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def race(ours: Callable[[], object], other: Callable[[], object], pairs: int) -> dict[str, float]:
+def compare(ours: Callable[[], object], other: Callable[[], object], pairs: int) -> dict[str, float]:
     """Medians of the times in milliseconds, and of the paired ratios."""
-    for work in (ours, other):
-        work()  # warm-up
-    times = [(seconds(ours), seconds(other)) for _ in range(pairs)]
-    return {
-        "ours_ms": 1e3 * statistics.median(a for a, _ in times),
-        "other_ms": 1e3 * statistics.median(b for _, b in times),
-        "ratio": statistics.median(b / a for a, b in times),
-    }
+    times = race({"ours": ours, "other": other}, range(1 + pairs))
+    medians = {f"{name}_ms": 1e3 * float(np.median(taken)) for name, taken in times.items()}
+    return {**medians, "ratio": ratio(times, "ours", "other")}
 
 
 def points_of(n: int, clusters: int) -> Tensor:
@@ -114,9 +103,9 @@ def races(data: str, pairs: int) -> dict[str, dict[str, float]]:
         return kmeans(points, len(start), centres=start)
 
     return {
-        f"K-means, {data}: straightforward": race(ours, lambda: straightforward_kmeans(points, start), pairs),
-        f"K-means, {data}: scikit-learn": race(ours, lambda: peer.fit(array), pairs),
-        f"warm-up loss and gradient, {data}: straightforward": race(
+        f"K-means, {data}: straightforward": compare(ours, lambda: straightforward_kmeans(points, start), pairs),
+        f"K-means, {data}: scikit-learn": compare(ours, lambda: peer.fit(array), pairs),
+        f"warm-up loss and gradient, {data}: straightforward": compare(
             backward(warmup_loss, points), backward(straightforward_warmup, points), pairs
         ),
     }
@@ -135,9 +124,8 @@ def main() -> None:
         results |= races(data, options.pairs)
         for stage in ("warm-up", "guided"):
             step = epoch(data, stage)
-            step()
-            times = [seconds(step) for _ in range(options.pairs)]
-            results[f"epoch, {data}, {stage}"] = {"ours_ms": 1e3 * statistics.median(times)}
+            times = race({"ours": step}, range(1 + options.pairs))
+            results[f"epoch, {data}, {stage}"] = {"ours_ms": 1e3 * float(np.median(times["ours"]))}
     for name, result in results.items():
         other = f"{result['other_ms']:9.2f} ms   ratio {result['ratio']:5.2f}" if "ratio" in result else ""
         print(f"{name:54s} {result['ours_ms']:9.2f} ms {other}")

@@ -11,6 +11,7 @@ written out. It computes the same numbers, which is checked before the race.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from repertory.files import write_json
 from repertory.papers.emo import EMO, VARIANTS
 from repertory.papers.emo.model import iRMB
-from repertory.papers.emo.speed import race, ratio
+from repertory.timing import race, ratio
 
 
 class Straightforward(nn.Module):
@@ -102,9 +103,10 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for batch in arguments.batches:
         x = torch.randn(batch, 3, 224, 224)
+        contestants = {name: partial(model.eval(), x) for name, model in models.items()}
         with torch.inference_mode():
-            torch.testing.assert_close(models["straightforward"].eval()(x), ours(x), rtol=1e-4, atol=1e-5)
-        times = race(models, x, range(1 + max(7, arguments.rounds)))
+            torch.testing.assert_close(contestants["straightforward"](), ours(x), rtol=1e-4, atol=1e-5)
+            times = race(contestants, range(1 + max(7, arguments.rounds)))
         row = {f"{name}, images/s": batch / float(np.median(times[name])) for name in models}
         row |= {f"{name} over {peer}": ratio(times, name, peer) for name in ("ours", "ours, fused") for peer in peers}
         found[f"batch {batch}"] = row

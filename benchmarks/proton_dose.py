@@ -9,36 +9,23 @@ Contestants take turns; the ratio is the median over the rounds.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from repertory.papers.proton_dose.model import Cell, DoseRNN
 from repertory.papers.proton_dose.simulator import ENERGIES, dose, emitters, phantoms
+from repertory.timing import race, ratio
 
 
-def race(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, call in contestants.items():
-            started = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def show(seconds: dict[str, list[float]], against: str, per_call: float, unit: str) -> None:
-    for name, taken in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(taken, seconds[against], strict=True))
-        rate = per_call / statistics.median(taken)
-        print(f"  {name:12s} {rate:10.1f} {unit}   {ratio:6.2f} x the time of {against}")
+def show(times: Mapping[str, NDArray[np.float64]], against: str, per_call: float, unit: str) -> None:
+    for name, taken in times.items():
+        slower = ratio(times, against, name)
+        print(f"  {name:12s} {per_call / np.median(taken):10.1f} {unit}   {slower:6.2f} x the time of {against}")
 
 
 def simulator(count: int = 200, length: int = 220, rounds: int = 7) -> None:
@@ -52,7 +39,7 @@ def simulator(count: int = 200, length: int = 220, rounds: int = 7) -> None:
 
     contestants = {"vectorised": lambda: (dose(hu, energy), emitters(hu, energy)), "beam by beam": one_by_one}
     print(f"simulator, {count} beams of {length} mm")
-    show(race(contestants, rounds), "vectorised", count, "beams/s")
+    show(race(contestants, range(1 + rounds)), "vectorised", count, "beams/s")
 
 
 def cells(rounds: int = 15) -> None:
@@ -70,7 +57,7 @@ def cells(rounds: int = 15) -> None:
     nets = {cell: DoseRNN(cell=cell) for cell in get_args(Cell)}
     print("training step, 32 beams")
     steps = {cell: step(net, torch.optim.Adam(net.parameters())) for cell, net in nets.items()}
-    show(race(steps, rounds), "lstm", 1, "steps/s")
+    show(race(steps, range(1 + rounds)), "lstm", 1, "steps/s")
 
 
 if __name__ == "__main__":

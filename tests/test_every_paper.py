@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -133,9 +132,8 @@ print(json.dumps({"text": prediction.text, "table": prediction.table, "figures":
 
 @every_paper
 def test_the_method_saves_loads_elsewhere_and_predicts_the_same(paper: str, tmp_path: Path) -> None:
-    study = catalog.load(paper)
     folder, metrics = Experiment(paper, "smoke", out=tmp_path / "model").train()
-    source = _predict_source(study, tmp_path)
+    source = _sample(paper, "smoke", tmp_path)  # the whole folder, which every study must accept
     here = runner.predict(folder, source, tmp_path / "scratch")
     assert here.table or here.text
     assert here.figures, "people would rather look"
@@ -144,7 +142,6 @@ def test_the_method_saves_loads_elsewhere_and_predicts_the_same(paper: str, tmp_
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ},
     )
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout)
@@ -154,20 +151,17 @@ def test_the_method_saves_loads_elsewhere_and_predicts_the_same(paper: str, tmp_
     assert isinstance(checkpoint.load(folder, catalog.packages()[paper]), torch.nn.Module)
 
 
-def _predict_source(study: type[Study], tmp_path: Path) -> Path:
-    """What the sample offers to predict: the whole folder, which every study must accept."""
+def _sample(paper: str, scale: str, tmp_path: Path) -> Path:
     folder = tmp_path / "sample"
     folder.mkdir()
-    Experiment(study.paper, "smoke").study_in(tmp_path / "scratch").write_sample(folder)
+    Experiment(paper, scale).study_in(tmp_path / "scratch").write_sample(folder)
     return folder
 
 
 @every_paper
 def test_the_paper_scale_builds(paper: str, tmp_path: Path) -> None:
     """Two steps of every arm of the published recipe, on the sample."""
-    sample = tmp_path / "sample"
-    sample.mkdir()
-    Experiment(paper, "laptop").study_in(tmp_path / "scratch").write_sample(sample)
+    sample = _sample(paper, "laptop", tmp_path)
     result = Experiment(paper, "paper", data=sample, out=tmp_path / "run", dry_run=True).run(seeds=1)
     assert not result.failures, result.failures[0].error
     assert set(result.metrics) == set(catalog.load(paper).arms)

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from repertory.problem import Problem
 
-TOPICS = (
-    "vision", "video", "driving", "graphs", "spiking", "language", "music",
-    "generation", "security", "recommendation", "medicine", "theory",
-)  # fmt: skip
 Topic = Literal[
     "vision", "video", "driving", "graphs", "spiking", "language", "music",
     "generation", "security", "recommendation", "medicine", "theory",
 ]  # fmt: skip
+TOPICS: tuple[str, ...] = get_args(Topic)
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Sentence = Annotated[str, Field(min_length=2)]

@@ -120,8 +120,8 @@ def load(paper: str) -> type[Study]:
     raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
 
 
-def recorded() -> dict[str, list[dict[str, Any]]]:
-    """Recorded results by paper, laptop scale first: what `repertory record` wrote.
+def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Recorded results by paper, laptop scale first: what `repertory record` wrote; of one paper, or of all.
 
     They lie in results/ of the source checkout, and travel inside the installed package.
     """
@@ -129,6 +129,8 @@ def recorded() -> dict[str, list[dict[str, Any]]]:
     root = next((d for d in (here / "results", here.parents[1] / "results") if d.is_dir()), here)
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(root.glob("*.json"), key=lambda p: p.name.count(".")):
+        if paper and path.name.partition(".")[0] != paper:
+            continue
         content = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(content["paper"], []).append(content)
     return found

@@ -23,7 +23,7 @@ from repertory.card import Card, Claim, Compare, Published, Trend, Value
 from repertory.files import write_text
 from repertory.problem import Problem
 from repertory.show import COLOURS
-from repertory.verdict import Finding, Verdict
+from repertory.verdict import Finding, Verdict, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -267,8 +267,6 @@ def _first_seed_figures(result: Result) -> list[Path]:
 def chart(result: Result, metric: str) -> Figure:
     """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm."""
     from matplotlib.figure import Figure
-
-    from repertory.verdict import t_interval
 
     arms = list(result.metrics)
     figure = Figure(figsize=(7, 0.6 + 0.34 * len(arms)), layout="constrained")

@@ -320,7 +320,7 @@ class Experiment:
             "data_dir": None if self.data is None else str(self.data),
             "dry_run": self.dry_run,
             "hardware": vars(self.hardware),
-            "config": json.loads(self.config.model_dump_json()),
+            "config": self.config.model_dump(mode="json"),
         }
         if path.exists():
             theirs = json.loads(path.read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not tested"
 def show_card(card: Card, lang: str = "en") -> RenderableType:
     """Summary, claims with published figures and recorded verdicts, usage, notes, related papers."""
     word = WORDS[lang]
-    results = catalog.recorded().get(card.id, [])
+    results = catalog.recorded(card.id).get(card.id, [])
     place = f"{card.venue} {card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else "")
     head = Line.assemble(
         (card.title, "bold"), "\n", (f"{', '.join(card.authors)}\n{place} · {card.topic}", "dim"), "\n",

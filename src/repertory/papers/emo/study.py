@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -31,10 +32,10 @@ from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
-from repertory.papers.emo.speed import race, ratio
 from repertory.papers.emo.weights import with_our_names
 from repertory.problem import Problem
 from repertory.study import Prediction, Study, StudyConfig
+from repertory.timing import race, ratio
 from repertory.training import Recipe, fit, loader
 
 PREDICT_BATCH = 32
@@ -344,7 +345,9 @@ class EMOStudy(Study[EMOConfig, EMOData]):
             "edgenext_xx_small": timm.create_model("edgenext_xx_small"),
         }
         x = torch.randn(SPEED_BATCH, 3, 224, 224, generator=self.session.generator("speed"))
-        times = race(models, x, self.session.progress(range(1 + self.config.speed_rounds), "race"))
+        contestants = {name: partial(model.eval(), x) for name, model in models.items()}
+        with torch.inference_mode():
+            times = race(contestants, self.session.progress(range(1 + self.config.speed_rounds), "race"))
         return {
             **{f"{name}_images_per_second": SPEED_BATCH / float(np.median(times[name])) for name in models},
             "speed_over_edgenext": ratio(times, "emo_1m", "edgenext_xx_small"),

@@ -1,0 +1,35 @@
+"""Racing alternatives against one another on the machine at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def race(contestants: Mapping[str, Callable[[], object]], rounds: Iterable[int]) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each contestant in each round; they take turns.
+
+    A machine's pace changes with what else it does: only times of the same round go together, see `ratio`.
+    The first round warms up and is not counted.
+    """
+    times = [[_seconds(run) for run in contestants.values()] for _ in rounds]
+    return dict(zip(contestants, np.array(times)[1:].T, strict=True))
+
+
+def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> float:
+    """How many times faster `one` is than `peer`: the median over rounds.
+
+    Example:
+        >>> ratio({"ours": np.array([1.0, 2.0]), "theirs": np.array([3.0, 6.0])}, "ours", "theirs")
+        3.0
+    """
+    return float(np.median(times[peer] / times[one]))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
