@@ -202,6 +202,41 @@ def test_the_moving_average_by_hand(tmp_path: Path) -> None:
     assert fitted(tmp_path, recipe(lr=1, ema_decay=0.5), 0.0) == [-2.125]
 
 
+def test_weight_decay_of_one_dimensional_parameters(tmp_path: Path) -> None:
+    """Of w = (1, 2), which falls by lr for its gradient 1 and by lr * decay * w."""
+    for all_of_them, expected in ((False, [0.9, 1.9]), (True, [0.9 - 0.1 * 0.5, 1.9 - 0.1 * 0.5 * 2])):
+        how = recipe(weight_decay=0.5, decay_all=all_of_them)
+        assert fitted(tmp_path / str(all_of_them), how, 1.0, 2.0, size=2) == pytest.approx(expected)
+
+
+class Layers(nn.Module):
+    """Three layers of one weight each, numbered for layer-wise learning rates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Weights(0.0) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self.layers])
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        return {"layers": r"^layers\.(\d+)"}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_layers_learn_at_rates_of_their_own(tmp_path: Path, schedule: str) -> None:
+    how = recipe(layer_decay=0.5, schedule=schedule, epochs=3, lr=1.0)
+    layers = fit(session(tmp_path), Layers(), Numbers(6), how, falling).state_dict().values()
+    first, second, third = (float(weight) for weight in layers)
+    assert third < -1
+    assert (first, second) == pytest.approx((third / 4, third / 2))
+
+
+def test_the_moving_average_may_be_watched_only(tmp_path: Path) -> None:
+    watched = recipe(lr=1, ema_decay=0.5, ema_returned=False)
+    assert fitted(tmp_path, watched, 0.0) == fitted(tmp_path / "without", recipe(lr=1), 0.0)
+
+
 def test_an_unknown_optimizer_is_refused_with_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"optimizer[\s\S]*adamm"):
         recipe(optimizer="adamm")

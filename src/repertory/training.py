@@ -46,6 +46,13 @@ class Recipe(StudyConfig):
     optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
+    decay_all: bool = Field(default=False, description="apply weight_decay to biases and 1-d parameters too")
+    layer_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="learning rate of a layer relative to the next, by the model's group_matcher; 0: one for all",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle has its own")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
         default="cosine", description="learning rate over steps"
@@ -58,6 +65,9 @@ class Recipe(StudyConfig):
     power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
     clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
+    ema_returned: bool = Field(
+        default=True, description="the moving average is what training gives; False: it is only evaluated beside"
+    )
     eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
     workers: int = Field(default=0, ge=0, description="data-loading processes")
@@ -94,7 +104,7 @@ def fit(
         evaluate: called with the module (and with its moving average, if there is one) every
             `recipe.eval_every` epochs.
         monitor: metric of `evaluate` that picks the weights to return and drives early stopping. Empty: the
-            last weights (their moving average, if there is one).
+            last weights (their moving average, if there is one and the recipe returns it).
         better: whether a higher or a lower `monitor` is better.
         collate: list of samples -> batch; default: torch's.
         part: name of this loop, where a trial has several.
@@ -110,7 +120,13 @@ def fit(
 
     try:
         optimizer = create_optimizer_v2(
-            model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+            model,
+            recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_all,
+            layer_decay=recipe.layer_decay or None,
         )
     except ValueError as error:  # Nesterov's momentum of 0, say
         raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", "change them") from error
@@ -180,7 +196,7 @@ def fit(
     _records(fabric, pending, step)
     if best["weights"]:
         model.load_state_dict(best["weights"])
-    elif average:
+    elif average and recipe.ema_returned:
         model.load_state_dict(average.module.state_dict())
     return model.eval()
 
@@ -332,7 +348,8 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
                     "schedule",
                     "choose cosine, or adamw",
                 )
-            return _OneCycle(optimizer, max_lr=recipe.lr, total_steps=max(total, 2))
+            peaks = [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+            return _OneCycle(optimizer, max_lr=peaks, total_steps=max(total, 2))
         case "cosine":
             schedule = CosineLRScheduler(optimizer, t_initial=total, lr_min=recipe.min_lr, **common)
         case "poly":

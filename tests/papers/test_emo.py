@@ -432,26 +432,6 @@ def test_own_data_train_save_load_predict(tmp_path: Path, digits: Path) -> None:
     assert one.table[0]["probability"] == pytest.approx(prediction.table[1]["probability"], rel=1e-4)
 
 
-def test_labels_are_drawn_for_each_seed_from_the_sample_alone(
-    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[Path, ...]] = []
-    monkeypatch.setattr(
-        "repertory.papers.emo.study.fit", lambda _s, model, data, *_a, **_k: seen.append(data.paths) or model
-    )
-    monkeypatch.setattr(EMOStudy, "write_sample", lambda _self, folder: images.write_digits(folder, train=4, val=1))
-    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
-    for seed, arm in ((0, "both"), (0, "neither"), (1, "both")):
-        config = EMOConfig(sample_labels=2)
-        this = EMOStudy(config, Session(seed, tmp_path / "session"))
-        this.train(arm, this.data())
-    assert seen[0] == seen[1] != seen[2]
-    assert len(seen[0]) == 20
-    this = study(tmp_path, digits, sample_labels=2)
-    this.train("both", this.data())
-    assert len(seen[-1]) == 30
-
-
 def test_arms_differ_as_they_should() -> None:
     sizes = {arm: sum(p.numel() for p in mini(**changes).parameters()) for arm, changes in ARMS.items()}
     assert sizes["neither"] < min(sizes["attn_only"], sizes["dw_only"])

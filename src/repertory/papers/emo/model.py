@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerNorm2d, SEModule, get_act_layer, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
 from repertory.problem import Problem
 
@@ -406,7 +406,7 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         super().__init__()
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = dims[-1]
-        self.pretrained_cfg = {**IMAGENET, "num_classes": num_classes, **(pretrained_cfg or {})}
+        self.pretrained_cfg = {**CFG, "num_classes": num_classes, **(pretrained_cfg or {})}
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 << i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
@@ -549,20 +549,9 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
 # -- the published sizes, in timm's registry ----------------------------------------------------
 
-IMAGENET: dict[str, Any] = {
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
-    "pool_size": (7, 7),
-    "crop_pct": 0.875,
-    "interpolation": "bicubic",
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
-    "first_conv": "stem.0",
-    "classifier": "head",
-}
-"""The test preprocessing: the short side to 256, bicubic, and the central 224 x 224."""
+CFG: dict[str, Any] = {**IMAGENET, "first_conv": "stem.0", "classifier": "head"}
 
-default_cfgs = generate_default_cfgs(dict.fromkeys(VARIANTS, IMAGENET))
+default_cfgs = generate_default_cfgs(dict.fromkeys(VARIANTS, CFG))
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> EMO:

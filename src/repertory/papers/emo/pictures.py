@@ -96,19 +96,6 @@ def attention_picture(picture: np.ndarray, attention: PixelAttention) -> Figure:
     return figure
 
 
-def predictions_picture(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """Images (H, W, 3) with what was recognised in them."""
-    columns = min(6, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
-    for axes, picture, title in zip(figure.subplots(rows, columns, squeeze=False).flat, pictures, titles, strict=False):
-        axes.imshow(picture)
-        axes.set_title(title, fontsize=8)
-    for axes in figure.axes:
-        axes.set_axis_off()
-    return figure
-
-
 def accuracy_picture(points: Sequence[tuple[str, float, float, bool]]) -> Figure:
     """Published top-1 accuracy against multiply-accumulates.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -20,25 +19,21 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import timm
 import torch
+from matplotlib.figure import Figure
 from pydantic import Field
-from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
 from repertory import checkpoint
-from repertory.data import images
-from repertory.data.images import ImageSet
+from repertory.classification import ImageRecipe, ImageStudy, as_picture
+from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
 from repertory.papers.emo.weights import with_our_names
 from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
+from repertory.study import StudyConfig
 from repertory.timing import race, ratio
-from repertory.training import Recipe, fit, loader
 
-PREDICT_BATCH = 32
 SPEED_BATCH = 8
 
 MINI: dict[str, Any] = {
@@ -75,7 +70,7 @@ BASELINES = {
 """Millions of multiply-accumulates and top-1 on ImageNet-1K, as published."""
 
 
-class EMOConfig(Recipe):
+class EMOConfig(ImageRecipe):
     """Recipe and architecture."""
 
     arch: Literal["mini", "emo_1m", "emo_2m", "emo_5m", "emo_6m"] = Field(
@@ -93,40 +88,14 @@ class EMOConfig(Recipe):
     mask_padding: bool = Field(
         default=False, description="nothing attends to padded pixels (the authors' code lets them)"
     )
-    drop_path: float | None = Field(
-        default=None, ge=0, lt=1, description="drop-path rate; empty: as published for the size"
-    )
-    pretrained: str = Field(default="", description="weights to start from: the authors' file, or a model directory")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target spread over all classes")
-    crop_scale: float = Field(
-        default=1.0, gt=0, le=1, description="least area of a random crop; 1: images whole and unchanged"
-    )
-    flip: float = Field(
-        default=0.5, ge=0, le=1, description="probability of mirroring, where images are cropped at random"
-    )
-    auto_augment: str = Field(
-        default="", description="timm's name of an automatic augmentation, with random crops only"
-    )
     sample: Literal["digits", "photo-crops"] = Field(default="digits", description="which sample is written")
-    sample_labels: int = Field(
-        default=0,
-        ge=0,
-        description="training images per class drawn from the sample for each seed; 0: all. Own data are whole",
-    )
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against EdgeNeXt; 0: no race")
     pixel_row: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 top, 1 bottom")
     pixel_column: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 left, 1 right")
 
 
-@dataclass(frozen=True)
-class EMOData:
-    """Training and held-out images."""
-
-    train: ImageSet
-    test: ImageSet
-
-
-class EMOStudy(Study[EMOConfig, EMOData]):
+class EMOStudy(ImageStudy[EMOConfig]):
     """Classify images with and without the two halves of the block; count, race."""
 
     paper = "emo"
@@ -155,89 +124,20 @@ class EMOStudy(Study[EMOConfig, EMOData]):
         "paper": EMOConfig(
             seeds=1, arch="emo_1m", epochs=300, batch_size=256, lr=6e-3, weight_decay=0.05,
             schedule="cosine", warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-6, clip_norm=5.0, ema_decay=0.9998,
-            crop_scale=0.08, auto_augment="rand-m9-mstd0.5-inc1", eval_every=10, workers=8,
+            crop_scale=0.08, auto_augment="rand-m9-mstd0.5-inc1", keep_best=True, eval_every=10, workers=8,
         ),
     }  # fmt: skip
     sample_name = "digits"
-    sample_fields = ("sample",)
-    layout = images.LAYOUT
-
-    # -- data -----------------------------------------------------------------------------------
-
-    def write_sample(self, folder: Path) -> None:
-        """scikit-learn's digits, or crops of scikit-image's photographs, 32 x 32, in class folders."""
-        write = images.write_digits if self.config.sample == "digits" else images.write_photo_crops
-        write(folder)
-
-    def data_name(self) -> str:
-        sampled = self.session.data_dir is None and not self.config.real
-        return self.config.sample if sampled else super().data_name()
-
-    def read(self, folder: Path) -> EMOData:
-        if not folder.is_dir() or not any((folder / part).is_dir() for part in ("val", "test")):
-            raise self.missing(folder)
-        return EMOData(*images.read_splits(folder))
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def train(self, arm: str, data: EMOData) -> EMO:
-        """Train one arm; with EMA, the better of the last weights and their average is returned.
-
-        Raises:
-            Problem: `pretrained` does not fit the architecture; names the size that fits.
-        """
-        config, train = self.config, data.train
-        if len(train.classes) < 2:
-            found = ", ".join(train.classes)
-            raise Problem(f"one class only: {found}", "training data", "give images of two classes or more")
-        if config.sample_labels and self.session.data_dir is None and not config.real:
-            train = train.drawn(config.sample_labels, self.session.rng("labels"))
-        self.session.reseed("weights")
-        model = self._model(ARMS[arm], train.classes)
-        if config.pretrained:
-            self._start_from(model, Path(config.pretrained))
-
-        def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
-            return F.cross_entropy(module(x), y, label_smoothing=config.label_smoothing)
-
-        chosen = bool(config.ema_decay)  # the published figure is the best test of network and average
-        return cast(
-            EMO,
-            fit(
-                self.session,
-                model,
-                train.seen_through(self._augmentation(model)),
-                config,
-                loss,
-                evaluate=(lambda module: self._accuracy(cast(EMO, module), data.test)) if chosen else None,
-                monitor="top1" if chosen else "",
-            ),
-        )
-
-    def evaluate(self, model: nn.Module, data: EMOData) -> dict[str, float]:
-        """Top-1 and top-5 accuracy on the held-out images, in per cent; parameters; MACs of an image.
-
-        Raises:
-            Problem: images of a class that the model does not know.
-        """
-        model = cast(EMO, model)
-        names = model.pretrained_cfg.get("label_names")
-        test = data.test.named(names) if names else data.test
-        x = torch.zeros(1, *model.pretrained_cfg["input_size"], device=self.session.fabric.device)
-        return {
-            **self._accuracy(model, test),
-            "parameters": float(sum(p.numel() for p in model.parameters())),
-            "macs": float(count_macs(model, x)),
-        }
-
-    def _model(self, changes: Mapping[str, Any], classes: tuple[str, ...]) -> EMO:
+    def build(self, arm: str, classes: tuple[str, ...]) -> EMO:
         config, small = self.config, self.config.arch == "mini"
         size = config.image_size or (64 if small else 224)
         window = config.window if config.window is not None else (4 if small else 7)
         arguments: dict[str, Any] = {
             **ARCHS[config.arch],
-            **changes,
+            **ARMS[arm],
             "window_size": window,
             "mask_padding": config.mask_padding,
             "num_classes": len(classes),
@@ -251,40 +151,11 @@ class EMOStudy(Study[EMOConfig, EMOData]):
             arguments["drop_path_rate"] = config.drop_path
         return EMO(**arguments)
 
-    def _start_from(self, model: EMO, source: Path) -> None:
-        """Load weights; a head for other classes stays as it was initialised, with a warning."""
-        state = read_weights(source / "model.safetensors" if source.is_dir() else source)
-        try:
-            left = checkpoint.fit_weights(model, state, source, spare=("head.",))
-        except Problem as problem:
-            raise _misfit(self.config.arch, state, source, "--set arch=") from problem
-        if left:
-            warnings.warn(f"{source}: the head is for other classes and starts anew", stacklevel=2)
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        return read_weights(source)
 
-    def _augmentation(self, model: EMO) -> Any:
-        config = self.config
-        if config.crop_scale == 1:
-            return _preprocessing(model)
-        preprocessing = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
-        return images.augmentation(
-            **{name: preprocessing[name] for name in ("input_size", "mean", "std")},
-            scale=(config.crop_scale, 1.0),
-            hflip=config.flip,
-            color_jitter=0.0,
-            auto_augment=config.auto_augment or None,
-            interpolation="random",
-        )
-
-    def _accuracy(self, model: EMO, test: ImageSet) -> dict[str, float]:
-        classes, device = model.num_classes, self.session.fabric.device
-        top1, top5 = (MulticlassAccuracy(classes, top_k=min(k, classes), average="micro").to(device) for k in (1, 5))
-        recipe, seen = self.config, test.seen_through(_preprocessing(model))
-        with torch.inference_mode():
-            for x, y in loader(self.session, seen, recipe.batch_size, workers=recipe.workers, shard=True):
-                logits = model(x)
-                top1.update(logits, y)
-                top5.update(logits, y)
-        return {"top1": 100 * float(top1.compute()), "top5": 100 * float(top5.compute())}
+    def fitting(self, state: Mapping[str, Tensor]) -> str:
+        return fitting_variant(state)
 
     # -- figures that need no training ----------------------------------------------------------
 
@@ -356,38 +227,11 @@ class EMOStudy(Study[EMOConfig, EMOData]):
 
     # -- use ------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
-        """Classify an image, or all images below a folder; draw where a pixel of the first one looks.
-
-        Raises:
-            Problem: no images there, or one that cannot be read.
-        """
+    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+        """Where a pixel of the first image looks."""
         model = cast(EMO, model)
-        paths = images.image_files(source)
-        if not paths:
-            raise Problem("no images here", source, "give an image, or a folder that holds some")
-        names, transform = _labels(model), _preprocessing(model)
-        seen = ImageSet(tuple(paths), (0,) * len(paths), tuple(names)).seen_through(transform)
-        probabilities = torch.cat(
-            [model(x).softmax(1).cpu() for x, _ in loader(self.session, seen, PREDICT_BATCH, label="predict")]
-        )
-        top = probabilities.topk(min(5, len(names)), dim=1)
-        table = []
-        for path, values, indices in zip(paths, top.values.tolist(), top.indices.tolist(), strict=True):
-            best = [f"{names[k]} {100 * p:.1f} %" for k, p in zip(indices, values, strict=True)]
-            file = path.name if source.is_file() else str(path.relative_to(source))
-            row = {"file": file, "class": names[indices[0]], "probability": values[0], "top5": ", ".join(best)}
-            table.append(row)
-
-        shown = [_picture(model, seen[i][0]) for i in range(min(12, len(seen)))]
-        titles = [f"{row['class']}\n{100 * row['probability']:.0f} %" for row in table]
-        figures = {"predictions": pictures.predictions_picture(shown, titles)}
-        first = seen[0][0].to(self.session.fabric.device)
-        attention = pictures.pixel_attention(model, first, self.config.pixel_row, self.config.pixel_column)
-        if attention:
-            figures["attention"] = pictures.attention_picture(shown[0], attention)
-        return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
+        attention = pictures.pixel_attention(model, x[0], self.config.pixel_row, self.config.pixel_column)
+        return {"attention": pictures.attention_picture(as_picture(model, x[0]), attention)} if attention else {}
 
     def convert(self, source: Path, variant: str = "") -> EMO:
         """Build a model from the authors' weights (resources/EMO_*/net.pth).
@@ -408,7 +252,7 @@ class EMOStudy(Study[EMOConfig, EMOData]):
         if not name:
             raise _misfit("any published size", state, source, "--variant ")
         head = state.get("head.weight", torch.empty(1000, 0))
-        model = EMO(**VARIANTS[name], num_classes=len(head), pretrained_cfg=_imagenet_labels(len(head)))
+        model = EMO(**VARIANTS[name], num_classes=len(head), pretrained_cfg=label_names(len(head)))
         try:
             left = checkpoint.fit_weights(model, state, source, spare=() if "head.weight" in state else ("head.",))
         except Problem as problem:
@@ -448,30 +292,3 @@ def _misfit(wanted: str, state: Mapping[str, Tensor], source: Path, option: str)
     fits = fitting_variant(state)
     remedy = f"{option}{fits}: their shapes fit" if fits else "they fit none of the published sizes: another network?"
     return Problem(f"these are not the weights of {wanted}", source, remedy)
-
-
-def _imagenet_labels(classes: int) -> dict[str, Any]:
-    if classes != 1000:
-        return {}
-    info = ImageNetInfo()
-    return {"label_names": info.label_names(), "label_descriptions": info.label_descriptions(as_dict=True)}
-
-
-# -- images in and out of the network -----------------------------------------------------------
-
-
-def _preprocessing(model: EMO) -> Any:
-    return create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg))
-
-
-def _picture(model: EMO, x: Tensor) -> np.ndarray:
-    """Undo the normalisation: (3, H, W) -> (H, W, 3), 0 to 1."""
-    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-    return (x * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
-
-
-def _labels(model: EMO) -> list[str]:
-    """What the classes are called: by the first word of their descriptions, their names, or their numbers."""
-    names = model.pretrained_cfg.get("label_names") or [str(k) for k in range(model.num_classes)]
-    described = model.pretrained_cfg.get("label_descriptions") or {}
-    return [described.get(name, name).partition(",")[0] for name in names]
