@@ -131,6 +131,12 @@ def test_warm_up_and_decay_are_counted_in_epochs(tmp_path: Path) -> None:
     assert falls(trace(tmp_path, how)) == pytest.approx([0, 0.05] + [0.1] * 4 + [0.05] * 6 + [0.025] * 3)
 
 
+def test_decays_at_milestones(tmp_path: Path) -> None:
+    """Four steps an epoch; behind epochs 1 and 2.5 the rate halves."""
+    how = recipe(schedule="step", milestones=(2.5, 1), warmup_epochs=0.25, warmup_lr=0, decay_rate=0.5, epochs=4)
+    assert falls(trace(tmp_path, how)) == pytest.approx([0] + [0.1] * 3 + [0.05] * 6 + [0.025] * 5)
+
+
 def test_the_schedule_of_emo(tmp_path: Path) -> None:
     """300 epochs of which 20 warm up from 1e-6, then a cosine whose time runs from step 0, down to 1e-5."""
     how = recipe(schedule="cosine", lr=6e-3, min_lr=1e-5, warmup_epochs=20, warmup_lr=1e-6, epochs=300)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -322,6 +322,42 @@ def predictions_picture(pictures: list[np.ndarray], titles: list[str]) -> Figure
         axes.set_title(title, fontsize=8)
     for axes in figure.axes:
         axes.set_axis_off()
+    return figure
+
+
+Point = tuple[str, float, float]
+"""Name, cost, top-1 accuracy in per cent."""
+
+
+def accuracy_picture(
+    series: Mapping[str, Sequence[Point]], others: Sequence[Point], cost: str, *, log: bool = False
+) -> Figure:
+    """Published top-1 accuracy on ImageNet-1K against what a network costs.
+
+    Args:
+        series: the paper's own networks, each series joined by a line.
+        others: those that it is compared with.
+        cost: what is on the horizontal axis, with its unit.
+        log: make that axis logarithmic.
+    """
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for colour, (label, points) in zip(("#0969da", "#1a7f37"), series.items(), strict=False):
+        ordered = sorted(points, key=lambda point: point[1])
+        axes.plot([x for _, x, _ in ordered], [y for *_, y in ordered], "o-", color=colour, linewidth=1, label=label)
+        for name, x, y in points:
+            axes.annotate(name, (x, y), xytext=(-7, 3), ha="right", textcoords="offset points", fontsize=8)
+    for name, x, y in others:
+        axes.plot(x, y, "o", color="#8c959f")
+        axes.annotate(name, (x, y), xytext=(7, -3), ha="left", textcoords="offset points", fontsize=8)
+    if log:
+        axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.legend(frameon=False)
+    axes.set_xlabel(cost)
+    axes.set_ylabel("ImageNet-1K top-1, %, as published")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

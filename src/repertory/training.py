@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import Field, field_validator
 from timm.optim import create_optimizer_v2, get_optimizer_info
-from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from repertory.problem import Problem
 from repertory.study import Session, StudyConfig, set_generators
 
-DRY_RUN_BATCH = 8
+DRY_RUN_BATCH = 2
 """Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
 LOG_EVERY = 20
 """Steps between two records; losses are fetched from the device, and checked, only then."""
@@ -61,6 +61,9 @@ class Recipe(StudyConfig):
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at step 0 of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
     decay_epochs: float = Field(default=30.0, gt=0, description="step schedule: epochs between two decays")
+    milestones: tuple[float, ...] = Field(
+        default=(), description="step schedule: epochs after which it decays, in place of every decay_epochs"
+    )
     decay_rate: float = Field(default=0.1, gt=0, le=1, description="step schedule: factor of a decay")
     power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
     clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
@@ -354,6 +357,10 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
             schedule = CosineLRScheduler(optimizer, t_initial=total, lr_min=recipe.min_lr, **common)
         case "poly":
             schedule = PolyLRScheduler(optimizer, t_initial=total, power=recipe.power, lr_min=recipe.min_lr, **common)
+        case "step" if recipe.milestones:
+            # timm decays one step before a milestone.
+            decays = [round(epoch * per_epoch) + 1 for epoch in sorted(recipe.milestones)]
+            schedule = MultiStepLRScheduler(optimizer, decay_t=decays, decay_rate=recipe.decay_rate, **common)
         case "step":
             decay = max(1, round(recipe.decay_epochs * per_epoch))
             schedule = StepLRScheduler(optimizer, decay_t=decay, decay_rate=recipe.decay_rate, **common)

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from timm.data import auto_augment, create_transform
 from torch.utils.data import Dataset
 from torchvision import transforms
+from torchvision.datasets import CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from repertory.problem import Problem
@@ -139,6 +140,22 @@ def read_class_folders(folder: Path) -> ImageSet:
         paths += images
         labels += [number] * len(images)
     return ImageSet(tuple(paths), tuple(labels), tuple(found))
+
+
+def read_cifar100(folder: Path, train: bool) -> ImageSet:
+    """CIFAR-100 as its owners distribute it: cifar-100-python/{train,test,meta}.
+
+    Raises:
+        Problem: files are missing or damaged.
+    """
+    archive = folder / "cifar-100-python"
+    try:
+        data = CIFAR100(str(folder), train=train)  # checks what it unpickles
+    except (RuntimeError, OSError) as error:
+        raise Problem(f"CIFAR-100 cannot be read: {error}", archive, "unpack cifar-100-python.tar.gz again") from error
+    paths = tuple(archive / f"{'train' if train else 'test'}-{i:05d}" for i in range(len(data)))
+    decoded = {path: Image.fromarray(pixels) for path, pixels in zip(paths, data.data, strict=True)}
+    return ImageSet(paths, tuple(data.targets), tuple(data.classes), _decoded=decoded)
 
 
 def image_files(source: Path) -> list[Path]:

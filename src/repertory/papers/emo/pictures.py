@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,27 +92,4 @@ def attention_picture(picture: np.ndarray, attention: PixelAttention) -> Figure:
     right.set_title(
         f"stage {attention.stage}, block {attention.block}: its window, {members} pixels (1 of {attention.windows})"
     )
-    return figure
-
-
-def accuracy_picture(points: Sequence[tuple[str, float, float, bool]]) -> Figure:
-    """Published top-1 accuracy against multiply-accumulates.
-
-    Args:
-        points: name, millions of multiply-accumulates, top-1 in per cent, whether it is an EMO.
-    """
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axes = figure.subplots()
-    emo = sorted((macs, top1) for _, macs, top1, own in points if own)
-    axes.plot(*zip(*emo, strict=True), color="#0969da", linewidth=1)
-    for name, macs, top1, own in points:
-        axes.plot(macs, top1, "o", color="#0969da" if own else "#8c959f")
-        beside = {"xytext": (-7, 3), "ha": "right"} if own else {"xytext": (7, -3), "ha": "left"}
-        axes.annotate(name, (macs, top1), textcoords="offset points", fontsize=8, **beside)
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.set_xlabel("multiply-accumulates of an image, millions (of EMO: counted here)")
-    axes.set_ylabel("ImageNet-1K top-1, %, as published")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
