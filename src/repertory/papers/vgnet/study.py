@@ -1,0 +1,365 @@
+"""How the claims of VGNet are tested.
+
+    repertory run vgnet                                                # eight arms on crops of photographs, minutes
+    REPERTORY_DATA=… repertory run vgnet --scale desk --jobs 2         # CIFAR-10, 10,000 images
+    repertory run vgnet --scale paper --data imagenet/ --devices 8 --precision 16-mixed   # 1.5MP, published -3.2, -1.4
+    repertory run vgnet --scale paper --data imagenet/ --arms g --set arch=vgnetg_1_0mp \\
+        --devices 8 --precision 16-mixed                               # published top-1 67.7 %
+    repertory train vgnet --data my_images/ --set arch=vgnetg_1_0mp --set pretrained=vgnetg_1_0mp.pth --out net/
+    repertory train vgnet --data cifar/ --set arch=vgnetg_1_0mp --set kernels=edge --set thumbnail=true --out net/
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import timm
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from repertory import checkpoint
+from repertory.classification import ImageData, ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.data import images
+from repertory.data.images import ImageSet
+from repertory.nn.imagenet import label_names
+from repertory.nn.macs import count_macs
+from repertory.papers.vgnet import pictures
+from repertory.papers.vgnet.baseline import MobileNetV2
+from repertory.papers.vgnet.kernels import FixedDepthwise
+from repertory.papers.vgnet.model import SIZES, VARIANTS, VGNet
+from repertory.papers.vgnet.weights import adopt, architecture, is_authors, with_our_names
+from repertory.problem import Problem
+from repertory.study import Prediction, StudyConfig
+from repertory.timing import race, ratio
+from repertory.training import loader
+
+MINI: dict[str, Any] = {
+    "channels": (16, 32, 64, 96, 128),
+    "layers": (2, 3, 4, 2),
+    "style": "paper",
+    "thumbnail": True,
+}
+"""VGNetG for small images: 60 thousand parameters with 18 classes."""
+
+ARCHS: dict[str, dict[str, Any]] = {"mini": MINI, **VARIANTS}
+
+ARMS: dict[str, dict[str, Any]] = {
+    "g": {},
+    "c": {"downsample": "dwconv"},
+    "maxpool": {"downsample": "maxpool"},
+    "f_edge": {"kernels": "edge"},
+    "f_edge_gaussian": {"kernels": "edge_gaussian"},
+    "learned_bn": {"kernels": "learned_bn"},
+    "identity": {"kernels": "identity"},
+}
+"""What each differs in from the architecture; beside them there is "mobilenetv2"."""
+
+SHIFTS = [(dy, dx) for dy in range(3) for dx in range(3) if (dy, dx) != (1, 1)]
+"""The eight moves by one pixel, as corners of a window on an image with one more pixel all around."""
+
+
+PUBLISHED_TOP1 = {
+    "vgnetg_1_0mp": 68.128,
+    "vgnetg_1_0mp_se": 70.122,
+    "vgnetg_1_5mp": 70.494,
+    "vgnetg_1_5mp_se": 72.422,
+    "vgnetg_2_0mp": 72.314,
+    "vgnetg_2_0mp_se": 74.324,
+    "vgnetg_2_5mp": 73.740,
+    "vgnetg_2_5mp_se": 75.590,
+}
+BASELINES = {
+    "MobileNetV1 x0.5": (1.332, 65.126),
+    "MobileNetV1 x1.0": (4.232, 73.264),
+    "MobileNetV2 x0.35": (1.677, 58.804),
+    "MobileNetV2 x0.5": (1.969, 63.458),
+    "MobileNetV2 x0.75": (2.636, 68.448),
+    "MobileNetV2 x1.0": (3.505, 72.154),
+}
+"""Millions of parameters and top-1 on ImageNet-1K, as published beside the released weights."""
+
+
+class VGNetConfig(ImageRecipe):
+    """Recipe and architecture."""
+
+    arch: Literal[
+        "mini",
+        "vgnetg_1_0mp", "vgnetg_1_5mp", "vgnetg_2_0mp", "vgnetg_2_5mp", "vgnetg_5_0mp",
+        "vgnetg_1_0mp_se", "vgnetg_1_5mp_se", "vgnetg_2_0mp_se", "vgnetg_2_5mp_se", "vgnetg_5_0mp_se",
+        "vgnetc_1_0mp", "vgnetc_1_5mp", "vgnetc_2_0mp", "vgnetc_2_5mp", "vgnetc_5_0mp",
+        "vgnete_1_5mp", "vgnetf_1_5mp",
+    ] = Field(default="mini", description="network")  # fmt: skip
+    style: Literal["", "paper", "release"] = Field(
+        default="", description="details as in the paper or as in the released weights; empty: as the network is known"
+    )
+    kernels: Literal["", "learned", "learned_bn", "edge", "edge_gaussian", "identity"] = Field(
+        default="", description="the 3x3 kernels of arm g; empty: as the network has them"
+    )
+    thumbnail: bool | None = Field(
+        default=None, description="for small images: keep the size in stem and first stage; empty: with mini only"
+    )
+    image_size: int | None = Field(
+        default=None, ge=8, le=1024, description="height and width of the input; empty: 32 with thumbnail, else 224"
+    )
+    shift_images: int = Field(default=0, ge=0, description="held-out images that are moved by a pixel; 0: all")
+    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against MobileNetV2; 0: no race")
+
+
+class VGNetStudy(ImageStudy[VGNetConfig]):
+    """Classify images with learned and with fixed kernels; move the images; count; race."""
+
+    paper = "vgnet"
+    arms: ClassVar[Mapping[str, str]] = {
+        "g": "VGNetG: downsampling behind a fixed Gaussian, learned kernels",
+        "c": "VGNetC: downsampling by a learned depth-wise convolution",
+        "maxpool": "downsampling by max-pooling",
+        "f_edge": "VGNetF: all kernels are fixed edge detectors",
+        "f_edge_gaussian": "VGNetF: fixed edge detectors and Gaussians",
+        "learned_bn": "VGNetG with a batch norm behind each learned kernel, which VGNetF has",
+        "identity": "no kernels at all: only downsampling mixes pixels",
+        "mobilenetv2": "inverted residual blocks, with as many parameters",
+    }
+    method = "g"
+    Config = VGNetConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": VGNetConfig(
+            seeds=1, epochs=1, batch_size=50, optimizer="momentum", lr=0.1, weight_decay=5e-4, sample="digits",
+            sample_labels=10, image_size=16, shift_images=50, speed_rounds=0,
+        ),
+        "laptop": VGNetConfig(
+            seeds=3, epochs=12, batch_size=40, optimizer="momentum", lr=0.1, weight_decay=5e-4, schedule="onecycle",
+            crop_scale=0.5,
+        ),
+        "desk": VGNetConfig(
+            seeds=3, real="cifar10-subset", epochs=12, batch_size=40, optimizer="momentum", lr=0.1, weight_decay=5e-4,
+            schedule="onecycle", crop_scale=0.5,
+        ),
+        # The 100 epochs of the paper's time, on 8 processes of 64 images. Run with --devices 8 --precision 16-mixed.
+        # The size at which the paper compares kernels; those of 1.0MP do not divide by 8, as edge_gaussian needs.
+        "paper": VGNetConfig(
+            seeds=1, arch="vgnetg_1_5mp", style="paper", epochs=100, batch_size=64, optimizer="momentum", lr=0.2,
+            weight_decay=1e-4, schedule="cosine", warmup_epochs=5, min_lr=1e-6, label_smoothing=0.1, crop_scale=0.08,
+            crop_interpolation="bilinear", eval_every=10, workers=8,
+        ),
+        # The scripts of the time of the released weights, on 8 processes of 64 images.
+        "release": VGNetConfig(
+            seeds=1, arch="vgnetg_1_0mp", epochs=300, batch_size=64, optimizer="momentum", lr=0.2, weight_decay=1e-5,
+            schedule="cosine", warmup_epochs=5, min_lr=1e-6, label_smoothing=0.1, train_size=192, crop_scale=0.08,
+            crop_interpolation="bilinear", auto_augment="rand-m9-mstd0.5", color_jitter=0.4, random_erasing=0.25,
+            mixup=0.8, cutmix=1.0, ema_decay=0.9999, eval_every=10, workers=8,
+        ),
+    }  # fmt: skip
+
+    layout = images.LAYOUT + "\nor cifar-100-python/{train,test,meta}"
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    def build(self, arm: str, classes: tuple[str, ...]) -> nn.Module:
+        config, arguments = self.config, self.arguments(arm)
+        small = config.arch == "mini"
+        size = config.image_size or (32 if arguments.get("thumbnail") else 224)
+        cfg: dict[str, Any] = {"input_size": [3, size, size], "label_names": list(classes)}
+        if small:
+            cfg["crop_pct"] = 1.0
+        if arm == "mobilenetv2":
+            arch = "mini" if small else nearest_mobilenetv2(arguments)
+            return MobileNetV2(arch, len(classes), cfg)
+        if config.drop_path is not None:
+            arguments["drop_path_rate"] = config.drop_path
+        return VGNet(**arguments, num_classes=len(classes), pretrained_cfg=cfg)
+
+    def arguments(self, arm: str) -> dict[str, Any]:
+        """Of `VGNet`: the architecture, what the settings change in it, and then the arm."""
+        config = self.config
+        changes = {"style": config.style or None, "kernels": config.kernels or None, "thumbnail": config.thumbnail}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        return {**ARCHS[config.arch], **changes, **ARMS.get(arm, {})}
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        state = checkpoint.read_weights(source)
+        if is_authors(state):
+            adopt(VGNet(**{**architecture(state), "style": self.arguments(self.method)["style"]}), state)
+        return state
+
+    def fitting(self, state: Mapping[str, Tensor]) -> str:
+        found = {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
+        for arch, arguments in ARCHS.items():
+            with torch.device("meta"):
+                own = VGNet(**arguments, num_classes=0).state_dict()
+            if {name: tensor.shape for name, tensor in own.items()} == found:
+                return arch
+        return ""
+
+    def evaluate(self, model: nn.Module, data: ImageData) -> dict[str, float]:
+        """Accuracy, parameters and MACs; agreement under shifts; how far fixed kernels are from their constants."""
+        drifts = [
+            float((module.weight.cpu() - module.constants()).abs().max())
+            for module in model.modules()
+            if isinstance(module, FixedDepthwise)
+        ]
+        return {
+            **super().evaluate(model, data),
+            "shift_agreement": self.shift_agreement(model, data.test),
+            "fixed_kernel_drift": max(drifts, default=0.0),
+        }
+
+    def shift_agreement(self, model: nn.Module, test: ImageSet) -> float:
+        """Per cent of images, moved by one pixel in one of eight directions, whose class is the one found unmoved.
+
+        The border is repeated where a moved image leaves a gap.
+        """
+        agreement, recipe = MeanMetric().to(self.session.fabric.device), self.config
+        chosen = np.linspace(0, len(test) - 1, min(recipe.shift_images or len(test), len(test))).astype(int)
+        seen = test.subset(chosen.tolist()).seen_through(preprocessing(model))
+        with torch.inference_mode():
+            for x, _ in loader(
+                self.session, seen, recipe.batch_size, workers=recipe.workers, label="shifts", shard=True
+            ):
+                height, width = x.shape[-2:]
+                unmoved, framed = model(x).argmax(1), F.pad(x, (1, 1, 1, 1), mode="replicate")
+                for dy, dx in SHIFTS:
+                    moved = model(framed[:, :, dy : dy + height, dx : dx + width]).argmax(1)
+                    agreement.update((moved == unmoved).float())
+        return 100 * float(agreement.compute())
+
+    # -- figures that need no training ----------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """Sizes and costs of the published networks, gradients of fixed kernels, and latency on this machine."""
+        x = torch.zeros(1, 3, 224, 224)
+        figures: dict[str, float] = {}
+        for size, shape in SIZES.items():
+            for suffix, se_ratio in (("", None), ("_se", 0.25)):
+                paper, release = (VGNet(**shape, style=style, se_ratio=se_ratio) for style in ("paper", "release"))
+                name = f"vgnetg_{size}{suffix}"
+                figures[f"{name}_paper_parameters"] = _parameters(paper)
+                figures[f"{name}_parameters"] = _parameters(release)
+                figures[f"{name}_macs"] = float(count_macs(release, x))
+        figures["vgnetc_1_5mp_paper_parameters"] = _parameters(VGNet(**VARIANTS["vgnetc_1_5mp"]))
+        figures["vgnetc_1_0mp_parameters"] = _parameters(VGNet(**{**VARIANTS["vgnetc_1_0mp"], "style": "release"}))
+        for name in ("vgnete_1_5mp", "vgnetf_1_5mp"):
+            model = VGNet(**VARIANTS[name])
+            figures |= {f"{name}_parameters": _parameters(model), f"{name}_macs": float(count_macs(model, x))}
+        peer = _parameters(timm.create_model("mobilenetv2_100"))
+        figures["parameters_saved"] = 100 * (1 - figures["vgnetg_2_0mp_parameters"] / peer)
+        figures["fixed_kernels_with_gradient"] = self._fixed_kernels_with_gradient()
+        if self.config.speed_rounds:
+            figures |= self._latency()
+        series = {
+            label: [
+                (name.removeprefix("vgnetg_"), figures[f"{name}_parameters"] / 1e6, top1)
+                for name, top1 in PUBLISHED_TOP1.items()
+                if name.endswith("_se") == with_se
+            ]
+            for label, with_se in (("VGNetG", False), ("VGNetG with SE", True))
+        }
+        others = [(name, millions, top1) for name, (millions, top1) in BASELINES.items()]
+        self.session.figure("accuracy-vs-parameters", accuracy_picture(series, others, "parameters, millions"))
+        return figures
+
+    def _fixed_kernels_with_gradient(self) -> float:
+        """Of a mini VGNetF, after a backward pass."""
+        model = VGNet(**MINI, kernels="edge_gaussian", num_classes=10)
+        model(torch.randn(2, 3, 32, 32, generator=self.session.generator("gradients"))).sum().backward()
+        fixed = [module.weight for module in model.modules() if isinstance(module, FixedDepthwise)]
+        known = {id(parameter) for parameter in model.parameters()}
+        return float(sum(weight.grad is not None or id(weight) in known for weight in fixed))
+
+    def _latency(self) -> dict[str, float]:
+        """Images a second on the CPU, one at a time, at 224 pixels, beside timm's MobileNetV2 x0.35 and x0.5."""
+        models = {
+            "vgnetg_1_0mp": VGNet(**VARIANTS["vgnetg_1_0mp"]),
+            "mobilenetv2_035": timm.create_model("mobilenetv2_035"),
+            "mobilenetv2_050": timm.create_model("mobilenetv2_050"),
+        }
+        x = torch.randn(1, 3, 224, 224, generator=self.session.generator("latency"))
+        contestants = {name: partial(model.eval(), x) for name, model in models.items()}
+        with torch.inference_mode():
+            times = race(contestants, self.session.progress(range(1 + self.config.speed_rounds), "race"))
+        return {
+            **{f"{name}_images_per_second": 1 / float(np.median(times[name])) for name in models},
+            "speed_over_mobilenetv2_035": ratio(times, "vgnetg_1_0mp", "mobilenetv2_035"),
+            "speed_over_mobilenetv2_050": ratio(times, "vgnetg_1_0mp", "mobilenetv2_050"),
+        }
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def read(self, folder: Path) -> ImageData:
+        if (folder / "cifar-100-python").is_dir():
+            return ImageData(*(images.read_cifar100(folder, train) for train in (True, False)))
+        return super().read(folder)
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Classify images; and compare the 3x3 kernels of the network with the fixed ones."""
+        prediction = super().predict(model, source)
+        if isinstance(model, VGNet) and len(kernels := pictures.compared(model)):
+            prediction.text = pictures.summary(kernels)
+            prediction.arrays["kernels"] = kernels
+        return prediction
+
+    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+        """The 3x3 kernels of each stage."""
+        if not isinstance(model, VGNet) or not len(kernels := pictures.compared(model)):
+            return {}
+        return {"kernels": pictures.kernels_picture(kernels)}
+
+    def convert(self, source: Path, variant: str = "") -> VGNet:
+        """Build a model from the authors' weights (vgnetg_1_0mp-0f87bf6c.pth and its like).
+
+        Style, kernels, downsampling and size are read from the file.
+
+        Args:
+            source: a state dict.
+            variant: a name in `VARIANTS` that the file must be of; empty: whatever it is.
+
+        Raises:
+            Problem: not a file of VGNet, unknown variant, or a file of another one; names the one that fits.
+        """
+        if variant and variant not in VARIANTS:
+            raise Problem(f"no variant {variant!r}", "--variant", f"choose from {', '.join(VARIANTS)}")
+        state = checkpoint.read_weights(source)
+        if not is_authors(state):
+            raise Problem(
+                f"not weights of VGNet by its authors (first tensor: {next(iter(state))})",
+                source,
+                "give a file that they released",
+            )
+        arguments = architecture(state)
+        name = variant_of(arguments)
+        if variant and variant != name:
+            fits = f"--variant {name}: it fits" if name else "leave --variant out: it is none of the published sizes"
+            raise Problem(f"these are not the weights of {variant}", source, fits)
+        classes = len(with_our_names(state).get("head.weight", torch.empty(1000, 0)))
+        model = VGNet(**arguments, num_classes=classes, pretrained_cfg=label_names(classes))
+        adopt(model, state)
+        left = checkpoint.fit_weights(model, state, source, spare=() if "head.weight" in state else ("head.",))
+        if left:
+            warnings.warn(f"{source}: no head in the file; ours starts anew", stacklevel=2)
+        return model.eval()
+
+
+def variant_of(arguments: Mapping[str, Any]) -> str:
+    """The published name of a network, in whatever style; "" if it has none."""
+    common = {"downsample": "blur", "kernels": "learned", "se_ratio": None, "thumbnail": False}
+    wanted = {**arguments, "style": ""}
+    return next((name for name, own in VARIANTS.items() if {**common, **own, "style": ""} == wanted), "")
+
+
+def nearest_mobilenetv2(arguments: Mapping[str, Any]) -> str:
+    """The MobileNetV2 of timm with the nearest number of parameters to a VGNet."""
+    own = _parameters(VGNet(**arguments))
+    names = ("mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_110d")
+    return min(names, key=lambda name: abs(_parameters(timm.create_model(name)) - own))
+
+
+def _parameters(model: nn.Module) -> float:
+    return float(sum(p.numel() for p in model.parameters()))
