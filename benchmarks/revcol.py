@@ -1,0 +1,151 @@
+"""RevCol beside timm's ConvNeXt of the same multiply-accumulates; the reversible step beside plain training.
+
+    python benchmarks/revcol.py [--threads 1] [--batch 8] [--rounds 7] [--parts speed memory] [--output FILE.json]
+
+Speed: all take turns on one batch of 224-pixel images, inference and a training step (forward, backward, no optimizer),
+and the median of the paired ratios counts (above 1: ours is faster). RevCol has nearly the parameters and the
+multiply-accumulates of the ConvNeXt beside it: T 4.5 G and T 4.5 G, S 9.0 G and S 8.7 G, B 16.6 G and B 15.4 G.
+
+Memory: the peak of a fresh process that takes one training step of T-wide columns, less what it held when the model
+was built and its gradients were in place; so it counts what the step needs, buffers inside the kernels included. Blocks
+above 64 kB are mapped by themselves (glibc's MALLOC_MMAP_THRESHOLD_): otherwise the heap's holes, which grow with the
+number of gradients (75 MB a column, reversible), are measured too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from repertory.files import write_json
+from repertory.papers.revcol import VARIANTS, RevCol
+from repertory.timing import race, ratio
+
+PAIRS = {"revcol_tiny": "convnext_tiny", "revcol_small": "convnext_small", "revcol_base": "convnext_base"}
+COLUMNS = (2, 4, 8, 16)
+
+
+def training_step(model: nn.Module, x: Tensor) -> None:
+    """Forward and backward, gradients from scratch."""
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(model(x), torch.arange(len(x))).backward()
+
+
+def speed(ours: str, x: Tensor, rounds: int) -> dict[str, float]:
+    """Ratios of one size to its peer, and of reversible training to plain."""
+    peer = PAIRS[ours]
+    plain, theirs = timm.create_model(ours, reversible=False), timm.create_model(peer)
+    with torch.inference_mode():
+        contestants = {name: partial(model.eval(), x) for name, model in ((ours, plain), (peer, theirs))}
+        inference = race(contestants, range(1 + rounds))
+    reversible = timm.create_model(ours)
+    steps: dict[str, Callable[[], object]] = {
+        name: partial(training_step, model.train(), x)
+        for name, model in (("plain", plain), ("reversible", reversible), (peer, theirs))
+    }
+    training = race(steps, range(1 + rounds))
+    return {
+        f"{ours}, inference, s": float(np.median(inference[ours])),
+        f"{peer}, inference, s": float(np.median(inference[peer])),
+        f"{ours} over {peer}, inference": ratio(inference, ours, peer),
+        f"{ours} plain, training step, s": float(np.median(training["plain"])),
+        f"{ours} reversible, training step, s": float(np.median(training["reversible"])),
+        f"{peer}, training step, s": float(np.median(training[peer])),
+        f"{ours} plain over {peer}, training": ratio(training, "plain", peer),
+        f"{ours} reversible over {peer}, training": ratio(training, "reversible", peer),
+        f"{ours} reversible over plain, training": ratio(training, "reversible", "plain"),
+    }
+
+
+def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
+    """Shares of the operators that take most time by themselves, in per cent."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run()
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return {event.key: 100 * event.self_cpu_time_total / total for event in events[:rows]}
+
+
+def resident() -> float:
+    """Largest resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+
+
+def peak_here(columns: int, reversible: bool, batch: int) -> float:
+    """MB that a training step needs beyond weights and gradients; in a process of its own."""
+    model = RevCol(**{**VARIANTS["revcol_tiny"], "columns": columns}, reversible=reversible).train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = resident()
+    model.zero_grad(set_to_none=True)  # frees as much as the step's own gradients will take
+    F.cross_entropy(model(torch.randn(batch, 3, 224, 224)), torch.arange(batch)).backward()
+    return resident() - before
+
+
+def memory(batch: int) -> dict[str, float]:
+    """Peaks of plain and reversible training against columns."""
+    found: dict[str, float] = {}
+    for columns in COLUMNS:
+        for name in ("plain", "reversible"):
+            words = [sys.executable, __file__, "--peak", str(columns), name, "--batch", str(batch)]
+            environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(64 << 10)}
+            done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+            found[f"{name}, {columns} columns, MB"] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7, help="pairs that count; at least 7")
+    parser.add_argument("--models", nargs="+", default=["revcol_tiny", "revcol_small"], choices=list(PAIRS))
+    parser.add_argument("--parts", nargs="+", default=["speed", "memory"], choices=["speed", "memory"])
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    if arguments.peak:
+        columns, name = arguments.peak
+        print(peak_here(int(columns), name == "reversible", arguments.batch))
+        return
+
+    found: dict[str, dict[str, float]] = {}
+    if "speed" in arguments.parts:
+        x = torch.randn(arguments.batch, 3, 224, 224)
+        for ours in arguments.models:
+            found[ours] = speed(ours, x, max(7, arguments.rounds))
+        for name in ("revcol_tiny", PAIRS["revcol_tiny"]):
+            model = timm.create_model(name).eval()
+            with torch.inference_mode():
+                found[f"where the time of {name} goes, inference, %"] = where_the_time_goes(partial(model, x))
+        step = partial(training_step, timm.create_model("revcol_tiny").train(), x)
+        found["where the time of a reversible step goes, %"] = where_the_time_goes(step)
+    if "memory" in arguments.parts:
+        found["peak beyond weights and gradients"] = memory(arguments.batch)
+    print(f"batch {arguments.batch}, 224 pixels, {arguments.threads} thread(s)")
+    for title, rows in found.items():
+        print(title)
+        for name, value in rows.items():
+            print(f"  {name:52s} {value:8.2f}")
+    if arguments.output:
+        write_json(arguments.output, {"threads": arguments.threads, "batch": arguments.batch, **found})
+
+
+if __name__ == "__main__":
+    main()

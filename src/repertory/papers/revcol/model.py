@@ -1,0 +1,423 @@
+"""RevCol: copies of a pyramid network, linked so that each can be undone (Cai et al., ICLR 2023).
+
+The columns all see the image; each passes its four maps on to the next, which adds to them. Early columns keep the
+image, late ones name it; and as each step can be undone, training need not keep what the columns computed.
+
+    model = timm.create_model("revcol_tiny")    # after `import repertory.papers.revcol`; 82.2 % top-1 as published
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from timm.layers import LayerNorm2d, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from repertory.nn.imagenet import IMAGENET
+from repertory.papers.revcol.blocks import EPS, Column
+from repertory.papers.revcol.reversible import LEVELS, reversible_columns
+from repertory.papers.revcol.supervision import (
+    SIMPLE_ABOVE,
+    Classifier,
+    Decoder,
+    SimpleDecoder,
+    Supervised,
+    default_taps,
+)
+from repertory.papers.revcol.weights import accept_released_weights
+from repertory.problem import Problem
+
+STRIDE = 32
+"""Of level 3."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "revcol_tiny": {
+        "channels": (64, 128, 256, 512), "layers": (2, 2, 4, 2), "columns": 4, "drop_path_rate": 0.1,
+    },
+    "revcol_small": {
+        "channels": (64, 128, 256, 512), "layers": (2, 2, 4, 2), "columns": 8, "drop_path_rate": 0.3,
+    },
+    "revcol_base": {
+        "channels": (72, 144, 288, 576), "layers": (1, 1, 3, 2), "columns": 16, "drop_path_rate": 0.4,
+    },
+    "revcol_large": {
+        "channels": (128, 256, 512, 1024), "layers": (1, 2, 6, 2), "columns": 8, "drop_path_rate": 0.3,
+    },
+    "revcol_xlarge": {
+        "channels": (224, 448, 896, 1792), "layers": (1, 2, 6, 2), "columns": 8, "drop_path_rate": 0.4,
+    },
+    "revcol_huge": {
+        "channels": (360, 720, 1440, 2880), "layers": (1, 2, 6, 2), "columns": 8, "drop_path_rate": 0.4,
+        "top_link": True,
+    },
+}  # fmt: skip
+"""What the six published sizes differ in."""
+
+
+class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+    """Stem, columns, classifier; with supervision, classifiers and decoders of columns in between.
+
+    Args:
+        channels: of levels 0 to 3, at strides 4, 8, 16, 32.
+        layers: blocks of each level of a column.
+        columns: number of columns n.
+        num_classes: 0: no classifier, the pooled features come out.
+        in_chans: channels of the images.
+        drop_path_rate: rate of the last block of each column; it grows linearly from 0.
+        kernel_size: of the depth-wise convolutions, odd.
+        top_link: level 0 also sees level 3 of the column before (the huge model).
+        supervision: classify and rebuild the image after several columns in training.
+        supervise_at: after which columns (from 1, ascending, the last one n); default: n/4, n/2, 3n/4, n.
+        reversible: keep only the last column's maps for the backward pass, and undo the columns there.
+        layer_scale: initial gamma of the blocks.
+        head_init_scale: the classifiers' initial weights are multiplied by it (published: 0.001 in fine-tuning).
+        pretrained_cfg: what the weights were trained on, with timm's keys, and `label_names`.
+
+    Shape:
+        (N, in_chans, H, W), multiples of 32 -> logits (N, num_classes); in training with supervision, `Supervised`.
+
+    Raises:
+        Problem: supervision of columns that are not there, an even kernel; in `forward`, a height or width that is no
+            multiple of 32, or reversible training under `nn.DataParallel`.
+
+    Example:
+        >>> model = RevCol((8, 16, 24, 32), (1, 1, 2, 1), columns=4, num_classes=10, supervision=True)
+        >>> model.eval()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+        >>> logits, reconstructions = model.train()(torch.zeros(2, 3, 64, 64))
+        >>> len(logits), [tuple(r.shape) for r in reconstructions]
+        (4, [(2, 3, 64, 64), (2, 3, 64, 64), (2, 3, 64, 64)])
+        >>> _, maps = model.forward_intermediates(torch.zeros(1, 3, 70, 50))
+        >>> [tuple(c.shape[1:]) for c in maps]
+        [(8, 17, 12), (16, 8, 6), (24, 4, 3), (32, 2, 1)]
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        layers: Sequence[int],
+        columns: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        kernel_size: int = 3,
+        top_link: bool = False,
+        supervision: bool = False,
+        supervise_at: Sequence[int] | None = None,
+        reversible: bool = True,
+        layer_scale: float = 1e-6,
+        head_init_scale: float = 1.0,
+        pretrained_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not len(channels) == len(layers) == LEVELS:
+            raise Problem(f"{len(channels)} channels and {len(layers)} layers", "RevCol", f"give {LEVELS} of each")
+        if kernel_size % 2 == 0:
+            raise Problem(f"an even kernel_size: {kernel_size}", "RevCol", "choose an odd one: maps keep their size")
+        self.num_classes, self.in_chans, self.reversible = num_classes, in_chans, reversible
+        self.num_features = self.head_hidden_size = channels[-1]
+        self.layers, self.top_link, self.head_init_scale = tuple(layers), top_link, head_init_scale
+        self.pretrained_cfg = {**IMAGENET, "num_classes": num_classes, **(pretrained_cfg or {})}
+        self.supervise_at = _taps(columns, supervise_at) if supervision else ()
+
+        self.stem = nn.Sequential(nn.Conv2d(in_chans, channels[0], 4, 4), LayerNorm2d(channels[0], eps=EPS))
+        self.subnets = [f"subnet{i}" for i in range(columns)]
+        for name in self.subnets:
+            first = name == "subnet0"
+            column = Column(channels, layers, first, top_link, kernel_size, drop_path_rate, layer_scale)
+            self.add_module(name, column)
+        if supervision:
+            simple = num_classes > SIMPLE_ABOVE
+            if simple:
+                message = f"{num_classes} classes: columns in between are decoded by SimpleDecoder, as published"
+                warnings.warn(message, stacklevel=2)
+            self.decoder_blocks = nn.ModuleList(
+                SimpleDecoder(channels[-1], in_chans) if simple else Decoder(channels, layer_scale, in_chans)
+                for _ in self.supervise_at[:-1]
+            )
+        self.apply(_initialise)
+        self.reset_classifier(num_classes)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 << t, "module": f"subnet{columns - 1}.level{t}"}
+            for t, dim in enumerate(channels)
+        ]
+        self.register_load_state_dict_pre_hook(accept_released_weights)
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns, first to last."""
+        return [self.get_submodule(name) for name in self.subnets]  # pyright: ignore[reportReturnType]
+
+    # -- columns --------------------------------------------------------------------------------
+
+    def each_column(self, image: Tensor) -> Iterator[list[Tensor]]:
+        """The maps of one column after another, c(0, i) … c(3, i), computed in the usual way.
+
+        Args:
+            image: (N, in_chans, H, W), at least 32 x 32.
+        """
+        x = self._stem(image)
+        features: list[Tensor] = []
+        for column in self.columns:
+            features = column(x, features)
+            yield features
+
+    def last_column(self, image: Tensor, supervised: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """The maps of the last column; and, where asked for, c(3, i) of the supervised columns before it."""
+        taps = [after - 1 for after in self.supervise_at[:-1]] if supervised else []
+        if not (self.reversible and torch.is_grad_enabled()):
+            tapped, features = [], []
+            for i, features in enumerate(self.each_column(image)):
+                if i in taps:
+                    tapped.append(features[-1])
+            return features, tapped
+        self._check_reversible()
+        x = self._stem(image)
+        whole = [column for column in self.columns if column.depth == LEVELS]
+        features, tapped = reversible_columns(whole, taps, x)
+        for column in self.columns[len(whole) :]:  # last ones that were pruned cannot be undone
+            features = column(x, features)
+        return features, tapped
+
+    def _stem(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if min(height, width) < STRIDE:
+            remedy = f"give at least {STRIDE} x {STRIDE}: level 3 has stride {STRIDE}"
+            raise Problem(f"an image of {height} x {width} pixels is too small", "RevCol", remedy)
+        for column in self.columns:
+            column.bound_alphas()
+        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns stay in full precision
+
+    def _check_reversible(self) -> None:
+        if getattr(self, "_is_replica", False):
+            remedy = "use DistributedDataParallel (repertory: --devices), or reversible=False"
+            raise Problem("reversible training does not work under nn.DataParallel", "RevCol", remedy)
+        if self.columns[0].alpha(0).dtype in (torch.float16, torch.bfloat16):
+            message = "16-bit weights: undoing a column divides by a and amplifies rounding; use autocast instead"
+            warnings.warn(message, stacklevel=2)
+
+    # -- classification -------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor | Supervised:
+        """Images -> logits (N, num_classes); in training with supervision, `Supervised`."""
+        if self.training and self.supervise_at:
+            return self.forward_supervised(x)
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images -> c(3, n), (N, C_3, H / 32, W / 32)."""
+        return self.last_column(_whole_strides(x))[0][-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """c(3, n) -> logits (N, num_classes), or the pooled and normalised features (N, C_3)."""
+        head = self.get_classifier()
+        return head.pooled(x) if pre_logits else head(x)
+
+    def forward_supervised(self, x: Tensor) -> Supervised:
+        """Images -> what all supervised columns say.
+
+        Raises:
+            Problem: the model has no supervision.
+        """
+        if not self.supervise_at:
+            raise Problem("this model has no supervised columns", "RevCol", "build it with supervision=True")
+        features, tapped = self.last_column(_whole_strides(x), supervised=True)
+        logits = [head(c) for head, c in zip(self.cls_blocks, [*tapped, features[-1]], strict=True)]
+        return Supervised(logits, [decode(c) for decode, c in zip(self.decoder_blocks, tapped, strict=True)])
+
+    @torch.no_grad()
+    def without_supervision(self) -> RevCol:
+        """A copy for inference: the last classifier stays, the other classifiers and the decoders go."""
+        arguments = {**self._hub_mixin_config, "supervision": False, "supervise_at": None}  # pyright: ignore
+        plain = type(self)(**{**arguments, "num_classes": self.num_classes})
+        plain.load_state_dict(self.state_dict())
+        return plain.train(self.training)
+
+    # -- the interface of timm's models ---------------------------------------------------------
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of the last column, as detectors and segmenters want them.
+
+        Args:
+            x: images (N, in_chans, H, W) of any size from 32 x 32: a map of an odd size is upsampled to the exact one.
+            indices: which levels, from 0; an int: the last so many; None: all.
+            norm: no effect; there is no norm behind the columns.
+            stop_early: no effect; every level of the columns before is needed anyway.
+            output_fmt: "NCHW".
+            intermediates_only: leave out the last map.
+        """
+        if output_fmt != "NCHW":
+            raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'output_fmt="NCHW"')
+        wanted, _ = feature_take_indices(LEVELS, indices)
+        features, _ = self.last_column(x)
+        maps = [features[t] for t in wanted]
+        return maps if intermediates_only else (features[-1], maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the maps of the levels `indices` do not need; returns these as absolute indices."""
+        wanted, last = feature_take_indices(LEVELS, indices)
+        for back, column in enumerate(reversed(self.columns)):  # a level needs the next higher one, one column before
+            column.cut(LEVELS if back and self.top_link else min(LEVELS, last + 1 + back))
+        if prune_head or last + 1 < LEVELS:
+            self.num_classes, self.supervise_at = 0, ()
+            self.cls_blocks = self.decoder_blocks = nn.ModuleList()
+            self.cls = nn.Identity()
+        return wanted
+
+    def get_classifier(self) -> Classifier:
+        """The last column's."""
+        return cast(Classifier, self.cls_blocks[-1] if self.supervise_at else self.cls)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+        """Fresh classifiers of `num_classes` outputs; 0: none. Pooling is always the mean."""
+        self.num_classes = num_classes
+        heads = [Classifier(self.num_features, num_classes) for _ in self.supervise_at or (0,)]
+        for head in heads:
+            head.apply(_initialise)
+            head.scale_(self.head_init_scale)
+        if self.supervise_at:
+            self.cls_blocks = nn.ModuleList(heads)
+        else:
+            (self.cls,) = heads
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Name of a parameter -> its depth, for layer-wise decay of the learning rate.
+
+        The stem is at 0; the r-th block of column j (both from 0) at 1 + r + j, for that many blocks lie below it on
+        the shortest way; a fusion with its level's first block; the a of a column at 1 + j; heads behind all.
+
+        Args:
+            coarse: by columns instead.
+        """
+        firsts = [sum(self.layers[:t]) for t in range(LEVELS)]
+        columns, rows = len(self.subnets), sum(self.layers)
+
+        def depth(name: str) -> int:
+            parts = name.split(".")
+            if parts[0] == "stem":
+                return 0
+            if parts[0] not in self.subnets:
+                return (0 if coarse else rows - 1) + columns + 1
+            j, part = self.subnets.index(parts[0]), parts[1]
+            if coarse or part.startswith("alpha"):
+                return 1 + j
+            return 1 + j + firsts[int(part.removeprefix("level"))] + (int(parts[3]) if parts[2] == "blocks" else 0)
+
+        return depth
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _taps(columns: int, supervise_at: Sequence[int] | None) -> tuple[int, ...]:
+    if supervise_at is None:
+        if columns % 4:
+            remedy = f"choose {4 * math.ceil(columns / 4)} columns, or say supervise_at, for instance (1, {columns})"
+            raise Problem(f"{columns} columns cannot be supervised by quarters", "RevCol", remedy)
+        return default_taps(columns)
+    taps = tuple(supervise_at)
+    if len(taps) < 2 or list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] != columns:
+        remedy = f"give ascending columns from 1, two or more, the last one {columns}"
+        raise Problem(f"columns {taps} of {columns} cannot be supervised", "supervise_at", remedy)
+    return taps
+
+
+def _whole_strides(x: Tensor) -> Tensor:
+    height, width = x.shape[-2:]
+    if height % STRIDE or width % STRIDE:
+        fits = [STRIDE * -(-side // STRIDE) for side in (height, width)]
+        raise Problem(
+            f"an image of {height} x {width} pixels: not multiples of {STRIDE}",
+            "RevCol",
+            f"resize or pad it to {fits[0]} x {fits[1]}; feature maps (forward_intermediates) come at any size",
+        )
+    return x
+
+
+# -- the published sizes, in timm's registry ----------------------------------------------------
+
+WARPED: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "squash"}
+"""Test preprocessing above 224 pixels: the whole image, warped to a square. At 224: IMAGENET's."""
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            **IMAGENET,
+            **{
+                "revcol_xlarge": {"input_size": (3, 384, 384), "pool_size": (12, 12), **WARPED},
+                "revcol_huge": {"input_size": (3, 640, 640), "pool_size": (20, 20), **WARPED},
+            }.get(name, {}),
+            "first_conv": "stem.0",
+            "classifier": "cls.classifier.1",
+        }
+        for name in VARIANTS
+    }
+)
+
+
+def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> RevCol:
+    return build_model_with_cfg(
+        RevCol,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **{**VARIANTS[variant], **kwargs},
+    )
+
+
+@register_model
+def revcol_tiny(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """30.5 M parameters, 4.5 G multiply-accumulates; published top-1 82.2."""
+    return _create("revcol_tiny", pretrained, **kwargs)
+
+
+@register_model
+def revcol_small(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """60.6 M parameters, 9.1 G multiply-accumulates; published top-1 83.5."""
+    return _create("revcol_small", pretrained, **kwargs)
+
+
+@register_model
+def revcol_base(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """138.6 M parameters, 16.6 G multiply-accumulates; published top-1 84.1 (ImageNet-22K: 85.6, at 384 86.7)."""
+    return _create("revcol_base", pretrained, **kwargs)
+
+
+@register_model
+def revcol_large(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """273.1 M parameters; published top-1 from ImageNet-22K 86.6, at 384 pixels 87.6."""
+    return _create("revcol_large", pretrained, **kwargs)
+
+
+@register_model
+def revcol_xlarge(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """833.8 M parameters; published top-1 from ImageNet-22K, at 384 pixels, 88.2."""
+    return _create("revcol_xlarge", pretrained, **kwargs)
+
+
+@register_model
+def revcol_huge(pretrained: bool = False, **kwargs: Any) -> RevCol:
+    """2.16 G parameters; published top-1 at 640 pixels 90.0, after training on private images."""
+    return _create("revcol_huge", pretrained, **kwargs)

@@ -1,0 +1,385 @@
+"""How the claims of RevCol are tested.
+
+    repertory run revcol                                               # six arms on a few digits, minutes
+    REPERTORY_DATA=… repertory run revcol --scale desk --jobs 2        # CIFAR-10, 10,000 images
+    repertory run revcol --scale paper --data imagenet/ --arms reversible \\
+        --devices 8 --precision 16-mixed                               # RevCol-T; published top-1 82.2 %
+    repertory run revcol --scale finetune_base --data imagenet/ --arms reversible \\
+        --set pretrained=revcol_base_22k.pth --devices 8 --precision 16-mixed      # published 85.6 %
+    repertory train revcol --data my_images/ --set arch=revcol_tiny --set supervision=false --out my_model/
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repertory import checkpoint
+from repertory.classification import ImageData, ImageRecipe, ImageStudy, as_picture, preprocessing
+from repertory.nn.imagenet import IMAGENET, label_names
+from repertory.papers.revcol import pictures
+from repertory.papers.revcol.cost import authors_macs, peak_bytes, saved_bytes
+from repertory.papers.revcol.model import STRIDE, VARIANTS, WARPED, RevCol
+from repertory.papers.revcol.supervision import Supervised, compound_loss
+from repertory.papers.revcol.weights import read_released, without_supervision
+from repertory.problem import Problem
+from repertory.study import StudyConfig
+from repertory.timing import race, ratio
+from repertory.training import loader
+
+MINI: dict[str, Any] = {
+    "channels": (16, 32, 48, 64), "layers": (1, 1, 2, 1), "columns": 4, "drop_path_rate": 0.0, "layer_scale": 0.1,
+}  # fmt: skip
+"""RevCol for small images. With the published gamma of 1e-6 its blocks would barely act in so few steps."""
+
+ARCHS: dict[str, dict[str, Any]] = {"mini": MINI, **VARIANTS}
+
+CONSTANT = ("reversible", "deeper")
+"""Arms that train in constant memory."""
+COUNTED = ("revcol_tiny", "revcol_small", "revcol_base")
+"""Sizes whose multiply-accumulates at 224 pixels are known exactly."""
+COLUMNS = (2, 4, 8, 16)
+"""Where memory is measured."""
+MEMORY_BATCH, MEMORY_SIZE = 16, 64
+RACED = ("plain", "reversible")
+SPEED_BATCH = 8
+CKA_IMAGES = 512
+REBUILT = 4
+"""Images in the picture of reconstructions."""
+
+
+class RevColConfig(ImageRecipe):
+    """Recipe and architecture."""
+
+    arch: Literal[
+        "mini", "revcol_tiny", "revcol_small", "revcol_base", "revcol_large", "revcol_xlarge", "revcol_huge"
+    ] = Field(default="mini", description="size of the network")
+    image_size: int | None = Field(
+        default=None,
+        ge=STRIDE,
+        le=1024,
+        multiple_of=STRIDE,
+        description="height and width of the input, a multiple of 32; empty: 32 for mini, else 224",
+    )
+    train_size: int | None = Field(
+        default=None,
+        ge=STRIDE,
+        le=1024,
+        multiple_of=STRIDE,
+        description="height and width in training, with random crops; empty: image_size",
+    )
+    reversible: bool | None = Field(
+        default=None, description="recompute what the columns did instead of keeping it; empty: as the arm says"
+    )
+    supervision: bool | None = Field(default=None, description="supervise columns in between; empty: as the arm says")
+    reconstruction_weight: float = Field(default=3.0, ge=0, description="of the first reconstruction in the loss")
+    label_weight: float = Field(default=0.7, ge=0, description="of the labels in between in the loss")
+    head_init_scale: float = Field(
+        default=1.0, gt=0, description="factor of the classifier's initial weights; published: 0.001 in fine-tuning"
+    )
+    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against plain training; 0: no race")
+
+
+PRETRAIN: dict[str, Any] = {
+    "seeds": 1, "epochs": 300, "lr": 1e-3, "batch_size": 128, "weight_decay": 0.05, "schedule": "cosine",
+    "warmup_epochs": 20, "warmup_lr": 1e-5, "min_lr": 1e-6, "ema_decay": 0.9999, "ema_returned": False,
+    "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "rand-m9-mstd0.5-inc1",
+    "random_erasing": 0.25, "color_jitter": 0.4, "crop_scale": 0.08, "crop_interpolation": "bicubic",
+    "eval_every": 10, "workers": 8,
+}  # fmt: skip
+"""1024 images a step: 8 processes of 128, run with --devices 8 --precision 16-mixed."""
+
+PRETRAIN_22K: dict[str, Any] = {
+    **PRETRAIN, "epochs": 90, "lr": 1.25e-4, "weight_decay": 0.1, "warmup_epochs": 5, "min_lr": 1e-7, "clip_norm": 10.0,
+    "ema_decay": 0.0,
+}  # fmt: skip
+"""ImageNet-22K in train/, ImageNet-1K's validation images in val/, both in folders named by wnid."""
+
+FINETUNE: dict[str, Any] = {
+    **PRETRAIN, "epochs": 30, "warmup_epochs": 0, "weight_decay": 1e-8, "min_lr": 2e-7, "clip_norm": 10.0,
+    "color_jitter": 0.0, "mixup": 0.0, "cutmix": 0.0, "ema_decay": 0.0, "supervision": False, "head_init_scale": 0.001,
+    "eval_every": 1,
+}  # fmt: skip
+
+
+class RevColStudy(ImageStudy[RevColConfig]):
+    """Classify images with one column and several, supervised and not; count, weigh, race."""
+
+    paper = "revcol"
+    arms: ClassVar[Mapping[str, str]] = {
+        "one_column": "one column: a pyramid network of ConvNeXt blocks",
+        "wide_column": "one column, widened to the multiply-accumulates of all",
+        "plain": "all columns, trained as usual",
+        "supervised": "all columns, those in between supervised",
+        "reversible": "the paper's: all columns, supervised, in constant memory",
+        "deeper": "twice as many columns, supervised, in constant memory",
+    }
+    method = "reversible"
+    head: ClassVar[tuple[str, ...]] = ("cls.", "cls_blocks.", "decoder_blocks.")
+    Config = RevColConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": RevColConfig(
+            seeds=1, epochs=1, batch_size=50, lr=2e-3, sample="digits", sample_labels=20, speed_rounds=0
+        ),
+        "laptop": RevColConfig(
+            seeds=5, epochs=20, batch_size=10, lr=2e-3, schedule="onecycle", weight_decay=0.05, sample="digits",
+            sample_labels=5,
+        ),
+        "desk": RevColConfig(
+            seeds=3, real="cifar10-subset", epochs=12, batch_size=50, lr=2e-3, schedule="onecycle",
+            weight_decay=0.05, crop_scale=0.5,
+        ),
+        "paper": RevColConfig(arch="revcol_tiny", **PRETRAIN),
+        "paper_small": RevColConfig(arch="revcol_small", **PRETRAIN),
+        "paper_base": RevColConfig(
+            arch="revcol_base", **{**PRETRAIN, "min_lr": 1e-8, "clip_norm": 5.0, "color_jitter": 0.0}
+        ),
+        "pretrain_base": RevColConfig(arch="revcol_base", **PRETRAIN_22K),
+        "pretrain_large": RevColConfig(arch="revcol_large", **PRETRAIN_22K),
+        "pretrain_xlarge": RevColConfig(arch="revcol_xlarge", **{**PRETRAIN_22K, "color_jitter": 0.0}),
+        "finetune_base": RevColConfig(
+            arch="revcol_base", drop_path=0.2, **{**FINETUNE, "lr": 1e-4, "layer_decay": 0.9}
+        ),
+        "finetune_base_384": RevColConfig(
+            arch="revcol_base", image_size=384, drop_path=0.2, **{**FINETUNE, "lr": 1e-4, "layer_decay": 0.9}
+        ),
+        "finetune_large": RevColConfig(
+            arch="revcol_large", **{**FINETUNE, "lr": 5e-5, "layer_decay": 0.8}
+        ),
+        "finetune_large_384": RevColConfig(
+            arch="revcol_large", image_size=384, **{**FINETUNE, "lr": 5e-5, "layer_decay": 0.8}
+        ),
+        "finetune_xlarge_384": RevColConfig(
+            arch="revcol_xlarge", image_size=384, **{**FINETUNE, "lr": 2e-5, "layer_decay": 0.8, "ema_decay": 0.9999}
+        ),
+        "finetune_huge_640": RevColConfig(
+            arch="revcol_huge", image_size=640,
+            **{**FINETUNE, "epochs": 20, "lr": 4e-5, "min_lr": 2e-8, "clip_norm": 100.0, "layer_decay": 0.8,
+               "ema_decay": 0.9999},
+        ),
+    }  # fmt: skip
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    def build(self, arm: str, classes: tuple[str, ...]) -> RevCol:
+        config, small = self.config, self.config.arch == "mini"
+        size = config.image_size or (32 if small else 224)
+        arguments: dict[str, Any] = {
+            **ARCHS[config.arch],
+            **changes(ARCHS[config.arch], arm),
+            "num_classes": len(classes),
+            "head_init_scale": config.head_init_scale,
+            "pretrained_cfg": {
+                "input_size": [3, size, size],
+                "label_names": list(classes),
+                **({"crop_pct": 1.0} if small else WARPED if size > 224 else {}),
+            },
+        }
+        if config.drop_path is not None:
+            arguments["drop_path_rate"] = config.drop_path
+        for name in ("reversible", "supervision"):
+            if getattr(config, name) is not None:
+                arguments[name] = getattr(config, name)
+        self._supervised = arguments["supervision"]
+        return RevCol(**arguments)
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """A file of ours or of the authors. Classifiers and decoders that the network lacks are left out."""
+        state = read_released(source)
+        if self._supervised:
+            return {name: tensor for name, tensor in state.items() if not name.startswith("cls.")}
+        return without_supervision(state)
+
+    def fitting(self, state: Mapping[str, Tensor]) -> str:
+        return fitting_variant(state)
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | Mapping[str, Tensor]:
+        """Cross entropy; with supervision, the compound loss, whose image is the input after mixup."""
+        said = model(x)
+        if not isinstance(said, Supervised):
+            return self.cross_entropy(said, y)
+        weights = self.config.reconstruction_weight, self.config.label_weight
+        terms = compound_loss(said, denormalised(x), y, *weights, cross_entropy=self.cross_entropy)
+        return {"loss": torch.stack(terms).sum(), "label_loss": terms[-1]}
+
+    def evaluate(self, model: nn.Module, data: ImageData) -> dict[str, float]:
+        """As every classifier; and the linear CKA of each column's c(3, i) with the labels and the image."""
+        metrics = super().evaluate(model, data)
+        similarities = self._similarities(cast(RevCol, model), data)
+        self.session.figure("cka-per-column", pictures.cka_picture(similarities))
+        named = {f"cka_{name}_{i}": v for name, values in similarities.items() for i, v in enumerate(values, start=1)}
+        return {**metrics, **named}
+
+    @torch.inference_mode()
+    def _similarities(self, model: RevCol, data: ImageData) -> dict[str, list[float]]:
+        """On up to `CKA_IMAGES` held-out images, evenly spread."""
+        stride = -(-len(data.test) // CKA_IMAGES)
+        some = data.test.subset(range(0, len(data.test), stride)).seen_through(preprocessing(model))
+        columns: list[list[Tensor]] = [[] for _ in model.columns]
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        for x, y in loader(self.session, some, self.config.batch_size, workers=self.config.workers, label="compare"):
+            for maps, features in zip(columns, model.each_column(x), strict=True):
+                maps.append(features[-1].flatten(1).float().cpu())
+            images.append(x.flatten(1).cpu())
+            labels.append(y.cpu())
+        one_hot = F.one_hot(torch.cat(labels)).float()
+        targets = {"labels": centred_gram(one_hot), "image": centred_gram(torch.cat(images))}
+        grams = [centred_gram(torch.cat(maps)) for maps in columns]
+        return {
+            name: [float(F.cosine_similarity(k.flatten(), g.flatten(), dim=0)) for k in grams]
+            for name, g in targets.items()
+        }
+
+    # -- figures that need no training ----------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """Sizes and costs of the published networks, a known loss; memory, gradients and speed."""
+        figures: dict[str, float] = {}
+        with torch.device("meta"):
+            for name, arguments in VARIANTS.items():
+                model = RevCol(**arguments, supervision=True).eval()
+                plain, whole = without_supervision(model.state_dict()), model.state_dict()
+                figures[f"{name}_parameters"] = float(sum(p.numel() for p in plain.values()))
+                figures[f"{name}_supervised_parameters"] = float(sum(p.numel() for p in whole.values()))
+                if name in COUNTED:
+                    figures[f"{name}_macs"] = float(authors_macs(model, torch.zeros(1, 3, 224, 224)))
+        nothing = Supervised([torch.zeros(2, 10)] * 4, [torch.zeros(2, 3, 32, 32)] * 3)
+        terms = compound_loss(nothing, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+        figures["loss_of_zeros"] = float(torch.stack(terms).sum())
+        figures |= self._memory()
+        figures |= {f"gradient_difference_{columns}": self._gradient_difference(columns) for columns in (4, 16)}
+        if self.config.speed_rounds:
+            figures |= self._speed()
+        return figures
+
+    def _memory(self) -> dict[str, float]:
+        """Of a training step of the mini network against columns: what autograd keeps, and the peak.
+
+        In multiples of what plain training with two columns takes; the picture shows bytes.
+        """
+        x = torch.randn(MEMORY_BATCH, 3, MEMORY_SIZE, MEMORY_SIZE, generator=self.session.generator("memory"))
+        kept: dict[str, dict[int, float]] = {name: {} for name in RACED}
+        peak: dict[str, dict[int, float]] = {name: {} for name in RACED}
+        for columns in self.session.progress(COLUMNS, "memory"):
+            for name, model in self._pair(columns).items():
+                kept[name][columns] = saved_bytes(lambda model=model: model(x), model)
+                peak[name][columns] = peak_bytes(lambda model=model: model(x).square().sum().backward(), model)
+        self.session.figure("memory-vs-columns", pictures.memory_picture(peak))
+        return {
+            f"{kind}_{name}_{columns}": size / found["plain"][COLUMNS[0]]
+            for kind, found in (("kept", kept), ("peak", peak))
+            for name, curve in found.items()
+            for columns, size in curve.items()
+        }
+
+    def _gradient_difference(self, columns: int) -> float:
+        """Of the reversible from the plain gradients of all weights, DropPath at work, relative to their norm."""
+        x = torch.randn(8, 3, 64, 64, generator=self.session.generator("gradients"))
+        found: list[Tensor] = []
+        for model in self._pair(columns, drop_path_rate=0.2).values():
+            self.session.reseed("drop path")
+            loss = model(x).square().mean()
+            own = [p for p in model.parameters() if p.requires_grad]
+            found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, own)]))
+        return float((found[1] - found[0]).norm() / found[0].norm())
+
+    def _speed(self) -> dict[str, float]:
+        """A training step of RevCol-T on small images, reversible beside plain: how many times as fast."""
+        x = torch.randn(SPEED_BATCH, 3, 64, 64, generator=self.session.generator("speed"))
+        models = {name: RevCol(**VARIANTS["revcol_tiny"], reversible=name == "reversible") for name in RACED}
+        steps = {name: lambda model=model: model(x).square().sum().backward() for name, model in models.items()}
+        rounds = self.session.progress(range(1 + self.config.speed_rounds), "race")
+        return {"reversible_speed": ratio(race(steps, rounds), "reversible", "plain")}
+
+    def _pair(self, columns: int, **arguments: Any) -> dict[str, RevCol]:
+        """The mini network in training, plain and reversible, with the same weights."""
+        models = {}
+        for name in RACED:
+            self.session.reseed("pair")
+            own = {**MINI, "columns": columns, "num_classes": 10, **arguments}
+            models[name] = RevCol(**own, reversible=name == "reversible").train()
+        return models
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+        """What the supervised columns make of the first images: what they keep of them."""
+        model, x = cast(RevCol, model), x[:REBUILT]
+        if not model.supervise_at:
+            return {}
+        rebuilt = [torch.sigmoid(r.float()).cpu() for r in model.forward_supervised(x).reconstructions]
+        versions = [[r[k].permute(1, 2, 0).numpy() for r in rebuilt] for k in range(len(x))]
+        shown = [as_picture(model, image) for image in x]
+        return {"reconstructions": pictures.reconstruction_picture(shown, versions)}
+
+    def convert(self, source: Path, variant: str = "") -> RevCol:
+        """Build a model from the authors' weights (`revcol_tiny_1k.pth` and the like), for inference.
+
+        Args:
+            source: the file; only its tensors are read.
+            variant: name of a size; empty: the one whose shapes fit.
+
+        Raises:
+            Problem: unknown variant, or weights of another one; names the one that fits.
+        """
+        if variant and variant not in VARIANTS:
+            raise Problem(f"no variant {variant!r}", "--variant", f"choose from {', '.join(VARIANTS)}")
+        state = without_supervision(read_released(source))
+        fits = fitting_variant(state)
+        if not fits or variant not in ("", fits):
+            remedy = f"--variant {fits}: their shapes fit" if fits else "they fit none of the published sizes"
+            raise Problem(f"these are not the weights of {variant or 'any published size'}", source, remedy)
+        head = state.get("cls.classifier.1.weight", torch.empty(1000, 0))
+        model = RevCol(**VARIANTS[fits], num_classes=len(head), pretrained_cfg=label_names(len(head)))
+        left = checkpoint.fit_weights(model, state, source, spare=() if head.numel() else self.head)
+        if left:
+            warnings.warn(f"{source}: no classifier in the file; ours starts anew", stacklevel=2)
+        return model.eval()
+
+
+def changes(architecture: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """What an arm differs in from an architecture."""
+    columns, channels = architecture["columns"], architecture["channels"]
+    match arm:
+        case "one_column":
+            own = {"columns": 1}
+        case "wide_column":  # multiply-accumulates grow with the square of the width
+            own = {"columns": 1, "channels": tuple(8 * round(c * math.sqrt(columns) / 8) for c in channels)}
+        case "deeper":
+            own = {"columns": 2 * columns}
+        case _:
+            own = {}
+    return {**own, "supervision": arm in ("supervised", *CONSTANT), "reversible": arm in CONSTANT}
+
+
+def fitting_variant(state: Mapping[str, Tensor]) -> str:
+    """The published size that has these tensors, whatever its number of classes and its supervision; "" if none."""
+    found = {name: tensor.shape for name, tensor in without_supervision(state).items() if not name.startswith("cls.")}
+    for variant, arguments in VARIANTS.items():
+        with torch.device("meta"):
+            own = RevCol(**arguments, num_classes=0).state_dict()
+        if {name: tensor.shape for name, tensor in own.items() if not name.startswith("cls.")} == found:
+            return variant
+    return ""
+
+
+def centred_gram(features: Tensor) -> Tensor:
+    """Inner products of centred features: (N, d) -> (N, N). Their cosine similarity is linear CKA."""
+    features = features - features.mean(0)
+    return features @ features.T
+
+
+def denormalised(x: Tensor) -> Tensor:
+    """Undo the normalisation of images (N, 3, H, W)."""
+    mean, std = (x.new_tensor(IMAGENET[name]).view(3, 1, 1) for name in ("mean", "std"))
+    return x * std + mean

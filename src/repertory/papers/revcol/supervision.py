@@ -1,0 +1,141 @@
+"""Supervision of columns in between: classifiers, decoders of the image, and the compound loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repertory.papers.revcol.blocks import EPS, Block
+
+IMAGE_BOUNDS = (0.01, 0.99)
+"""The image that decoders aim at is cut off here, since no finite logit reaches 0 or 1."""
+SIMPLE_ABOVE = 1000
+"""Number of classes above which the simple decoder is taken."""
+
+
+class Supervised(NamedTuple):
+    """What the supervised columns say."""
+
+    logits: list[Tensor]
+    """(N, classes) each; the last is the prediction."""
+    reconstructions: list[Tensor]
+    """Logits of the image, (N, 3, H, W) each; none of the last column."""
+
+
+class Classifier(nn.Module):
+    """Mean over the map, LayerNorm, linear: (N, dim, H, W) -> (N, num_classes); (N, dim) with 0 classes."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        linear = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.classifier = nn.Sequential(nn.LayerNorm(dim, eps=EPS), linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.classifier[1](self.pooled(x))
+
+    @torch.no_grad()
+    def scale_(self, factor: float) -> None:
+        """Multiply the weights of the linear layer."""
+        for parameter in self.classifier[1].parameters():
+            parameter.mul_(factor)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(N, dim, H, W) -> (N, dim), normalised."""
+        return self.classifier[0](F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Decoder(nn.Module):
+    """Rebuild the image in steps: three times twice as large with a block behind, then pixels of 4 x 4.
+
+    Args:
+        channels: of the four levels, finest first.
+        layer_scale: initial gamma of the blocks.
+        in_chans: channels of the image.
+
+    Shape:
+        (N, C_3, h, w) -> logits (N, in_chans, 32 h, 32 w).
+    """
+
+    def __init__(self, channels: Sequence[int], layer_scale: float = 1e-6, in_chans: int = 3) -> None:
+        super().__init__()
+        dims = list(reversed(channels))
+        steps = list(pairwise(dims))
+        self.proj_layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 1), LayerNorm2d(b, eps=EPS), nn.GELU()) for a, b in steps
+        )
+        self.normal_layers = nn.ModuleList(
+            nn.Sequential(Block(b, layer_scale=layer_scale, expansion=1)) for _, b in steps
+        )
+        self.projback = nn.Sequential(nn.Conv2d(dims[-1], 16 * in_chans, 1), nn.PixelShuffle(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        for project, block in zip(self.proj_layers, self.normal_layers, strict=True):
+            x = F.interpolate(project(x), scale_factor=2, mode="bilinear", align_corners=True)
+            x = block(x)
+        return self.projback(x)
+
+
+class SimpleDecoder(nn.Module):
+    """Rebuild the image at once, 32 x 32 pixels from each feature: (N, dim, h, w) -> (N, in_chans, 32 h, 32 w)."""
+
+    def __init__(self, dim: int, in_chans: int = 3) -> None:
+        super().__init__()
+        self.projback = nn.Sequential(
+            LayerNorm2d(dim, eps=EPS), nn.Conv2d(dim, 1024 * in_chans, 1), nn.PixelShuffle(32)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.projback(x)
+
+
+def compound_loss(
+    supervised: Supervised,
+    image: Tensor,
+    target: Tensor,
+    reconstruction_weight: float = 3.0,
+    label_weight: float = 0.7,
+    cross_entropy: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> list[Tensor]:
+    r"""The loss of each supervised column; the loss of the model is their sum.
+
+    .. math:: \sum_{j=1}^{L-1} \Big[ f \Big(1 - \frac{j-1}{L-1}\Big) \mathrm{BCE}(r_j, I)
+              + c \, \frac{j}{L} \, \mathrm{CE}(p_j, y) \Big] + \mathrm{CE}(p_L, y)
+
+    Early columns are to keep the image, late ones to name it: with the released f = 3, c = 0.7 and L = 4, the
+    reconstructions weigh 3, 2, 1 and the labels 0.175, 0.35, 0.525, 1.
+
+    Args:
+        supervised: p_1 … p_L and r_1 … r_{L-1}.
+        image: I, from 0 to 1, as it went into the network, so after mixup, (N, 3, H, W).
+        target: y, classes (N,) or shares (N, classes).
+        reconstruction_weight: f.
+        label_weight: c.
+        cross_entropy: CE, of logits and targets.
+    """
+    logits, reconstructions = supervised
+    count = len(logits)
+    image = image.clamp(*IMAGE_BOUNDS)
+    terms: list[Tensor] = []
+    for j, (p, r) in enumerate(zip(logits, reconstructions, strict=False), start=1):
+        pixels = reconstruction_weight * (1 - (j - 1) / (count - 1)) * F.binary_cross_entropy_with_logits(r, image)
+        terms.append(pixels + label_weight * j / count * cross_entropy(p, target))
+    return [*terms, cross_entropy(logits[-1], target)]
+
+
+def default_taps(columns: int) -> tuple[int, ...]:
+    """After which columns, from 1, there is supervision: a quarter, half, three quarters, all.
+
+    Example:
+        >>> default_taps(8)
+        (2, 4, 6, 8)
+    """
+    return tuple(columns * k // 4 for k in range(1, 5))

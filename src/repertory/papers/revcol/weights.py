@@ -1,0 +1,64 @@
+"""The authors' released files: read as tensors only, and fitted to a model without supervision."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repertory import checkpoint
+
+
+class Inert:
+    """Stands for objects in a released file that are not tensors: built, never used."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+# The files hold a configuration of yacs, a dict, beside the weights. So `weights_only` can read them, also below timm's
+# `checkpoint_path`, and nothing of yacs runs.
+torch.serialization.add_safe_globals([(OrderedDict, "yacs.config.CfgNode")])
+
+
+def read_released(path: Path) -> dict[str, Tensor]:
+    """The tensors below `model` in a released file, or of any file of weights; whatever else is in it is not built.
+
+    Raises:
+        Problem: the file holds no weights.
+    """
+    foreign = []
+    if zipfile.is_zipfile(path) and Path(path).suffix != ".safetensors":
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
+        return checkpoint.read_weights(path, prefer=("model", "state_dict"))
+
+
+def accept_released_weights(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Hook of `load_state_dict`: a model without supervision takes the last head of a supervised file."""
+    if not module.supervise_at:
+        unsupervised = without_supervision({k.removeprefix(prefix): v for k, v in state.items()})
+        state.clear()
+        state.update({prefix + k: v for k, v in unsupervised.items()})
+
+
+def without_supervision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The last head as `cls`; no other heads, no decoders.
+
+    Example:
+        >>> list(without_supervision({"stem.0.bias": None, "cls_blocks.0.x": None, "cls_blocks.3.x": None}))
+        ['stem.0.bias', 'cls.x']
+    """
+    heads = sorted({k.split(".")[1] for k in state if k.startswith("cls_blocks.")}, key=int)
+    last = f"cls_blocks.{heads[-1]}." if heads else "cls."
+    return {
+        f"cls.{k.removeprefix(last)}" if k.startswith(last) else k: v
+        for k, v in state.items()
+        if k.startswith(last) or not k.startswith(("cls_blocks.", "decoder_blocks."))
+    }
