@@ -1,0 +1,45 @@
+"""GHSC: hypergraphs with edge-dependent vertex weights as undirected graphs, and graph convolutions on them."""
+
+from repertory.papers.ghsc.hypergraph import Operator, Sparse, UnifiedHypergraph, clique_operator, knn_incidence
+from repertory.papers.ghsc.model import (
+    HAPPNP,
+    HGCN,
+    HGCNII,
+    HGIN,
+    HSGC,
+    HSSGC,
+    HAPPNPConv,
+    HChebConv,
+    HChebNet,
+    HGCNConv,
+    HGCNIIConv,
+    HGINConv,
+    HRevGNN,
+    HSGConv,
+    HSSGConv,
+    build_network,
+)
+
+__all__ = [
+    "HAPPNP",
+    "HGCN",
+    "HGCNII",
+    "HGIN",
+    "HSGC",
+    "HSSGC",
+    "HAPPNPConv",
+    "HChebConv",
+    "HChebNet",
+    "HGCNConv",
+    "HGCNIIConv",
+    "HGINConv",
+    "HRevGNN",
+    "HSGConv",
+    "HSSGConv",
+    "Operator",
+    "Sparse",
+    "UnifiedHypergraph",
+    "build_network",
+    "clique_operator",
+    "knn_incidence",
+]
