@@ -1,0 +1,108 @@
+"""The graph on which teachers and students work: sparse products, forward and backward without copies of edges."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.utils import softmax
+
+from repertory.nn.dropout import dropout
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+
+
+class Graph:
+    """A symmetric graph of n nodes with a self loop at each.
+
+    Args:
+        edges: (2, E) both directions of every edge, sorted by first and second node, without duplicates.
+        size: n.
+        device: where the tensors live.
+
+    Example:
+        >>> graph = Graph(np.array([[0, 0, 1, 1], [0, 1, 0, 1]]), 2)
+        >>> graph.convolve(torch.tensor([[1.0], [3.0]])).tolist()
+        [[2.0], [2.0]]
+    """
+
+    def __init__(self, edges: np.ndarray, size: int, device: torch.device | str = "cpu") -> None:
+        self.source, self.target = torch.tensor(np.ascontiguousarray(edges), device=device)
+        self.size = size
+        # Read by rows, the matrix sums over a node's neighbours; being symmetric, its columns are its rows.
+        self.starts = torch.searchsorted(self.source, torch.arange(size + 1, device=device))
+        self.reverse = torch.argsort(self.target * size + self.source)  # of each edge, the one that leads back
+        self.degree = self.starts.diff().to(torch.float32)
+        scale = self.degree.rsqrt()
+        self._normalised = scale[self.source] * scale[self.target]
+        self._ones = torch.ones_like(self._normalised)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """S x with S = D^-1/2 A D^-1/2: (n, d) -> (n, d)."""
+        return self.product(self._normalised, x)
+
+    def average_with_self(self, x: Tensor) -> Tensor:
+        """(A x + x) / (degree + 1): (n, d) -> (n, d)."""
+        return (self.product(self._ones, x) + x) / (self.degree + 1)[:, None]
+
+    def neighbour_softmax(self, scores: Tensor, p: float = 0.0) -> Tensor:
+        """Softmax of the neighbours' scores at each node, then dropout of a share p: (n, k) -> (E, k)."""
+        weights = softmax(scores[self.target], ptr=self.starts, num_nodes=self.size)
+        return dropout(weights, p)
+
+    def product(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Sum over the neighbours v of each node u, weighted by edge: (E,), (n, d) -> (n, d)."""
+        return cast(Tensor, _Product.apply(weights, x, self))
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Inner product of a at the one end of each edge and b at the other: (n, d), (n, d) -> (E,)."""
+        return cast(Tensor, _Similarity.apply(a, b, self))
+
+
+class _Product(torch.autograd.Function):
+    """A sparse product whose backward pass is one too: torch's own turns the matrix over every time."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor, graph: Graph) -> Tensor:
+        ctx.save_for_backward(weights, x)
+        ctx.graph = graph
+        return _multiply(graph, weights, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weights, x = ctx.saved_tensors
+        graph, grad = ctx.graph, grads[0].contiguous()
+        of_weights = _inner(graph, grad, x) if ctx.needs_input_grad[0] else None
+        of_x = _multiply(graph, weights[graph.reverse], grad) if ctx.needs_input_grad[1] else None
+        return of_weights, of_x, None
+
+
+class _Similarity(torch.autograd.Function):
+    """The other half of a sparse product's backward pass; its own are sparse products."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, graph: Graph) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.graph = graph
+        return _inner(graph, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (a, b), graph, grad = ctx.saved_tensors, ctx.graph, grads[0]
+        of_a = _multiply(graph, grad, b) if ctx.needs_input_grad[0] else None
+        of_b = _multiply(graph, grad[graph.reverse], a) if ctx.needs_input_grad[1] else None
+        return of_a, of_b, None
+
+
+def _inner(graph: Graph, a: Tensor, b: Tensor) -> Tensor:
+    return (a[graph.source] * b[graph.target]).sum(1)
+
+
+def _multiply(graph: Graph, weights: Tensor, x: Tensor) -> Tensor:
+    size = (graph.size, graph.size)
+    with torch.autocast(x.device.type, enabled=False):  # sparse products are in full precision
+        matrix = torch.sparse_csr_tensor(graph.starts, graph.target, weights.float(), size, check_invariants=False)
+        return matrix @ x.float()

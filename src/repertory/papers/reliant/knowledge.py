@@ -1,0 +1,65 @@
+"""What a teacher hands on: logits and embeddings, in memory and in the files of CPF and of GraphAKD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repertory.files import write_text
+from repertory.problem import Problem
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Of every node of the graph."""
+
+    logits: Tensor
+    """Log-probabilities (n, C)."""
+    embedding: Tensor
+    """(n, h); no columns where the file has none (CPF's)."""
+
+
+def write_knowledge(path: Path, knowledge: Knowledge, parity: float = 0.0, equality: float = 0.0) -> None:
+    """Write a text of probabilities with 4 decimals (`.txt`, CPF), or a torch file (any other suffix, GraphAKD).
+
+    Args:
+        path: file to write.
+        knowledge: of a teacher.
+        parity, equality: the teacher's ΔSP and ΔEO, which GraphAKD's file names.
+    """
+    logits, embedding = knowledge.logits.detach().cpu(), knowledge.embedding.detach().cpu()
+    if path.suffix == ".txt":
+        rows = ("\t".join(f"{p:.4f}" for p in row) for row in logits.softmax(1).tolist())
+        write_text(path, "".join(f"{row}\n" for row in rows))
+    else:
+        torch.save({"logits": logits, "embedding": embedding, "parity": parity, "equality": equality}, path)
+
+
+def read_knowledge(path: Path, nodes: int) -> Knowledge:
+    """Read either file.
+
+    Raises:
+        Problem: unreadable, or of another number of nodes.
+    """
+    try:
+        if path.suffix == ".txt":
+            probabilities = torch.tensor(np.loadtxt(path, ndmin=2), dtype=torch.float32)
+            knowledge = Knowledge(probabilities.clamp(min=1e-6).log(), probabilities.new_zeros(len(probabilities), 0))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            knowledge = Knowledge(content["logits"].float(), content["embedding"].float())
+    except Exception as error:  # torch.load raises many kinds; all mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Problem(
+            f"no teacher's knowledge: {reason}", path, "give CPF's output.txt or GraphAKD's .pth.tar"
+        ) from error
+    if len(knowledge.logits) != nodes:
+        found = len(knowledge.logits)
+        raise Problem(
+            f"the teacher speaks of {found} nodes, the graph has {nodes}", path, "take the file of this graph"
+        )
+    return knowledge

@@ -1,0 +1,270 @@
+"""Training: a teacher; then a student that imitates it, and the proxy that plays against the student."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repertory.data.fair_graphs import FairGraph
+from repertory.papers.reliant.fairness import counted, smooth_difference
+from repertory.papers.reliant.graph import Graph
+from repertory.papers.reliant.knowledge import Knowledge
+from repertory.papers.reliant.model import PROXIES, Discriminators, Distilled, summary_of
+from repertory.papers.reliant.recipe import Arm, ReliantConfig
+from repertory.problem import Problem
+from repertory.study import Session
+from repertory.training import Diverged
+
+
+@dataclass(frozen=True)
+class Task:
+    """A graph of people as tensors on the session's device."""
+
+    x: Tensor
+    graph: Graph
+    labels: Tensor
+    sensitive: Tensor
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    @classmethod
+    def of(cls, data: FairGraph, device: torch.device) -> Task:
+        """The tensors of a graph that has labels and groups."""
+        arrays = data.features, data.labels, data.sensitive, *(data.split[part] for part in ("train", "val", "test"))
+        x, *others = (torch.as_tensor(array, device=device) for array in arrays)
+        return cls(x, Graph(data.edges, data.size, device), *others)
+
+    @property
+    def trained(self) -> Tensor:
+        """(n,) bool: for training."""
+        return torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device).index_fill(0, self.train, True)
+
+
+# -- the teacher --------------------------------------------------------------------------------
+
+
+def train_teacher(session: Session, config: ReliantConfig, model: Distilled, task: Task) -> None:
+    """Cross entropy on the training nodes; the weights with the best validation accuracy are kept."""
+    decay = {"gcn": 1e-3, "sage": 5e-4}[config.teacher]
+    optimizer = torch.optim.Adam(model.teacher.parameters(), lr=0.01, weight_decay=decay)
+
+    def step(epoch: int) -> dict[str, float]:
+        logits, _ = model.teacher(task.x, task.graph)
+        loss = F.cross_entropy(logits[task.train], task.labels[task.train])
+        optimizer.zero_grad()
+        session.fabric.backward(loss)
+        optimizer.step()
+        return {"loss": loss.item()}
+
+    def score() -> float:
+        return accuracy(model.teacher(task.x, task.graph)[0], task)
+
+    _loop(session, config, "teacher", config.teacher_epochs, model.teacher, {"optimizer": optimizer}, step, score)
+
+
+# -- the student --------------------------------------------------------------------------------
+
+
+def distil(
+    session: Session, config: ReliantConfig, model: Distilled, task: Task, teacher: Knowledge, arm: Arm, part: str = ""
+) -> None:
+    """Train the student of `model` as `arm` says, in place.
+
+    Raises:
+        Problem: a group has nobody that the fairness term could count.
+        Diverged: the loss is not finite.
+    """
+    cpf = arm.framework == "cpf"
+    alpha = config.alpha if config.alpha is not None else (1000.0 if cpf else 10.0)
+    alpha = alpha if arm.fairness else 0.0
+    lr = (config.cpf_lr or 0.01) if cpf else config.akd_lr
+    proxy_lr = lr if cpf else 10 * lr
+    decay = config.cpf_weight_decay if cpf else config.akd_weight_decay
+    student = model.student
+    assert student is not None
+    model.teacher.requires_grad_(False)
+
+    proxy = nn.Parameter(torch.rand(len(task.x), PROXIES, generator=session.generator("proxy")).to(task.x))
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr, weight_decay=decay)
+    proxy_optimizer = torch.optim.Adam([proxy], lr=proxy_lr, weight_decay=decay)
+    network, optimizer = session.fabric.setup(model, optimizer)
+    trained: dict[str, Any] = {"optimizer": optimizer, "proxy_optimizer": proxy_optimizer}
+    judges, critic = None, None
+    if arm.framework == "akd":
+        if not teacher.embedding.shape[1]:
+            raise Problem("the teacher's file has no embeddings", "knowledge", "give GraphAKD's .pth.tar, or train cpf")
+        judges = Discriminators(model.classes, teacher.embedding.shape[1]).to(task.x.device)
+        critic = torch.optim.Adam(judges.parameters(), lr=10 * config.akd_lr, weight_decay=decay)
+        trained |= {"judges": judges, "critic": critic}
+
+    everybody = torch.ones_like(task.trained)
+    labels = None
+    if arm.fairness == "eo":
+        guessed = torch.where(task.trained, task.labels, teacher.logits.argmax(1))
+        labels = task.labels if config.released else guessed
+    groups = counted(task.sensitive, ~task.trained if cpf else task.trained, labels)
+    proxy_groups = groups if cpf else counted(task.sensitive, everybody, labels)
+    truth = torch.stack([task.sensitive, 1 - task.sensitive], dim=1).to(task.x) if arm.proxy == "group" else None
+
+    def step(epoch: int) -> dict[str, float]:
+        model.proxy_mean.copy_(proxy.detach().mean(0))
+        logits, embedding = network(task.x, task.graph, truth)
+        if judges is not None and critic is not None and embedding is not None:
+            told = discriminator_loss(judges, task, teacher, logits.detach(), embedding.detach())
+            critic.zero_grad()
+            session.fabric.backward(told)
+            critic.step()
+            loss = akd_loss(judges, task, teacher, logits, embedding)
+        elif cpf:
+            loss = cpf_loss(logits, teacher, ~task.trained, rounded=config.released)
+        else:
+            loss = F.cross_entropy(logits[task.train], task.labels[task.train])
+        unfair = smooth_difference(logits.softmax(1), groups, config.legendre) if alpha else logits.new_zeros(())
+        total = loss + alpha * unfair
+        optimizer.zero_grad()
+        session.fabric.backward(total)
+        optimizer.step()
+
+        told_apart = 0.0
+        if arm.proxy == "learned":
+            logits, _ = network(task.x, task.graph, proxy)
+            apart = smooth_difference(logits.softmax(1), proxy_groups, config.legendre)
+            (proxy.grad,) = torch.autograd.grad(-alpha * apart, proxy)
+            proxy_optimizer.step()
+            told_apart = apart.item()
+        return {"loss": total.item(), "distillation": loss.item(), "unfair": unfair.item(), "proxy": told_apart}
+
+    def score() -> float:
+        model.proxy_mean.copy_(proxy.detach().mean(0))
+        model.train(config.released and arm.framework == "akd")
+        logits, _ = model(task.x, task.graph, truth)
+        if arm.framework == "cpf":
+            return accuracy(logits, task)
+        return -F.cross_entropy(logits[task.val], task.labels[task.val]).item()
+
+    kept = _loop(
+        session,
+        config,
+        part,
+        config.cpf_epochs if cpf else config.akd_epochs,
+        _WithProxy(student, proxy),
+        trained,
+        step,
+        score,
+    )
+    if config.released and kept is not None:  # the released code brings back the student alone
+        proxy.data.copy_(kept)
+    model.proxy_mean.copy_(proxy.detach().mean(0))
+    model.eval()
+
+
+def cpf_loss(logits: Tensor, teacher: Knowledge, counts: Tensor, rounded: bool = False) -> Tensor:
+    """CPF: Euclidean norm, over nodes (n,) that count and classes, of the difference in probability.
+
+    Args:
+        rounded: the teacher's probabilities went through a text file with 4 decimals.
+    """
+    taught = teacher.logits.softmax(1)
+    taught = taught.round(decimals=4) if rounded else taught
+    return torch.linalg.norm((logits.softmax(1) - taught)[counts])
+
+
+def discriminator_loss(
+    judges: Discriminators, task: Task, teacher: Knowledge, logits: Tensor, embedding: Tensor
+) -> Tensor:
+    """GraphAKD: tell the teacher (1) from the student (0), and the classes of the training nodes."""
+    by_teacher, by_student = judges.logits(teacher.logits), judges.logits(logits)
+    known = task.labels[task.train]
+    classes = sum(F.cross_entropy(out[task.train, :-1], known) for out in (by_teacher, by_student))
+    summaries = summary_of(teacher.embedding), summary_of(embedding)
+    return (
+        0.5 * (_real(by_teacher[:, -1]) + _fake(by_student[:, -1]) + classes)
+        + _real(judges.local_scores(teacher.embedding, task.graph))
+        + _fake(judges.local_scores(embedding, task.graph))
+        + _real(judges.global_scores(teacher.embedding, summaries[0]))
+        + _fake(judges.global_scores(embedding, summaries[0]))
+        + _real(judges.global_scores(embedding, summaries[1]))
+        + _fake(judges.global_scores(teacher.embedding, summaries[1]))
+    )
+
+
+def akd_loss(judges: Discriminators, task: Task, teacher: Knowledge, logits: Tensor, embedding: Tensor) -> Tensor:
+    """GraphAKD: be right on the training nodes, like the teacher everywhere, and pass for it."""
+    known, judged = task.labels[task.train], judges.logits(logits)
+    summaries = summary_of(teacher.embedding), summary_of(embedding)
+    return (
+        F.cross_entropy(logits[task.train], known)
+        + 0.5 * (F.cross_entropy(judged[task.train, :-1], known) + _real(judged[:, -1]))
+        + (logits - teacher.logits).abs().sum() / len(logits)
+        + _real(judges.local_scores(embedding, task.graph))
+        + _real(judges.global_scores(embedding, summaries[0]))
+        + _real(judges.global_scores(embedding, summaries[1]))
+        + _fake(judges.global_scores(teacher.embedding, summaries[1]))
+    )
+
+
+def _real(scores: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
+
+
+def _fake(scores: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
+
+
+def accuracy(logits: Tensor, task: Task) -> float:
+    """Share of the validation nodes that are right."""
+    return (logits[task.val].argmax(1) == task.labels[task.val]).float().mean().item()
+
+
+# -- both ---------------------------------------------------------------------------------------
+
+
+class _WithProxy(nn.Module):
+    """A student and B, which are kept and brought back together."""
+
+    def __init__(self, student: nn.Module, proxy: nn.Parameter) -> None:
+        super().__init__()
+        self.student, self.proxy = student, proxy
+
+
+def _loop(
+    session: Session,
+    config: ReliantConfig,
+    part: str,
+    epochs: int,
+    module: nn.Module,
+    trained: dict[str, Any],
+    step: Callable[[int], dict[str, float]],
+    score: Callable[[], float],
+) -> Tensor | None:
+    """Full-batch epochs; the weights of the last best score are brought back. Returns the last B, if there is one."""
+    saved = session.resume(part=part, module=module, **trained)
+    best = saved.get("best", {"score": -math.inf, "epoch": -1, "weights": {}})
+    for epoch in session.progress(range(saved.get("step", 0), epochs), part or "distil"):
+        if epoch - best["epoch"] > config.patience and best["weights"]:
+            break
+        session.reseed(part, "epoch", epoch)
+        module.train()
+        losses = step(epoch)
+        if not math.isfinite(losses["loss"]):
+            where = "training; the last good state is kept"
+            raise Diverged(f"the loss is {losses['loss']} at epoch {epoch}", where, "lower alpha or the learning rate")
+        module.eval()
+        with torch.no_grad():
+            reached = score()
+        if reached >= best["score"]:
+            best = {"score": reached, "epoch": epoch, "weights": copy.deepcopy(module.state_dict())}
+        session.log(epoch, part=part, **losses, score=reached)
+        session.keep(epoch + 1, part=part, module=module, best=best, **trained)
+    last = module.proxy.detach().clone() if isinstance(module, _WithProxy) else None
+    module.load_state_dict(best["weights"])
+    module.eval()
+    return last

@@ -1,0 +1,219 @@
+"""How the claims of RELIANT are tested.
+
+repertory run reliant                                         # generated graph, minutes
+REPERTORY_DATA=… repertory run reliant --scale desk           # German Credit
+repertory run reliant --scale paper --data bail/              # README: CPF + GCN .8928 / .0567, teacher .9225 / .0619
+repertory train reliant --data people/ --set label=HIRED --set sensitive=SEX --out model/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+
+from repertory.data import fair_graphs
+from repertory.data.fair_graphs import Encoding, FairGraph
+from repertory.papers.reliant import pictures
+from repertory.papers.reliant.fairness import opportunity_difference, parity_difference
+from repertory.papers.reliant.graph import Graph
+from repertory.papers.reliant.knowledge import Knowledge, read_knowledge, write_knowledge
+from repertory.papers.reliant.loop import Task, distil, train_teacher
+from repertory.papers.reliant.model import Distilled
+from repertory.papers.reliant.recipe import ARMS, SETTINGS, STUDENTS, ReliantConfig
+from repertory.problem import Problem
+from repertory.study import Prediction, Study, StudyConfig
+
+COLLAPSED = 0.99
+"""Share of equal decisions above which a model decides nothing."""
+
+
+class ReliantStudy(Study[ReliantConfig, FairGraph]):
+    """Teach students on one graph of people; how right are they, and how unequal?"""
+
+    paper = "reliant"
+    arms: ClassVar[Mapping[str, str]] = {
+        "teacher": "the teacher itself",
+        "student-alone": "GraphAKD's student without a teacher (CPF's learns nothing without one)",
+        "cpf": "CPF: distillation as it is",
+        "cpf+reliant": "CPF with the learned proxy, for statistical parity",
+        "cpf+reliant-eo": "CPF with the learned proxy, for equal opportunity",
+        "cpf+penalty": "CPF with the fairness term alone, no proxy",
+        "cpf+group": "CPF with the fairness term and the true group as input, in use too",
+        "akd": "GraphAKD: distillation as it is",
+        "akd+reliant": "GraphAKD with the learned proxy, for statistical parity",
+        "akd+reliant-eo": "GraphAKD with the learned proxy, for equal opportunity",
+        "akd+penalty": "GraphAKD with the fairness term alone, no proxy",
+    }
+    method = "cpf+reliant"
+    Config = ReliantConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": ReliantConfig(seeds=1, sample_nodes=120, teacher_epochs=20, cpf_epochs=10, akd_epochs=10, curve=()),
+        "laptop": ReliantConfig(seeds=5),
+        "desk": ReliantConfig(seeds=5, real="german-credit"),
+        "paper": ReliantConfig(seeds=1, teacher_epochs=1000, cpf_epochs=1000, released=True, curve=()),
+    }
+    sample_name = "generated people"
+    sample_fields = ("sample_nodes",)
+    layout = fair_graphs.FORMATS
+
+    # -- data -----------------------------------------------------------------------------------
+
+    def write_sample(self, folder: Path) -> None:
+        """A generated graph, as DBLP is distributed."""
+        graph = fair_graphs.biased_graph(np.random.default_rng(0), self.config.sample_nodes)
+        assert graph.labels is not None
+        fair_graphs.write_npz(folder, graph, fair_graphs.draw_split(graph.labels, 0))
+
+    def read(self, folder: Path) -> FairGraph:
+        return fair_graphs.read_fair_graph(folder, self.config.label, self.config.sensitive, self.session.seed)
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    def train(self, arm: str, data: FairGraph) -> Distilled:
+        """Train the teacher (once for all arms), then the student of this arm.
+
+        Raises:
+            Problem: a group has nobody to compare; a teacher's file that does not fit the graph.
+        """
+        return self._train(arm, data, self.config)
+
+    def _train(self, arm: str, data: FairGraph, config: ReliantConfig, part: str = "") -> Distilled:
+        config = config.model_copy(
+            update={k: v for k, v in SETTINGS.get(data.name, SETTINGS["bail"]).items() if getattr(config, k) is None}
+        )
+        task = Task.of(data, self.session.fabric.device)
+        model, framework = self._model(arm, data, config), ARMS[arm].framework
+        model.remember(task.x, task.train, task.labels[task.train])
+        if not config.knowledge:
+            shared = cast(Distilled, self.session.shared("teacher", lambda: self._teacher(data, task)))
+            model.teacher.load_state_dict(shared.teacher.state_dict())
+        if framework == "teacher":
+            return model.eval()
+        teacher = self._knowledge(model, task, config)
+        self.session.reseed("student")
+        fresh = self._model(arm, data, config)  # after the teacher, so that chance is the same whoever trained that
+        assert model.student is not None
+        model.student.load_state_dict(cast(nn.Module, fresh.student).state_dict())
+        distil(self.session, config, model, task, teacher, ARMS[arm], part)
+        return model
+
+    def _model(self, arm: str, data: FairGraph, config: ReliantConfig) -> Distilled:
+        how = ARMS[arm]
+        model = Distilled(
+            features=data.features.shape[1],
+            nodes=data.size,
+            known=len(data.split["train"]),
+            teacher=config.teacher,
+            student=cast(Any, STUDENTS[how.framework]),
+            proxy=how.proxy,
+            replaces=config.released and how.framework == "cpf",
+            num_layers=config.num_layers or 10,
+            emb=config.emb,
+            mlp_layers=config.mlp_layers,
+            feat_drop=config.feat_drop,
+            attn_drop=config.attn_drop,
+            encoding=data.encoding.__dict__,
+        )
+        self.session.fabric.to_device(model)
+        return model
+
+    def _teacher(self, data: FairGraph, task: Task) -> Distilled:
+        model = self._model("teacher", data, self.config)
+        train_teacher(self.session, self.config, model, task)
+        return model
+
+    def _knowledge(self, model: Distilled, task: Task, config: ReliantConfig) -> Knowledge:
+        if config.knowledge:
+            known = read_knowledge(Path(config.knowledge), len(task.x))
+            return Knowledge(*(self.session.fabric.to_device(part) for part in (known.logits, known.embedding)))
+        with torch.no_grad():
+            logits, embedding = model.teacher.eval()(task.x, task.graph)
+        knowledge = Knowledge(logits.log_softmax(1), embedding)
+        if self.session.fabric.is_global_zero:
+            for name in ("output.txt", "teacher.pth.tar"):
+                write_knowledge(self.session.out_dir / name, knowledge)
+        return knowledge
+
+    def evaluate(self, model: nn.Module, data: FairGraph) -> dict[str, float]:
+        """On the test nodes, in per cent: accuracy, balanced accuracy, ΔSP, ΔEO, the largest share of one decision.
+
+        `collapsed` is 1 if nearly all decisions are the same, for then both differences are 0 for nothing.
+        """
+        model = cast(Distilled, model)
+        task = Task.of(data, self.session.fabric.device)
+        p = self._scores(model, task.x, task.graph, task.sensitive)[task.test]
+        labels, sensitive = (values[task.test].cpu() for values in (task.labels, task.sensitive))
+        decisions = p.argmax(1).cpu()
+        share = float(torch.bincount(decisions, minlength=2).max()) / len(decisions)
+        with torch.inference_mode():
+            taught = model.teacher(task.x, task.graph)[0].softmax(1)[task.test, 1].cpu().numpy()
+        scores = {"student": p[:, 1].cpu().numpy()} if model.student is not None else {}
+        figure = pictures.scores_picture({"teacher": taught, **scores}, sensitive.numpy())
+        self.session.figure("scores-by-group", figure)
+        return {
+            "accuracy": 100 * float((decisions == labels).double().mean()),
+            "balanced_accuracy": 100 * float(balanced_accuracy_score(labels, decisions)),
+            "dsp": 100 * parity_difference(decisions, sensitive),
+            "deo": 100 * opportunity_difference(decisions, sensitive, labels),
+            "majority": 100 * share,
+            "collapsed": float(share > COLLAPSED),
+        }
+
+    def measure(self) -> dict[str, float]:
+        """Accuracy and ΔSP of CPF with RELIANT over α."""
+        figures: dict[str, float] = {}
+        points = []
+        for alpha in self.config.curve:
+            config = self.config.model_copy(update={"alpha": alpha})
+            model = self._train(self.method, self.data(), config, part=f"alpha-{alpha:g}")
+            metrics = self.evaluate(model, self.data())
+            points.append((alpha, metrics["dsp"], metrics["balanced_accuracy"]))
+            figures |= {f"{name}_{alpha:g}": metrics[name] for name in ("accuracy", "balanced_accuracy", "dsp")}
+        if points:
+            self.session.figure("accuracy-against-dsp", pictures.curve_picture(points))
+        return figures
+
+    @torch.inference_mode()
+    def _scores(self, model: Distilled, x: Tensor, graph: Graph, sensitive: Tensor | None) -> Tensor:
+        """Probabilities (n, C)."""
+        beside = None
+        if model.proxy == "group":
+            if sensitive is None:
+                raise Problem("this model wants to know everybody's group", "predict", "train the arm cpf+reliant")
+            beside = torch.stack([sensitive, 1 - sensitive], dim=1).to(x)
+        return model(x, graph, beside, strangers=not model.knows(x))[0].softmax(1)
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Decide for everybody in a graph, the one of training or another; groups need not be known.
+
+        People of the training graph keep their known labels and their λ (CPF); strangers have neither.
+
+        Raises:
+            Problem: no readable graph, or other columns than in training.
+        """
+        model = cast(Distilled, model)
+        graph = fair_graphs.read_fair_graph(source, encoding=Encoding(**model.encoding))
+        found = graph.features.shape[1]
+        if found != model.features:
+            what = f"the graph has {found} features, the model takes {model.features}"
+            raise Problem(what, source, "describe people by the features that the model was trained on")
+        x = torch.as_tensor(graph.features, device=self.session.fabric.device)
+        edges = Graph(graph.edges, graph.size, x.device)
+        p = self._scores(model, x, edges, None)[:, 1].cpu().numpy()
+        with torch.inference_mode():
+            taught = model.teacher(x, edges)[0].softmax(1)[:, 1].cpu().numpy()
+        columns = {"node": range(graph.size), "decision": (p > 0.5).astype(int), "probability": p, "teacher": taught}
+        table = pd.DataFrame(columns).to_dict("records")
+        known = "the people of training" if model.knows(x) else "strangers"
+        text = f"{graph.size} people ({known}): {int((p > 0.5).sum())} decided 1"
+        figures = {"scores": pictures.scores_picture({"teacher": taught, "student": p})}
+        return Prediction(text=text, table=cast(Any, table), figures=figures)
