@@ -19,11 +19,11 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, LayerNorm2d, SEModule, get_act_layer, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
 from repertory.problem import Problem
@@ -341,7 +341,7 @@ def ungroup(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: 
     return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     """Backbone and classifier: a stem, four stages of iRMB at strides 4, 8, 16, 32, and a linear head.
 
     The first block of a stage halves the map, with twice the expansion and no attention. `VARIANTS` holds the
@@ -377,6 +377,8 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         >>> [tuple(x.shape) for x in model.forward_intermediates(torch.zeros(1, 3, 64, 64), intermediates_only=True)]
         [(1, 32, 16, 16), (1, 48, 8, 8), (1, 80, 4, 4), (1, 168, 2, 2)]
     """
+
+    behind = "norm"
 
     def __init__(
         self,
@@ -455,13 +457,6 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.reset_classifier(num_classes)
         self.register_load_state_dict_pre_hook(accept_authors_names)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> the last map, normalised, (N, dims[3], H / 32, W / 32)."""
-        x = self.stem(self._checked(x))
-        for stage in self.stages:
-            x = stage(x)
-        return self.norm(x)
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (N, num_classes), or the pooled features (N, dims[3])."""
         x = x.mean((2, 3))
@@ -470,53 +465,6 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-    # -- the interface of timm's models ---------------------------------------------------------
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of the stages, as detectors and segmenters want them.
-
-        Args:
-            x: images (N, in_chans, H, W).
-            indices: which stages, from 0; an int: the last so many; None: all.
-            norm: normalise the last stage's map.
-            stop_early: compute no stage beyond the last one wanted.
-            output_fmt: "NCHW".
-            intermediates_only: leave out the last map.
-        """
-        if output_fmt != "NCHW":
-            raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'output_fmt="NCHW"')
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        x, maps = self.stem(self._checked(x)), []
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early or intermediates_only else self.stages):
-            x = stage(x)
-            if i in wanted:
-                maps.append(self.norm(x) if norm and i == len(self.stages) - 1 else x)
-        return maps if intermediates_only else (self.norm(x), maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove what the maps of the stages `indices` do not need; returns these as absolute indices."""
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        if prune_norm or last + 1 < len(self.stages):
-            self.norm = nn.Identity()
-        self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.reset_classifier(0)
-        return wanted
-
-    def get_classifier(self) -> nn.Module:
-        """The head."""
-        return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
         """Put a fresh head of `num_classes` outputs in place; 0: none. Pooling is always the mean."""
@@ -530,13 +478,14 @@ class EMO(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     @torch.no_grad()
     def fuse(self) -> EMO:
         """Fold every batch norm into the convolution beside it, in place: the same outputs, faster inference."""
-        _fold_norm(self.stem)
+        _fold_norm(cast(nn.Sequential, self.stem))
         for module in self.modules():
             if isinstance(module, iRMB):
                 module.fuse()
         return self
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def checked(self, x: Tensor) -> Tensor:
+        """Channels-last, and large enough."""
         height, width = x.shape[-2:]
         if min(height, width) < MIN_SIZE:
             raise Problem(

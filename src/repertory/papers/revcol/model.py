@@ -20,6 +20,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from repertory.nn.backbone import check_format
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
@@ -262,8 +263,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             output_fmt: "NCHW".
             intermediates_only: leave out the last map.
         """
-        if output_fmt != "NCHW":
-            raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'output_fmt="NCHW"')
+        check_format(output_fmt)
         wanted, _ = feature_take_indices(LEVELS, indices)
         features, _ = self.last_column(x)
         maps = [features[t] for t in wanted]

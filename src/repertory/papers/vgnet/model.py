@@ -21,11 +21,11 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, make_divisible
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
+from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
@@ -245,7 +245,7 @@ class Tail(nn.Module):
         return self
 
 
-class VGNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     """Backbone and classifier: stem, four stages at strides 4, 8, 16, 32, a tail, and a linear head.
 
     `VARIANTS` holds the arguments of the published networks.
@@ -281,6 +281,8 @@ class VGNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         >>> [tuple(x.shape) for x in model.forward_intermediates(torch.zeros(1, 3, 64, 64), intermediates_only=True)]
         [(1, 56, 16, 16), (1, 112, 8, 8), (1, 224, 4, 4), (1, 368, 2, 2)]
     """
+
+    behind = "tail"
 
     def __init__(
         self,
@@ -336,13 +338,6 @@ class VGNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.reset_classifier(num_classes)
         self.register_load_state_dict_pre_hook(adopt)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> the last map (N, channels[4], H / 32, W / 32)."""
-        x = self.stem(self._checked(x))
-        for stage in self.stages:
-            x = stage(x)
-        return self.tail(x)
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map -> logits (N, num_classes), or the pooled features (N, channels[4])."""
         x = self.drop(F.adaptive_avg_pool2d(x, 1).flatten(1))
@@ -359,57 +354,10 @@ class VGNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             if isinstance(module, FixedDepthwise):
                 module.reset()
 
-    # -- the interface of timm's models ---------------------------------------------------------
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of the stages, as detectors and segmenters want them.
-
-        Args:
-            x: images (N, in_chans, H, W).
-            indices: which stages, from 0; an int: the last so many; None: all.
-            norm: no effect: the maps are normalised already.
-            stop_early: compute no stage beyond the last one wanted.
-            output_fmt: "NCHW".
-            intermediates_only: leave out the last map.
-        """
-        if output_fmt != "NCHW":
-            raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'output_fmt="NCHW"')
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        x, maps = self.stem(self._checked(x)), []
-        for i, stage in enumerate(self.stages[: last + 1] if stop_early or intermediates_only else self.stages):
-            x = stage(x)
-            if i in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (self.tail(x), maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove what the maps of the stages `indices` do not need; returns these as absolute indices."""
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        if prune_norm or last + 1 < len(self.stages):
-            self.tail = nn.Identity()
-        self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.reset_classifier(0)
-        return wanted
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that number the layers, for a learning rate that decays with depth."""
         layers = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(layers, None), (r"^tail", (len(self.stages),))]}
-
-    def get_classifier(self) -> nn.Module:
-        """The head."""
-        return self.head
 
     @torch.no_grad()
     def fuse(self) -> VGNet:
@@ -428,7 +376,8 @@ class VGNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def checked(self, x: Tensor) -> Tensor:
+        """Channels-last, and large enough."""
         height, width = x.shape[-2:]
         if min(height, width) < self.least_size:
             raise Problem(
