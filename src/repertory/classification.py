@@ -330,7 +330,7 @@ Point = tuple[str, float, float]
 
 
 def accuracy_picture(
-    series: Mapping[str, Sequence[Point]], others: Sequence[Point], cost: str, *, log: bool = False
+    series: Mapping[str, Sequence[Point]], others: Sequence[Point], cost: str, *, scale: str = "linear"
 ) -> Figure:
     """Published top-1 accuracy on ImageNet-1K against what a network costs.
 
@@ -338,7 +338,7 @@ def accuracy_picture(
         series: the paper's own networks, each series joined by a line.
         others: those that it is compared with.
         cost: what is on the horizontal axis, with its unit.
-        log: make that axis logarithmic.
+        scale: of that axis, as matplotlib calls it.
     """
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -350,8 +350,7 @@ def accuracy_picture(
     for name, x, y in others:
         axes.plot(x, y, "o", color="#8c959f")
         axes.annotate(name, (x, y), xytext=(7, -3), ha="left", textcoords="offset points", fontsize=8)
-    if log:
-        axes.set_xscale("log")
+    axes.set_xscale(scale)
     axes.margins(x=0.2)
     axes.legend(frameon=False)
     axes.set_xlabel(cost)

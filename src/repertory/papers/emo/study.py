@@ -173,7 +173,7 @@ class EMOStudy(ImageStudy[EMOConfig]):
         own = [(name, figures[f"{name}_macs"] / 1e6, top1) for name, top1 in PUBLISHED_TOP1.items()]
         others = [(name, macs, top1) for name, (macs, top1) in BASELINES.items()]
         cost = "multiply-accumulates of an image, millions (of EMO: counted here)"
-        self.session.figure("accuracy-vs-macs", accuracy_picture({"EMO": own}, others, cost, log=True))
+        self.session.figure("accuracy-vs-macs", accuracy_picture({"EMO": own}, others, cost, scale="log"))
         return figures
 
     def _order_of_attention(self) -> dict[str, float]:

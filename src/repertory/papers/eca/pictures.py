@@ -1,0 +1,68 @@
+"""Pictures: the weights of the channels, and accuracy against size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from repertory.papers.eca.layers import Gate
+from repertory.papers.eca.model import stages_of
+
+
+@torch.inference_mode()
+def mean_channel_weights(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[NDArray[np.float32]]:
+    """The weights of the channels in the last block of each stage, averaged over the images of each class.
+
+    Args:
+        model: in evaluation mode; `stages_of` must know it.
+        batches: images (N, C, H, W) and which row each belongs to, (N,) from 0.
+
+    Returns:
+        An array (rows, channels) for each stage; none, if the model has no channel attention of one weight each.
+    """
+    gates = [gate for stage in stages_of(model) if (gate := _last_gate(stage)) is not None]
+    seen: list[list[Tensor]] = [[] for _ in gates]
+    handles = [gate.gate.register_forward_hook(partial(_keep, kept)) for gate, kept in zip(gates, seen, strict=True)]
+    rows: list[Tensor] = []
+    try:
+        for x, row in batches:
+            model(x)
+            rows.append(row)
+    finally:
+        for handle in handles:
+            handle.remove()
+    belongs = torch.nn.functional.one_hot(torch.cat(rows)).float().T  # (rows, images)
+    means = belongs / belongs.sum(1, keepdim=True)
+    return [(means @ torch.cat(weights).float()).cpu().numpy() for weights in seen]
+
+
+def _last_gate(blocks: Sequence[nn.Module]) -> Gate | None:
+    return next((module for module in reversed(list(blocks[-1].modules())) if isinstance(module, Gate)), None)
+
+
+def _keep(kept: list[Tensor], _module: nn.Module, _inputs: object, weights: Tensor) -> None:
+    kept.append(weights)
+
+
+def weights_picture(stages: Sequence[NDArray[np.float32]], classes: Sequence[str]) -> Figure:
+    """Heat maps of mean channel weights, one for each stage.
+
+    Args:
+        stages: arrays (rows, channels).
+        classes: what the rows are called.
+    """
+    figure = Figure(figsize=(9, 1.0 + len(stages) * (0.55 + 0.22 * len(classes))), layout="constrained")
+    rows = figure.subplots(len(stages), 1, squeeze=False).flat
+    for number, (axes, weights) in enumerate(zip(rows, stages, strict=True), 1):
+        shown = axes.imshow(weights, aspect="auto", cmap="viridis", interpolation="nearest")
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        axes.set_title(f"stage {number}, last block: {weights.shape[1]} channels", fontsize=9)
+        figure.colorbar(shown, ax=axes, label="weight")
+    figure.axes[len(stages) - 1].set_xlabel("channel")
+    return figure

@@ -1,0 +1,286 @@
+"""How the claims of ECA are tested.
+
+    repertory run eca                                                   # all layers on crops of photographs, minutes
+    REPERTORY_DATA=… repertory run eca --scale desk --jobs 2            # CIFAR-10, 10,000 images, about an hour
+    repertory run eca --scale paper --data imagenet/ --arms none,se,eca # ResNet-50; published 75.20, 76.71, 77.48 %
+    repertory run eca --scale paper --data imagenet/ --arms none,eca --set arch=eca_mobilenet_v2 --set epochs=400 \\
+        --set batch_size=96 --set lr=0.045 --set weight_decay=4e-5 --set decay_epochs=1 --set decay_rate=0.98  # 72.56 %
+    repertory train eca --data my_images/ --arm se --set arch=eca_resnet18 --set image_size=224 --out my_model/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import timm
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from repertory.classification import ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.data.images import ImageSet
+from repertory.nn.macs import count_macs
+from repertory.papers.eca import pictures
+from repertory.papers.eca.detection import detector
+from repertory.papers.eca.layers import WITH_KERNEL, channel_attention
+from repertory.papers.eca.model import (
+    MOBILENET_HEAD,
+    RESNET_HEAD,
+    VARIANTS,
+    ECAMobileNetV2,
+    ECAResNet,
+    fitting,
+    kernels_of_stages,
+    load_network,
+    network,
+    stages_of,
+)
+from repertory.papers.eca.weights import check_kernels, kernels_of, read_weights
+from repertory.problem import Problem
+from repertory.study import Prediction, StudyConfig
+from repertory.timing import race, ratio
+from repertory.training import loader
+
+ARMS: dict[str, dict[str, Any]] = {
+    "none": {"attention": "none"},
+    "se": {"attention": "se"},
+    "se_var1": {"attention": "se_var1"},
+    "se_var2": {"attention": "se_var2"},
+    "se_var3": {"attention": "se_var3"},
+    "se_gc1": {"attention": "se_gc1"},
+    "se_gc2": {"attention": "se_gc2"},
+    "se_gc3": {"attention": "se_gc3"},
+    "cbam": {"attention": "cbam"},
+    "eca_ns": {"attention": "eca_ns"},
+    "eca": {"attention": "eca"},
+    "eca_k9": {"attention": "eca", "kernel_sizes": 9},
+}
+"""What each arm differs in from the architecture."""
+
+PUBLISHED_TOP1 = {
+    "none": 75.20, "se": 76.71, "se_var1": 76.00, "se_var2": 77.07, "se_var3": 77.42, "se_gc1": 76.95, "se_gc2": 76.98,
+    "se_gc3": 76.96, "cbam": 77.34, "eca_ns": 77.35, "eca": 77.48,
+}  # fmt: skip
+"""ResNet-50 on ImageNet: table 2, and table 3 for cbam and eca."""
+
+SHOWN_CLASSES, SHOWN_IMAGES = 6, 8
+"""Rows of the picture of weights, and how many images each averages."""
+LAYER_SHAPE = (8, 1024, 14, 14)
+"""Where layers race: behind a block of ResNet-50's third stage."""
+
+
+class ECAConfig(ImageRecipe):
+    """Recipe and architecture."""
+
+    arch: Literal[
+        "mini",
+        "eca_resnet18",
+        "eca_resnet34",
+        "eca_resnet50",
+        "eca_resnet101",
+        "eca_resnet152",
+        "eca_mobilenet_v2",
+    ] = Field(default="mini", description="the network that the layers are put into")
+    kernel_sizes: str | int | tuple[int, ...] = Field(
+        default="",
+        description="kernel of each stage in the arms eca and eca_ns, as 3,5,5,7 or 3557; one for all; or adaptive. "
+        "Empty: those of the file in `pretrained`, else as published for the architecture",
+    )
+    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race of layers; 0: no race")
+
+    @field_validator("kernel_sizes")
+    @classmethod
+    def _odd(cls, value: str | int | tuple[int, ...], info: Any) -> str | int | tuple[int, ...]:
+        if value != "":
+            with torch.device("meta"):
+                stages = len(stages_of(network(info.data["arch"], attention="none")))
+            try:
+                for kernel in kernels_of_stages(value, stages):
+                    channel_attention("eca", 2048, kernel_size=kernel)
+            except Problem as problem:
+                raise ValueError(problem.what) from problem
+        return value
+
+
+class ECAStudy(ImageStudy[ECAConfig]):
+    """Classify images with each of the layers; count; race."""
+
+    paper = "eca"
+    arms: ClassVar[Mapping[str, str]] = {
+        "none": "no attention",
+        "se": "squeeze and excitation: two layers with a narrow middle",
+        "se_var1": "the mean of a channel is its weight, before the sigmoid; no parameters",
+        "se_var2": "each channel by itself: a diagonal matrix",
+        "se_var3": "every channel sees all: a full matrix",
+        "se_gc1": "a matrix of 16 blocks",
+        "se_gc2": "a matrix of blocks of 16 channels",
+        "se_gc3": "a matrix of blocks of 8 channels",
+        "cbam": "CBAM: channels as SE, from means and maxima, then positions",
+        "eca_ns": "a band matrix: neighbours, with weights of each channel's own",
+        "eca": "the paper's layer: a shared convolution along the channels",
+        "eca_k9": "the paper's layer with a kernel of 9 everywhere",
+    }
+    method = "eca"
+    Config = ECAConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": ECAConfig(
+            seeds=1, image_size=16, sample="digits", sample_labels=10, epochs=1, batch_size=25,
+            optimizer="momentum", lr=0.05, speed_rounds=0,
+        ),
+        "laptop": ECAConfig(
+            seeds=3, epochs=16, batch_size=20, optimizer="momentum", lr=0.05, schedule="onecycle", weight_decay=5e-4,
+            crop_scale=0.5,
+        ),
+        "desk": ECAConfig(
+            seeds=3, real="cifar10-subset", epochs=20, batch_size=50, optimizer="momentum", lr=0.05,
+            schedule="onecycle", weight_decay=5e-4, crop_scale=0.5,
+        ),
+        # On several processes divide batch_size among them.
+        "paper": ECAConfig(
+            seeds=1, arch="eca_resnet50", epochs=100, batch_size=256, optimizer="momentum", lr=0.1, weight_decay=1e-4,
+            decay_all=True, schedule="step", decay_epochs=30, crop_scale=0.08, crop_interpolation="bilinear",
+            keep_best=True, workers=8,
+        ),
+    }  # fmt: skip
+    head = (f"{RESNET_HEAD}.", f"{MOBILENET_HEAD}.")
+
+    def build(self, arm: str, classes: tuple[str, ...]) -> nn.Module:
+        """The network of an arm.
+
+        Raises:
+            Problem: the kernels of `pretrained` are not those of the setting `kernel_sizes`.
+        """
+        config, small = self.config, self.config.arch == "mini"
+        changes = dict(ARMS[arm])
+        state = self.weights(Path(config.pretrained)) if config.pretrained else {}
+        if fitting(state) != config.arch:
+            state = {}  # `train` will say so
+        if changes["attention"] in WITH_KERNEL and "kernel_sizes" not in changes:
+            kernels = config.kernel_sizes or kernels_of(state)
+            changes |= {"kernel_sizes": kernels} if kernels else {}
+        if config.drop_path is not None:
+            changes["drop_path_rate"] = config.drop_path
+        size = config.image_size or (32 if small else 224)
+        cfg = {
+            "input_size": [3, size, size],
+            "crop_pct": 1.0 if small else 0.875,
+            "label_names": list(classes),
+        }
+        model = network(config.arch, **changes, num_classes=len(classes), pretrained_cfg=cfg)
+        check_kernels(model, state, config.pretrained)
+        return model
+
+    def weights(self, source: Path) -> dict[str, Tensor]:
+        """Weights under our names, from a file of ours or of the authors, or of a detector."""
+        return read_weights(source / "model.safetensors" if source.is_dir() else source)
+
+    def fitting(self, state: Mapping[str, Tensor]) -> str:
+        """See `model.fitting`."""
+        return fitting(state)
+
+    # -- figures that need no training ----------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """Parameters and multiply-accumulates of the published networks, and what the attention adds to them."""
+        figures: dict[str, float] = {}
+        x = torch.zeros(1, 3, 224, 224)
+        for name in VARIANTS:
+            model = _without_values(name)
+            figures[f"{name}_parameters"] = _parameters(model)
+            figures[f"{name}_macs"] = float(count_macs(model, x))
+            figures[f"{name}_added_parameters"] = _parameters(model) - _parameters(_without_values(name, "none"))
+        plain = count_macs(_without_values("eca_resnet50", "none"), x)
+        added = figures["eca_resnet50_macs"] - plain  # counts the sums of the pooling too
+        pooled = sum(width * (56 >> i) ** 2 * depth for i, (width, depth) in enumerate(_R50_STAGES))
+        figures["eca_resnet50_gflops_of_convolutions"] = (added - pooled) / 1e9
+        figures["eca_resnet50_gflops_with_pooling"] = added / 1e9
+        figures["eca_resnet50_share_of_convolutions"] = 100 * (added - pooled) / plain
+
+        sizes = {arm: _parameters(_without_values("eca_resnet50", arm)) for arm in PUBLISHED_TOP1}
+        figures |= {f"resnet50_{arm}_parameters": count for arm, count in sizes.items()}
+        figures["mobilenet_v2_se_parameters"] = _parameters(_without_values("eca_mobilenet_v2", "se"))
+        with torch.device("meta"):
+            figures["faster_rcnn_parameters"] = trained_parameters(detector("faster_rcnn", "eca_resnet50"))
+        if self.config.speed_rounds:
+            figures |= self._speed()
+
+        points = {arm: (arm, sizes[arm] - sizes["none"], top1) for arm, top1 in PUBLISHED_TOP1.items()}
+        own = {"ECA": [points.pop(self.method)]}
+        cost = "parameters added to ResNet-50"
+        self.session.figure("accuracy-vs-parameters", accuracy_picture(own, [*points.values()], cost, scale="symlog"))
+        return figures
+
+    def _speed(self) -> dict[str, float]:
+        """How many times faster than SE each layer is on the CPU, alone, forwards and back."""
+        layers = {arm: channel_attention(arm, LAYER_SHAPE[1]) for arm in PUBLISHED_TOP1 if arm != "none"}
+        layers["timm_eca"] = timm.layers.EcaModule(LAYER_SHAPE[1])
+        x = torch.randn(LAYER_SHAPE, generator=self.session.generator("speed"), requires_grad=True)
+
+        def step(layer: nn.Module) -> None:
+            layer(x).sum().backward()
+
+        contestants = {name: partial(step, layer) for name, layer in layers.items()}
+        times = race(contestants, self.session.progress(range(1 + self.config.speed_rounds), "race"))
+        return {f"layer_speed_{name}_over_se": ratio(times, name, "se") for name in layers if name != "se"}
+
+    # -- use ------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Classify images; draw the mean weights of the channels for the classes that were found most.
+
+        Raises:
+            Problem: no images there, or one that cannot be read.
+        """
+        prediction = super().predict(model, source)
+        of_class: dict[str, list[Path]] = {}
+        for row in prediction.table:
+            of_class.setdefault(row["class"], []).append(source if source.is_file() else source / row["file"])
+        most = sorted(of_class, key=lambda name: -len(of_class[name]))[:SHOWN_CLASSES]
+        chosen = [(path, row) for row, name in enumerate(most) for path in of_class[name][:SHOWN_IMAGES]]
+        paths, rows = zip(*chosen, strict=True)
+        seen = ImageSet(paths, rows, tuple(most)).seen_through(preprocessing(model))
+        stages = pictures.mean_channel_weights(model, loader(self.session, seen, SHOWN_IMAGES, label="weights"))
+        if stages:
+            prediction.figures["channel-weights"] = pictures.weights_picture(stages, most)
+        return prediction
+
+    def convert(self, source: Path, variant: str = "") -> nn.Module:
+        """Build a model from the authors' weights (eca_resnet50_k3557.pth.tar), or from a detector's backbone.
+
+        Args:
+            source: the file.
+            variant: one of `VARIANTS`; empty: the one whose blocks fit. Kernels are read from the tensors.
+
+        Raises:
+            Problem: unknown variant, or weights of another one; names the one that fits.
+        """
+        return load_network(source, variant)
+
+
+_R50_STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))
+"""Channels behind each block, and blocks, of ResNet-50's stages; the maps of the first have 56 x 56 pixels."""
+
+
+def _without_values(name: str, arm: str = "eca") -> ECAResNet | ECAMobileNetV2:
+    """A network whose weights have shapes and no meaning: nothing to wait for."""
+    with torch.device("meta"):
+        model = network(name, **ARMS[arm])
+    return model.to_empty(device="cpu")
+
+
+def _parameters(model: nn.Module) -> float:
+    return float(sum(p.numel() for p in model.parameters()))
+
+
+def trained_parameters(model: nn.Module) -> float:
+    """Parameters that are trained where the norms of the trained stages are, as MMDetection counts."""
+    norms = sum(
+        2 * len(module.get_buffer("weight"))
+        for name, module in model.named_modules()
+        if isinstance(module, FrozenBatchNorm2d) and any(stage in name for stage in ("layer2", "layer3", "layer4"))
+    )
+    return float(sum(p.numel() for p in model.parameters() if p.requires_grad) + norms)

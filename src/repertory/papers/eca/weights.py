@@ -1,0 +1,106 @@
+"""Released weights: what they are wrapped in, which network they belong to, and which kernels they have.
+
+The authors' files are dicts with `state_dict`, whose names are torchvision's and `eca`, behind `module.`; detectors are
+MMDetection's, with the backbone behind `backbone.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from repertory import checkpoint
+from repertory.problem import Problem
+
+ATTENTION = re.compile(r"^(?:layer(\d+)\.\d+\.eca|features\.\d+\.conv\.[34])\.conv\.weight$")
+"""Names of the kernels of ECA, and their stage in a ResNet."""
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """The weights of a network, from a file of ours, of the authors, or of a detector with such a backbone.
+
+    Raises:
+        Problem: not such a file.
+    """
+    state = of_network(checkpoint.read_weights(source))
+    if not {"conv1.weight", "features.0.0.weight"} & set(state):
+        what = f"not weights of a ResNet or MobileNetV2 (first tensor: {next(iter(state))})"
+        raise Problem(what, source, "give the authors' .pth.tar, or a detector of MMDetection")
+    return state
+
+
+def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names without wrappers; of a detector the backbone alone.
+
+    Example:
+        >>> of_network({"backbone.layer1.0.eca.conv.weight": None, "neck.lateral_convs.0.conv.bias": None})
+        {'layer1.0.eca.conv.weight': None}
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    backbone = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
+    return backbone or state
+
+
+def kernels_of(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The kernel of each stage, read from the tensors; () where there is no ECA.
+
+    Raises:
+        Problem: blocks of one stage have different kernels.
+    """
+    kernels: dict[Any, int] = {}
+    for name, tensor in state.items():
+        found = ATTENTION.match(name)
+        if not found or tensor.ndim != 3:
+            continue
+        stage = found[1] or len(state[re.sub(r"(\d)\.conv\.weight$", _norm_before, name)])
+        if kernels.setdefault(stage, tensor.shape[-1]) != tensor.shape[-1]:
+            what = f"{name}: kernel {tensor.shape[-1]}, but {kernels[stage]} before it in the same stage"
+            raise Problem(what, "weights", "give the file that the authors released")
+    return tuple(kernels.values())
+
+
+def _norm_before(found: re.Match[str]) -> str:
+    """features.2.conv.4.conv.weight -> features.2.conv.3.weight, whose length is the width of the block."""
+    return f"{int(found[1]) - 1}.weight"
+
+
+def check_kernels(model: nn.Module, state: Mapping[str, Tensor], where: object = "weights") -> None:
+    """Say at which block the kernels of a file and of a model part.
+
+    Raises:
+        Problem: they do; the remedy names the kernels of the file.
+    """
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if ATTENTION.match(name) and name in own and own[name].shape != tensor.shape:
+            place = name.removesuffix(".conv.weight")
+            kernels = ",".join(map(str, kernels_of(state)))
+            raise Problem(
+                f"{place}: file has kernel {tensor.shape[-1]}, model {own[name].shape[-1]}",
+                where,
+                f"pass kernel_sizes=({kernels})",
+            )
+
+
+def accept_released_weights(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Hook of `load_state_dict`: lets timm's `checkpoint_path` read the authors' files."""
+    if prefix:
+        return
+    renamed = of_network(state)
+    state.clear()
+    state.update(renamed)
+    check_kernels(module, state)
+
+
+def structure_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Blocks and depths of a ResNet, as its constructor takes them; {} for a MobileNetV2."""
+    blocks = {found.groups() for name in state if (found := re.match(r"layer(\d+)\.(\d+)\.", name))}
+    if not blocks:
+        return {}
+    stages = sorted({int(stage) for stage, _ in blocks})
+    depths = tuple(sum(int(stage) == s for stage, _ in blocks) for s in stages)
+    return {"block": "bottleneck" if "layer1.0.conv3.weight" in state else "basic", "depths": depths}
