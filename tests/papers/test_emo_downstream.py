@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from repertory.data import ade20k, coco
+from repertory.nn.detection import detection_loss
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import downstream
 from repertory.papers.emo.downstream import (
@@ -18,7 +19,6 @@ from repertory.papers.emo.downstream import (
     RECIPES,
     Backbone,
     deeplabv3,
-    detection_loss,
     evaluate_detector,
     evaluate_segmenter,
     pspnet,

@@ -3,7 +3,7 @@
     model = ssdlite("emo_1m")                                   # an SSD of torchvision's; published AP 22.0
     train, val = (coco.read_split(folder, split) for split in ("train", "val"))
     train = train.with_objects().seen_through(AUGMENTATION["ssdlite"])
-    fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)
+    fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)   # of repertory.nn.detection
     evaluate_detector(session, model, val)                      # {"AP": …, "AP50": …, …}
 
 The heads are torchvision's; all take images from 0 to 1 and normalise them as EMO's weights want it. An EMO goes in
@@ -35,6 +35,7 @@ from torchvision.transforms import v2
 from repertory.data import ade20k, coco
 from repertory.data.ade20k import IGNORE, SceneSet
 from repertory.data.coco import CocoSet
+from repertory.nn.detection import average_precision
 from repertory.papers.emo.model import EMO, VARIANTS, iRMB
 from repertory.problem import Problem
 from repertory.study import Session
@@ -219,21 +220,10 @@ class Pyramid(nn.Module):
         return self.fpn(self.backbone(images))
 
 
-def detection_loss(model: nn.Module, batch: tuple[list[Tensor], list[dict[str, Any]]]) -> dict[str, Tensor]:
-    """For `fit`: the sum of a detector's losses, and each of them."""
-    losses = model(*batch)
-    return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-
-@torch.no_grad()
 def evaluate_detector(session: Session, model: nn.Module, data: CocoSet, batch_size: int = 8) -> dict[str, float]:
     """COCO's average precision of boxes, in percent, on images as they lie on disk; see `CocoSet.evaluate`."""
-    model.eval()
-    results: list[dict[str, Any]] = []
-    for images, targets in loader(session, data.seen_through(None), batch_size, collate=coco.collate):
-        for target, output in zip(targets, model(images), strict=True):
-            results += data.results(target["image_id"], output)
-    return data.evaluate(results)
+    plain = data.seen_through(None)
+    return average_precision(model, plain, loader(session, plain, batch_size, collate=coco.collate))
 
 
 # -- segmentation -------------------------------------------------------------------------------
