@@ -1,0 +1,79 @@
+"""Settings, and what the arms differ in."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from repertory.papers.gapgc.model import Knowledge, Pool, Scorer
+from repertory.training import Recipe
+
+
+class Arm(NamedTuple):
+    """How a classifier adapts to a batch of unlabelled graphs."""
+
+    kind: Literal["none", "statistics", "tent", "shot", "contrast"]
+    views: Literal["", "random", "learned"] = ""
+    groups: bool = False
+    spoilt: bool = False
+    """The views may change BatchNorm's running statistics."""
+
+
+ARMS: dict[str, Arm] = {
+    "source": Arm("none"),
+    "bn": Arm("statistics"),
+    "tent": Arm("tent"),
+    "shot": Arm("shot"),
+    "gcl-tta": Arm("contrast", "random"),
+    "ala": Arm("contrast", "learned"),
+    "gpps": Arm("contrast", "random", groups=True),
+    "gapgc": Arm("contrast", "learned", groups=True),
+    "gapgc+view-statistics": Arm("contrast", "learned", groups=True, spoilt=True),
+}
+
+
+class GAPGCConfig(Recipe):
+    """Source model (the fields of `Recipe`), and its adaptation. The authors' settings are not published."""
+
+    epochs: int = Field(default=100, ge=1, description="of the source model; the best by validation AUC is kept")
+    optimizer: str = Field(default="adam", description="of the source model: any name that timm knows")
+    schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
+        default="constant", description="learning rate of the source model over steps"
+    )
+    layers: int = Field(default=5, ge=1, le=50, description="L of GIN")
+    dim: int = Field(default=300, ge=2, description="d of GIN")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="of the source model; off while adapting")
+    jk: Knowledge = Field(default="last", description="which layers' vectors a node has")
+    pool: Pool = Field(default="mean", description="how a graph's vector comes of its nodes'")
+    source_encoder: str = Field(default="", description="file of pretrain-gnns (model_gin/*.pth) to start from")
+    tasks: str = Field(default="", description="columns of labels, by commas; empty: all columns of 0, 1 and blanks")
+
+    adapt_batch: int = Field(default=64, ge=1, description="unlabelled graphs of the stream that come at a time")
+    steps: int = Field(default=1, ge=1, description="of ascent and descent for each batch")
+    reset: Literal["online", "episodic"] = Field(
+        default="online", description="adapt on and on along the stream, or from the source model for each batch"
+    )
+    orders: int = Field(default=5, ge=1, description="shuffled orders of the stream, over which metrics are averaged")
+    adapt_lr: float = Field(default=1e-4, gt=0, description="Adam, of encoder and projector (contrast, shot)")
+    tent_lr: float = Field(default=1e-3, gt=0, description="Adam, of BatchNorm's scales and shifts (tent)")
+    augmenter_lr: float = Field(default=1e-3, gt=0, description="Adam, of the augmenter")
+    adapt_clip: float = Field(default=1.0, gt=0, description="largest gradient norm while adapting")
+    views: int = Field(default=4, ge=1, description="V, of each graph")
+    tau: float = Field(default=0.1, gt=0, description="τ of the contrast")
+    lam: float = Field(default=0.1, ge=0, description="λ: what a dropped bond costs the augmenter")
+    drop: float = Field(default=0.2, ge=0, lt=1, description="share of bonds that random views drop")
+    scorer: Scorer = Field(default="mlp", description="how the augmenter scores a bond")
+    init_keep_bias: float = Field(default=0.0, description="last bias of the augmenter's MLP; 2 keeps 88 % at first")
+    augmenter_tau: float = Field(default=1.0, gt=0, description="τ_a of the relaxed draw")
+    hard: bool = Field(default=False, description="bonds of keep weight 0.5 and less are dropped altogether")
+    threshold: Literal["half", "source-median"] = Field(
+        default="half", description="pseudo-label 1 from probability 0.5, or from the source's median on validation"
+    )
+    confidence: float = Field(
+        default=0.0, ge=0, lt=1, description="least probability of a view's pseudo-label to be a positive; 0: any"
+    )
+    shot_weight: float = Field(default=0.3, ge=0, description="of SHOT's pseudo-labels")
+    pretrain_projector: int = Field(default=0, ge=0, description="epochs of the projector on source data beforehand")
+    save_adapted: str = Field(default="", description="predict: folder to write the adapted model to")
+    sample_molecules: int = Field(default=1500, ge=60, le=2000, description="molecules in the sample")
