@@ -18,7 +18,7 @@ class StagedBackbone(nn.Module):
 
     behind: ClassVar[str]
     """Name of the module between the last stage and the pooling; `norm`: it normalises the last map."""
-    stem: nn.Module
+    stem: nn.Sequential
     stages: nn.ModuleList
     head: nn.Module
 

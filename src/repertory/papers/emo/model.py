@@ -478,7 +478,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     @torch.no_grad()
     def fuse(self) -> EMO:
         """Fold every batch norm into the convolution beside it, in place: the same outputs, faster inference."""
-        _fold_norm(cast(nn.Sequential, self.stem))
+        _fold_norm(self.stem)
         for module in self.modules():
             if isinstance(module, iRMB):
                 module.fuse()
