@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 
 from repertory.data.molecules import Molecules
-
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+from repertory.nn.sparse import multiply
 
 
 class GraphBatch(Protocol):
@@ -123,7 +121,7 @@ class _Messages(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, table: Tensor, weights: Tensor, wiring: Wiring) -> Tensor:
-        sums = _multiply(wiring.into_starts, wiring.into_source, weights[wiring.into], h, wiring.size)
+        sums = multiply(wiring.into_starts, wiring.into_source, weights[wiring.into], h)
         # (N, kinds): with what weight each node hears of each kind of bond.
         heard = weights.new_zeros(wiring.size * wiring.num_kinds)
         heard = heard.index_add_(0, wiring.target * wiring.num_kinds + wiring.kinds, weights).view(wiring.size, -1)
@@ -137,16 +135,10 @@ class _Messages(torch.autograd.Function):
         wiring, grad = ctx.wiring, grads[0].contiguous()
         of_h = of_table = of_weights = None
         if ctx.needs_input_grad[0]:
-            of_h = _multiply(wiring.out_starts, wiring.out_target, weights[wiring.out], grad, wiring.size)
+            of_h = multiply(wiring.out_starts, wiring.out_target, weights[wiring.out], grad)
         if ctx.needs_input_grad[1]:
             of_table = heard.T @ grad
         if ctx.needs_input_grad[2]:
             by_kind = (grad @ table.T).view(-1)[wiring.target * wiring.num_kinds + wiring.kinds]
             of_weights = (grad[wiring.target] * h[wiring.source]).sum(1) + by_kind
         return of_h, of_table, of_weights, None
-
-
-def _multiply(starts: Tensor, columns: Tensor, weights: Tensor, x: Tensor, size: int) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):  # sparse products are in full precision
-        matrix = torch.sparse_csr_tensor(starts, columns, weights, (size, size), check_invariants=False)
-        return matrix @ x.to(weights.dtype)

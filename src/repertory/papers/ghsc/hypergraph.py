@@ -5,7 +5,6 @@ Everything here is sparse. SciPy builds (once a hypergraph, in float64); PyTorch
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from repertory.data.hypergraphs import CSR, check_weights
 from repertory.nn.dropout import dropout
+from repertory.nn.sparse import csr
 from repertory.problem import Problem
 
 DENSEST = 8
@@ -102,18 +102,12 @@ class _Product(torch.autograd.Function):
 
 def _csr(matrix: CSR) -> Tensor:
     """float32 with int32 indices, which the CPU's library takes as they are."""
-    parts = (torch.from_numpy(np.asarray(a, dtype=np.int32)) for a in (matrix.indptr, matrix.indices))
-    return _unwarned(*parts, torch.from_numpy(matrix.data.astype(np.float32)), matrix.shape)
+    starts, columns = (torch.from_numpy(np.asarray(a, dtype=np.int32)) for a in (matrix.indptr, matrix.indices))
+    return csr(starts, columns, torch.from_numpy(matrix.data.astype(np.float32)), matrix.shape)
 
 
 def _revalued(matrix: Tensor, values: Tensor) -> Tensor:
-    return _unwarned(matrix.crow_indices(), matrix.col_indices(), values, matrix.shape)
-
-
-def _unwarned(*parts: Any) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*parts, check_invariants=False)  # they come from SciPy
+    return csr(matrix.crow_indices(), matrix.col_indices(), values, matrix.shape)
 
 
 class Operator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +10,7 @@ from torch import Tensor
 from torch_geometric.utils import softmax
 
 from repertory.nn.dropout import dropout
-
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+from repertory.nn.sparse import multiply
 
 
 class Graph:
@@ -102,7 +100,4 @@ def _inner(graph: Graph, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _multiply(graph: Graph, weights: Tensor, x: Tensor) -> Tensor:
-    size = (graph.size, graph.size)
-    with torch.autocast(x.device.type, enabled=False):  # sparse products are in full precision
-        matrix = torch.sparse_csr_tensor(graph.starts, graph.target, weights.float(), size, check_invariants=False)
-        return matrix @ x.float()
+    return multiply(graph.starts, graph.target, weights.float(), x)
