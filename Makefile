@@ -33,5 +33,5 @@ clean:
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[chem,detection,graphs,medicine,ray,test]'
+	$(BIN)/pip install --quiet -e '.[chem,detection,graphs,medicine,ray,spiking,test]'
 	touch $@

@@ -1,0 +1,400 @@
+"""Spiking neurons trained by surrogate gradients: the leaky integrate-and-fire scan, tdBN, convolutional nets.
+
+Time comes first: currents and spikes are (T, B, ...), so that a layer without state treats all steps as one batch and
+only the neurons walk along time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# -- surrogates: the step's derivative, as training has it --------------------------------------
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """H(x), whose derivative is replaced; x is the membrane potential above the threshold."""
+
+    alpha: float = 1.0
+    inclusive: ClassVar[bool] = False
+    """Whether x = 0 fires."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """What stands for dH/dx, of x's shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Stca(Surrogate):
+    """1[|x| < alpha] (Gu et al., IJCAI 2019)."""
+
+    alpha: float = 0.5
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A box of height 1."""
+        return (x.abs() < self.alpha).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Rectangle(Stca):
+    """1[|x| < alpha], as wide as the threshold's usual scale allows."""
+
+    alpha: float = 2.0
+
+
+@dataclass(frozen=True)
+class Window(Surrogate):
+    """1[|x| < alpha] / (2 alpha): a box of area 1 (Wu et al., Frontiers in Neuroscience 2018)."""
+
+    alpha: float = 0.5
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A box of area 1."""
+        return (x.abs() < self.alpha).to(x.dtype).div_(2 * self.alpha)
+
+
+@dataclass(frozen=True)
+class Gate(Surrogate):
+    """1[|x| < 1 / alpha]."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A box of height 1."""
+        return (x.abs() < 1 / self.alpha).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Triangle(Surrogate):
+    """max(0, alpha - alpha^2 |x|), a triangle of area 1."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A triangle of height alpha."""
+        return x.abs().mul_(-(self.alpha**2)).add_(self.alpha).clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class Stbp(Surrogate):
+    """exp(-x^2 / (2 alpha)) / (2 pi alpha), without the square root that would make its area 1, as SPAIC has it."""
+
+    alpha: float = 0.5
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A Gaussian of variance alpha."""
+        return x.square().mul_(-1 / (2 * self.alpha)).exp_().div_(2 * math.pi * self.alpha)
+
+
+@dataclass(frozen=True)
+class Atan(Surrogate):
+    """(alpha / 2) / (1 + (pi alpha x / 2)^2), the derivative of an arc tangent (Fang et al., ICCV 2021)."""
+
+    alpha: float = 2.0
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A Cauchy density of height alpha / 2."""
+        return x.mul(math.pi * self.alpha / 2).square_().add_(1).reciprocal_().mul_(self.alpha / 2)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Surrogate):
+    """alpha sigmoid(alpha x) (1 - sigmoid(alpha x))."""
+
+    inclusive: ClassVar[bool] = True
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A logistic density of height alpha / 4."""
+        s = torch.sigmoid(self.alpha * x)
+        return s.mul(1 - s).mul_(self.alpha)
+
+
+@dataclass(frozen=True)
+class ReLULike(Surrogate):
+    """alpha 1[x > 0]."""
+
+    inclusive: ClassVar[bool] = True
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """A step of height alpha."""
+        return (x > 0).to(x.dtype).mul_(self.alpha)
+
+
+@dataclass(frozen=True)
+class StraightThrough(Surrogate):
+    """1 everywhere."""
+
+    inclusive: ClassVar[bool] = True
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(x)
+
+
+class _Spike(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, surrogate: Surrogate) -> Tensor:
+        return (x >= 0 if surrogate.inclusive else x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate], output: Tensor) -> None:
+        x, ctx.surrogate = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] * ctx.surrogate.derivative(x), None
+
+
+def spike(x: Tensor, surrogate: Surrogate) -> Tensor:
+    """1 where x > 0 (x >= 0 for inclusive surrogates), else 0; its gradient is the surrogate's.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 0.2], requires_grad=True)
+        >>> spike(x, Stca(0.5)).tolist()
+        [0.0, 1.0]
+        >>> spike(x, Stca(0.5)).sum().backward(); x.grad.tolist()
+        [0.0, 1.0]
+    """
+    return _Spike.apply(x, surrogate)
+
+
+# -- leaky integrate-and-fire -------------------------------------------------------------------
+
+
+class _LIF(torch.autograd.Function):
+    """The scan by hand: three element-wise passes a step forwards, one backwards; it keeps u and the spikes."""
+
+    @staticmethod
+    def forward(
+        current: Tensor, decay: Tensor | float, v0: Tensor, threshold: float, v_reset: float, surrogate: Surrogate
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        u, spikes, v = (torch.empty_like(current, memory_format=torch.contiguous_format) for _ in range(3))
+        fires = torch.ge if surrogate.inclusive else torch.gt
+        before = v0
+        for i, u_t, s_t, v_t in zip(current.unbind(), u.unbind(), spikes.unbind(), v.unbind(), strict=True):
+            if isinstance(decay, Tensor):
+                torch.addcmul(i, before, decay, out=u_t)
+            else:
+                torch.add(i, before, alpha=decay, out=u_t)
+            fires(u_t, threshold, out=s_t)  # as numbers: ATen has no vector code for masks
+            torch.addcmul(u_t, u_t, s_t, value=-1, out=v_t)
+            if v_reset:
+                v_t.add_(s_t, alpha=v_reset)
+            before = v_t
+        return spikes, v, u
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, ctx.decay, v0, ctx.threshold, ctx.v_reset, ctx.surrogate = inputs
+        spikes, v, u = output
+        ctx.mark_non_differentiable(u)
+        ctx.set_materialize_grads(False)
+        ctx.learns_decay = isinstance(ctx.decay, Tensor) and ctx.needs_input_grad[1]
+        ctx.save_for_backward(spikes, u, *((v, v0) if ctx.learns_decay else ()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        spikes, u, *kept = ctx.saved_tensors
+        from_spikes, from_v, _ = grad_outputs
+        steep = ctx.surrogate.derivative(u - ctx.threshold)
+        stays = 1 - spikes  # dV/du: what a spike cuts off, and how a little more u makes one
+        stays.addcmul_(u, steep, value=-1)
+        if ctx.v_reset:
+            stays.add_(steep, alpha=ctx.v_reset)
+        grad = torch.zeros_like(u) if from_spikes is None else from_spikes * steep
+        if from_v is not None:
+            grad.addcmul_(from_v, stays)
+        stays.mul_(ctx.decay)
+        steps = grad.unbind()
+        for earlier, later, stay in zip(steps[-2::-1], steps[:0:-1], stays.unbind()[-2::-1], strict=True):
+            earlier.addcmul_(stay, later)
+        to_decay = None
+        if ctx.learns_decay:
+            v, v0 = kept
+            to_decay = (grad[0] * v0 + torch.einsum("t...,t...->...", grad[1:], v[:-1])).sum_to_size(ctx.decay.shape)
+        return grad, to_decay, grad[0] * ctx.decay if ctx.needs_input_grad[2] else None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        """Neurons do not see each other, so a mapped axis is one more axis of neurons, after time."""
+        (current, decay, v0, *rest), (of_current, of_decay, of_v0, *_) = inputs, in_dims
+        size = info.batch_size
+        current = (
+            current.unsqueeze(1).expand(-1, size, *current.shape[1:])
+            if of_current is None
+            else current.movedim(of_current, 1)
+        )
+        inner = current.ndim - 2
+        if of_v0 is not None:
+            v0 = v0.movedim(of_v0, 0)
+            v0 = v0.reshape(size, *(1,) * (inner - v0.ndim + 1), *v0.shape[1:])
+        if of_decay is not None:
+            decay = decay.movedim(of_decay, 0)
+            decay = decay.reshape(size, *(1,) * (inner - decay.ndim + 1), *decay.shape[1:])
+        return _LIF.apply(current, decay, v0, *rest), (1, 1, 1)
+
+
+def lif(
+    current: Tensor,
+    decay: Tensor | float,
+    threshold: float = 1.0,
+    surrogate: Surrogate = Atan(),
+    *,
+    v_reset: float = 0.0,
+    v0: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Leaky integrate-and-fire neurons with hard reset, along time.
+
+        u[t] = decay V[t-1] + I[t],   O[t] = 1[u[t] > threshold],   V[t] = u[t] (1 - O[t]) + v_reset O[t]
+
+    The gradient is that of the unrolled graph, through the reset too.
+
+    Args:
+        current: (T, ...) input I.
+        decay: a number, or a tensor that broadcasts with one step (its gradient is had too).
+        v0: potential before the first step, 0 if not given; broadcasts with one step.
+
+    Returns:
+        spikes and potentials after the reset, both (T, ...).
+
+    Example:
+        >>> spikes, v = lif(torch.full((5, 1), 0.6), decay=0.5, threshold=1.0)
+        >>> spikes[:, 0].tolist()
+        [0.0, 0.0, 1.0, 0.0, 0.0]
+    """
+    start = current.new_zeros(()) if v0 is None else v0
+    start = start.expand(current.shape[1:])
+    spikes, v, _ = _LIF.apply(current, decay, start, threshold, v_reset, surrogate)
+    return spikes, v
+
+
+class LIF(nn.Module):
+    """`lif` as a layer: (T, B, ...) -> spikes of the same shape, from rest."""
+
+    def __init__(self, decay: float = 0.5, threshold: float = 1.0, surrogate: Surrogate = Triangle()) -> None:
+        super().__init__()
+        self.decay, self.threshold, self.surrogate = decay, threshold, surrogate
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Let (T, B, ...) currents in, return spikes."""
+        return lif(current, self.decay, self.threshold, self.surrogate)[0]
+
+    def extra_repr(self) -> str:
+        """As the layer is made."""
+        return f"decay={self.decay}, threshold={self.threshold}, surrogate={self.surrogate}"
+
+
+# -- layers without state -----------------------------------------------------------------------
+
+
+def over_time(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a layer of batches to all steps at once: (T, B, ...) -> (T, B, ...)."""
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class ThresholdBatchNorm2d(nn.BatchNorm2d):
+    """tdBN: BatchNorm over batch, place and time, scaled by alpha times the threshold (Zheng et al., AAAI 2021).
+
+    y = alpha threshold (x - mean) / sqrt(var + eps) weight + bias
+    """
+
+    def __init__(
+        self, channels: int, threshold: float = 1.0, alpha: float = 1.0, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(channels, eps, momentum)
+        self.scale = alpha * threshold
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(T, B, C, H, W) -> the same."""
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            input.flatten(0, 1),
+            self.running_mean,
+            self.running_var,
+            self.weight * self.scale,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        ).unflatten(0, input.shape[:2])
+
+
+# -- networks -----------------------------------------------------------------------------------
+
+PLANS = {
+    "lightweight": "64C3-128C3-AP2-128C3-AP2-256C3-AP2-256C3-AP2",
+    "vggsnn": "64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-AP2",
+}
+"""nCk: n maps of a k x k convolution; APk: average of k x k. vggsnn is the network of TET (Deng et al., ICLR 2022)."""
+
+
+class SpikingConvNet(nn.Sequential):
+    """Convolution, tdBN and LIF as `plan` says; a linear read-out that does not spike.
+
+    Args:
+        plan: a name in `PLANS`, or layers such as "16C3-AP2-32C3-AP2".
+        size: height and width of the input.
+        conv: makes the n-th convolution: `conv(n, in_channels, out_channels, kernel)`; plain ones by default.
+
+    Example:
+        >>> net = SpikingConvNet("8C3-AP2-16C3-AP2", 2, (16, 16), classes=10)
+        >>> net(torch.rand(4, 3, 2, 16, 16)).shape
+        torch.Size([4, 3, 10])
+    """
+
+    def __init__(
+        self,
+        plan: str,
+        in_channels: int,
+        size: tuple[int, int],
+        classes: int,
+        *,
+        decay: float = 0.5,
+        threshold: float = 1.0,
+        surrogate: Surrogate = Triangle(),
+        conv: Callable[[int, int, int, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        conv = conv or (lambda _, inside, outside, kernel: nn.Conv2d(inside, outside, kernel, padding=kernel // 2))
+        channels, shrink = in_channels, 1
+        for n, layer in enumerate(PLANS.get(plan, plan).split("-")):
+            if layer.startswith("AP"):
+                factor = int(layer.removeprefix("AP"))
+                self.append(OverTime(nn.AvgPool2d(factor)))
+                shrink *= factor
+            else:
+                maps, kernel = map(int, layer.split("C"))
+                self.append(OverTime(conv(n, channels, maps, kernel)))
+                self.append(ThresholdBatchNorm2d(maps, threshold))
+                self.append(LIF(decay, threshold, surrogate))
+                channels = maps
+        self.append(nn.Flatten(2))
+        self.append(nn.Linear(channels * (size[0] // shrink) * (size[1] // shrink), classes))
+
+
+class OverTime(nn.Sequential):
+    """`over_time` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(T, B, ...) -> (T, B, ...)."""
+        return over_time(super().forward, input)
+
+
+def tet_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over time of the cross-entropy of each step's logits (temporal efficient training, Deng et al., ICLR 2022).
+
+    Args:
+        logits: (T, B, K).
+        labels: (B,).
+    """
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
