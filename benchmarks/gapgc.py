@@ -11,7 +11,6 @@ of its own, above what it held before. Without --data, molecules are generated.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from torch_geometric.nn import MessagePassing, global_mean_pool
 from repertory.data.molecules import Molecules, read_molecules, write_sample
 from repertory.papers.gapgc import Adaptation, AdaptiveClassifier, GAPGCConfig, GraphClassifier, collate
 from repertory.papers.gapgc.study import masked_bce
-from repertory.timing import race, ratio
+from repertory.timing import high_water, race, ratio
 
 SIZES = {"L=3 d=64": (3, 64), "L=5 d=300": (5, 300)}
 BATCH = 32
@@ -151,12 +150,6 @@ def peak_memory(data: Path, count: int, words: list[str]) -> float:
     """MiB that a task takes, in a process of its own."""
     command = [sys.executable, __file__, "--data", str(data), "--molecules", str(count), "--one", *words]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def high_water() -> float:
-    """Largest resident memory of this process so far, in MiB (Linux)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) / 1024 if found else float("nan")
 
 
 def same_outputs(molecules: Molecules) -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import re
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from repertory.files import write_json
 from repertory.papers.ghsc import HGCN, HGCNII, Sparse, UnifiedHypergraph, knn_incidence
 from repertory.problem import require
-from repertory.timing import race, ratio
+from repertory.timing import high_water, race, ratio
 
 CORA = {"n": 2708, "m": 1579, "size": 3, "f": 1433, "words": 18, "classes": 7}
 """Like co-citation Cora: vertices, hyperedges and their size, features and how many of them are 1, classes."""
@@ -225,17 +224,11 @@ def one(race_name: str, contestant: str) -> None:
     setup = epochs(race_name == "deep")[contestant]
     epoch(HGCN(4, 2, 4), torch.ones(8, 4), UnifiedHypergraph(np.eye(8)).operator(), 8, 2)()
     importlib.import_module("torch_geometric.nn")  # libraries are loaded by now
-    before = _high_water()
+    before = high_water()
     step = setup()
     step()
     step()
-    print(_high_water() - before)
-
-
-def _high_water() -> float:
-    """Largest resident memory of this process so far, in MiB (Linux)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) / 1024 if found else float("nan")
+    print(high_water() - before)
 
 
 # -- growth ---------------------------------------------------------------------------------------------

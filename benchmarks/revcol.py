@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from repertory.files import write_json
 from repertory.papers.revcol import VARIANTS, RevCol
-from repertory.timing import race, ratio
+from repertory.timing import high_water, race, ratio
 
 PAIRS = {"revcol_tiny": "convnext_tiny", "revcol_small": "convnext_small", "revcol_base": "convnext_base"}
 COLUMNS = (2, 4, 8, 16)
@@ -80,20 +79,15 @@ def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, f
     return {event.key: 100 * event.self_cpu_time_total / total for event in events[:rows]}
 
 
-def resident() -> float:
-    """Largest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
-
-
 def peak_here(columns: int, reversible: bool, batch: int) -> float:
     """MB that a training step needs beyond weights and gradients; in a process of its own."""
     model = RevCol(**{**VARIANTS["revcol_tiny"], "columns": columns}, reversible=reversible).train()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before = resident()
+    before = high_water()
     model.zero_grad(set_to_none=True)  # frees as much as the step's own gradients will take
     F.cross_entropy(model(torch.randn(batch, 3, 224, 224)), torch.arange(batch)).backward()
-    return resident() - before
+    return high_water() - before
 
 
 def memory(batch: int) -> dict[str, float]:

@@ -1,9 +1,12 @@
-"""Racing alternatives against one another on the machine at hand."""
+"""Racing alternatives against one another on the machine at hand; how much memory a process took."""
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,18 @@ def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> floa
         3.0
     """
     return float(np.median(times[peer] / times[one]))
+
+
+def high_water() -> float:
+    """Largest resident memory of this process so far, MiB; NaN where the system does not tell (it is Linux that does).
+
+    Example:
+        >>> high_water() > 10 or math.isnan(high_water())
+        True
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
+    return int(found[1]) / 1024 if found else math.nan
 
 
 def _seconds(run: Callable[[], object]) -> float:
