@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,19 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv("REPERTORY_CACHE", str(tmp_path_factory.getbasetemp().parent / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """`real_data("bat")` is the folder of a real data set; a test that asks for one that is absent is skipped."""
+
+    def folder(name: str) -> Path:
+        found = Path(os.environ.get("REPERTORY_DATA", "")) / name
+        if not os.environ.get("REPERTORY_DATA") or not found.exists():
+            pytest.skip(f"needs {name} under $REPERTORY_DATA")
+        return found
+
+    return folder
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,10 +130,8 @@ def test_the_split_is_pythons(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_german_credit() -> None:
-    if not os.environ.get("REPERTORY_DATA"):
-        pytest.skip("needs german-credit under $REPERTORY_DATA")
-    graph = read_fair_graph(Path(os.environ["REPERTORY_DATA"]) / "german-credit")
+def test_german_credit(real_data: Callable[[str], Path]) -> None:
+    graph = read_fair_graph(real_data("german-credit"))
     assert graph.features.shape == (1000, 27)
     assert graph.edges.shape == (2, 2 * 21742 + 1000)
     assert graph.labels is not None

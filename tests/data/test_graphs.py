@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -319,9 +320,8 @@ def test_broken_tables_are_refused(tmp_path: Path, files: dict[str, str], match:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not os.environ.get("REPERTORY_DATA"), reason="REPERTORY_DATA is unset")
-def test_bat_as_its_owners_distribute_it() -> None:
-    bat = graphs.read_graph(Path(os.environ["REPERTORY_DATA"]) / "bat")
+def test_bat_as_its_owners_distribute_it(real_data: Callable[[str], Path]) -> None:
+    bat = graphs.read_graph(real_data("bat"))
     assert bat.name == "bat"
     assert (bat.size, bat.features.shape[1], bat.adjacency.nnz // 2) == (131, 81, 1003)
     np.testing.assert_array_equal(np.bincount(labels_of(bat)), [32, 32, 32, 35])
@@ -329,9 +329,8 @@ def test_bat_as_its_owners_distribute_it() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not os.environ.get("REPERTORY_DATA"), reason="REPERTORY_DATA is unset")
-def test_a_pickle_of_the_time_of_python_2() -> None:
-    folder = Path(os.environ["REPERTORY_DATA"]) / "cocitation-cora" / "cocitation" / "cora"
+def test_a_pickle_of_the_time_of_python_2(real_data: Callable[[str], Path]) -> None:
+    folder = real_data("cocitation-cora") / "cocitation" / "cora"
     features = graphs.load_pickle(folder / "features.pickle")
     assert features.shape == (2708, 1433)
     assert features.sum() == 49216

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -291,9 +292,8 @@ def test_a_mat_file_without_a_split_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not os.environ.get("REPERTORY_DATA"), reason="REPERTORY_DATA is unset")
-def test_cocitation_cora() -> None:
-    cora = read_hypergraph(Path(os.environ["REPERTORY_DATA"]) / "cocitation-cora")
+def test_cocitation_cora(real_data: Callable[[str], Path]) -> None:
+    cora = read_hypergraph(real_data("cocitation-cora"))
     assert cora.incidence is not None
     sizes = dense(cora.incidence).sum(axis=0)
     assert (cora.name, cora.size, cora.features.shape) == ("cocitation-cora", 2708, (2708, 1433))

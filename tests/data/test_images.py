@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,8 @@ def test_a_held_out_class_that_was_not_trained_is_named(digits: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "train", "test", "classes"), [("mnist-png", 1500, 600, 10), ("cifar10-subset", 10_000, 2_000, 10)]
 )
-def test_real_image_folders(name: str, train: int, test: int, classes: int) -> None:
-    folder = Path(os.environ.get("REPERTORY_DATA", "")) / name
-    if not os.environ.get("REPERTORY_DATA") or not folder.exists():
-        pytest.skip(f"needs {name} under $REPERTORY_DATA")
+def test_real_image_folders(name: str, train: int, test: int, classes: int, real_data: Callable[[str], Path]) -> None:
+    folder = real_data(name)
     parts = images.read_splits(folder)
     assert (len(parts[0]), len(parts[1]), len(parts[0].classes)) == (train, test, classes)
     assert parts[0].image(0).mode == "RGB"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -193,10 +193,8 @@ def test_every_ring_and_group_of_the_sample_parses() -> None:
 
 
 @pytest.mark.realdata
-def test_bace() -> None:
-    if not os.environ.get("REPERTORY_DATA"):
-        pytest.skip("REPERTORY_DATA is not set")
-    table = find_table(Path(os.environ["REPERTORY_DATA"]) / "bace")
+def test_bace(real_data: Callable[[str], Path]) -> None:
+    table = find_table(real_data("bace"))
     assert table is not None
     data = read_molecules(table)
     assert (data.size, data.tasks, data.skipped) == (1513, ["Class"], [])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,8 @@ from repertory.papers.ccgc.study import CONTRASTIVE_ARMS, KMEANS_ARMS, CCGCStudy
 from repertory.problem import Problem
 from repertory.study import Session
 from repertory.training import Diverged
-from tests.fidelity.fill import digest, fill_, probe
-
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "ccgc.json").read_text(encoding="utf-8"))["cases"]
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
 
 def study(tmp_path: Path, seed: int = 0, **settings: Any) -> CCGCStudy:
@@ -125,7 +123,7 @@ def kmeans_output(case: dict[str, Any]) -> Tensor:
     return torch.cat([found.distances.flatten(), found.labels.double()])
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("ccgc"))
 def test_fidelity(case: dict[str, Any]) -> None:
     if case["name"].startswith("encoder"):
         output, encoder, macs = encoder_output(case)
@@ -133,10 +131,7 @@ def test_fidelity(case: dict[str, Any]) -> None:
         assert macs == case["macs"]
     else:
         output = losses_output(case) if case["name"].startswith("losses") else kmeans_output(case)
-    ours, theirs = digest(output), case["output"]
-    assert ours["shape"] == theirs["shape"]
-    for key in ("mean", "std", "values"):
-        assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6)
+    assert_agrees(output, case)
 
 
 # -- graph filter -----------------------------------------------------------------------------------
@@ -613,9 +608,9 @@ def test_the_module_says_how_it_is_built_in_json() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not os.environ.get("REPERTORY_DATA"), reason="REPERTORY_DATA is unset")
-def test_bat_as_published(tmp_path: Path) -> None:
+def test_bat_as_published(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     """One seed of the released recipe: the published 75.04 ± 1.78 is an oracle's; the last epoch is far below."""
+    real_data("bat")
     s = CCGCStudy(preset(**CCGCStudy.scales["desk"].model_dump()), Session(0, tmp_path))
     bat = s.data()
     assert (bat.size, bat.adjacency.nnz // 2, bat.features.shape[1]) == (131, 1003, SETTINGS["bat"].features)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +36,9 @@ from repertory.papers.eca.study import ARMS, ECAConfig, ECAStudy
 from repertory.papers.eca.weights import kernels_of
 from repertory.problem import Problem
 from repertory.study import Session
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "eca.json").read_text(encoding="utf-8"))["cases"]
 COUNTS = {  # parameters, those of the attention
     "eca_resnet18": (11_689_556, 44),
     "eca_resnet34": (21_797_744, 72),
@@ -70,7 +68,7 @@ def parameters(model: nn.Module) -> int:
 # -- fidelity -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("eca"))
 def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     config = dict(case["config"])
     if "variant" in config:
@@ -82,12 +80,7 @@ def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     fill_(model).eval()
     x = probe(*case["input"][0])
     with torch.no_grad():
-        found, expected = digest(model(x)), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-4 * scale)
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=1e-6)
-    assert parameters(model) == case["params"]
+        assert_agrees(model(x), case, model)
     if case["macs"] is not None:
         assert count_macs(model, x) == case["macs"]
 
@@ -648,9 +641,8 @@ def test_layers_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif("REPERTORY_DATA" not in os.environ, reason="REPERTORY_DATA is not set")
-def test_real_digits_are_read(tmp_path: Path) -> None:
-    this = study(tmp_path, Path(os.environ["REPERTORY_DATA"]) / "mnist-png")
+def test_real_digits_are_read(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    this = study(tmp_path, real_data("mnist-png"))
     data = this.data()
     model = this.build("eca", data.train.classes)
     few = data.test.subset(range(0, len(data.test), max(1, len(data.test) // 50)))

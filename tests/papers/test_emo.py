@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from repertory.papers.emo.study import ARMS, MINI, EMOConfig, EMOStudy, fitting_
 from repertory.papers.emo.weights import with_our_names
 from repertory.problem import Problem
 from repertory.study import Session
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "emo.json").read_text(encoding="utf-8"))["cases"]
 COUNTS = {
     "emo_1m": (1_361_168, 260_843_664),
     "emo_2m": (2_377_472, 439_363_064),
@@ -58,7 +57,7 @@ def mini(**changes: Any) -> EMO:
 # -- fidelity -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("emo"))
 def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     config = dict(case["config"])
     variant = config.pop("variant", "").lower()
@@ -66,12 +65,7 @@ def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     fill_(model).eval()
     x = probe(*case["input"][0])
     with torch.no_grad():
-        found, expected = digest(model(x)), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-4 * scale)
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=1e-6)
-    assert sum(p.numel() for p in model.parameters()) == case["params"]
+        assert_agrees(model(x), case, model)
     if case["macs"] is not None:
         assert count_macs(model, x) == case["macs"]
 
@@ -482,10 +476,8 @@ def test_the_picture_shows_the_strided_group() -> None:
 
 
 @pytest.mark.realdata
-def test_mnist_as_class_folders(tmp_path: Path) -> None:
-    root = Path(os.environ.get("REPERTORY_DATA", "")) / "mnist-png"
-    if not os.environ.get("REPERTORY_DATA") or not root.exists():
-        pytest.skip("needs mnist-png under $REPERTORY_DATA")
+def test_mnist_as_class_folders(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    root = real_data("mnist-png")
     this = study(tmp_path, root, image_size=32)
     data = this.data()
     assert (len(data.train), len(data.test)) == (1500, 600)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,9 +42,9 @@ from repertory.papers.gapgc.study import GAPGCStudy, load_encoder, masked_bce, m
 from repertory.problem import Problem
 from repertory.study import Session
 from repertory.training import Diverged
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "gapgc.json").read_text(encoding="utf-8"))["cases"]
 SMALL: dict[str, Any] = {
     "layers": 2, "dim": 8, "dropout": 0.0, "epochs": 2, "orders": 2, "adapt_batch": 8, "views": 2,
     "sample_molecules": 100, "seeds": 1,
@@ -70,7 +69,7 @@ def rings(sizes: list[int]) -> Graphs:
 # -- fidelity ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("gapgc"))
 def test_agrees_with_the_code_it_is_built_on(case: dict[str, Any]) -> None:
     config = case["config"]
     model = None
@@ -84,12 +83,7 @@ def test_agrees_with_the_code_it_is_built_on(case: dict[str, Any]) -> None:
             anchors = probe(config["n"], config["d"])
             views = anchors.flip(0) + 0.1 * anchors
             output = torch.stack([info_nce(anchors, views, 0.2), info_nce(anchors, views, 0.5, symmetric=False)])
-    found, expected = digest(output), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-5 * scale)
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=1e-6)
-    assert sum(p.numel() for p in model.parameters()) == case["params"] if model else case["params"] == 0
+    assert_agrees(output, case, model)
 
 
 # -- messages ---------------------------------------------------------------------------------------
@@ -662,9 +656,8 @@ print(sorted({"torch", "rdkit", "torch_geometric"} & set(sys.modules)))
 
 
 @pytest.mark.realdata
-def test_bace_trains_and_adapts(tmp_path: Path) -> None:
-    if not os.environ.get("REPERTORY_DATA"):
-        pytest.skip("REPERTORY_DATA is not set")
+def test_bace_trains_and_adapts(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    real_data("bace")
     study = study_in(tmp_path, real="bace", layers=3, dim=32, epochs=6, orders=1, adapt_batch=64)
     data = study.data()
     assert molecules.find_table(study.data_folder()) is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,9 +47,9 @@ from repertory.papers.ghsc.study import ARMS, GHSCStudy, VertexClassifier, irrev
 from repertory.problem import Problem
 from repertory.study import Session
 from repertory.training import Diverged
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "ghsc.json").read_text(encoding="utf-8"))["cases"]
 SIGMAS = (-1.0, -0.5, 0.0, 0.7)
 
 
@@ -123,14 +123,10 @@ def case_output(case: dict[str, Any], network: nn.Module | None) -> Tensor:
         return network(probe(*case["input"][0]), hypergraph.operator())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", cases("ghsc"))
 def test_as_the_authors_code(case: dict[str, Any]) -> None:
     network = case_network(case)
-    assert sum(p.numel() for p in network.parameters()) == case["params"] if network else case["params"] == 0
-    ours, theirs = digest(case_output(case, network)), case["output"]
-    assert ours["shape"] == theirs["shape"]
-    for name in ("mean", "std", "values"):
-        np.testing.assert_allclose(np.array(ours[name]), np.array(theirs[name]), rtol=1e-4, atol=1e-6, err_msg=name)
+    assert_agrees(case_output(case, network), case, network)
 
 
 def test_parameters_are_as_many_as_stated_and_drawn_as_stated() -> None:
@@ -905,9 +901,9 @@ def test_the_estimated_spectrum_is_near_the_exact_one() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not os.environ.get("REPERTORY_DATA"), reason="REPERTORY_DATA is unset")
-def test_cocitation_cora_as_the_authors_code_does(tmp_path: Path) -> None:
+def test_cocitation_cora_as_the_authors_code_does(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     """Split 1 of the workshop release: their code gives 69.9 at the epoch that is best on test."""
+    real_data("cocitation-cora")
     s = GHSCStudy(GHSCConfig(real="cocitation-cora"), Session(0, tmp_path))
     cora = s.data()
     model = s.train("h-gcn", cora)

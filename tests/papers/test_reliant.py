@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,9 +32,8 @@ from repertory.papers.reliant.recipe import ARMS, ReliantConfig
 from repertory.papers.reliant.study import ReliantStudy
 from repertory.problem import Problem
 from repertory.study import Session
-from tests.fidelity.fill import digest, fill_, probe
-
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "reliant.json").read_text(encoding="utf-8"))["cases"]
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
 
 def ring(n: int) -> Graph:
@@ -81,7 +80,7 @@ def discriminators_case(config: dict[str, Any], z: Tensor, e: Tensor) -> tuple[n
     return model, torch.cat([model.logits(z).flatten(), *scores])
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("reliant"))
 def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     config, inputs = case["config"], [probe(*shape) for shape in case["input"]]
     kind = case["name"].rpartition("_n")[0]
@@ -100,12 +99,7 @@ def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
                 model, output = fairness_case(config, *inputs)
             case _:
                 model, output = discriminators_case(config, *inputs)
-    found, expected = digest(output), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-4 * scale)
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=1e-6)
-    assert sum(p.numel() for p in model.parameters()) == case["params"] if model else case["params"] == 0
+    assert_agrees(output, case, model)
 
 
 # -- the graph ----------------------------------------------------------------------------------
@@ -416,9 +410,8 @@ def test_the_curve_over_alpha_is_drawn(tmp_path: Path, people: FairGraph) -> Non
 
 
 @pytest.mark.realdata
-def test_german_credit_trains(tmp_path: Path) -> None:
-    if not os.environ.get("REPERTORY_DATA"):
-        pytest.skip("needs german-credit under $REPERTORY_DATA")
+def test_german_credit_trains(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    real_data("german-credit")
     config = ReliantConfig(cpf_epochs=5, teacher_epochs=40, real="german-credit", num_layers=3)
     study = ReliantStudy(config, Session(0, tmp_path))
     data = study.data()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from repertory.papers.revcol.study import RevColConfig, RevColStudy, centred_gra
 from repertory.papers.revcol.weights import read_released
 from repertory.problem import Problem
 from repertory.study import Session
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "revcol.json").read_text(encoding="utf-8"))["cases"]
 SHORT = {
     "T": "revcol_tiny",
     "S": "revcol_small",
@@ -50,14 +50,9 @@ NAMES = {"num_subnet": "columns", "inter_supv": "supervision"}
 # -- fidelity -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("revcol"))
 def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
-    found, expected = digest(answer(case)), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-4 * scale)
-    tolerance = 1e-4 * max(scale, abs(expected["mean"]), expected["std"])
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=tolerance)
+    assert_agrees(answer(case), case)
 
 
 def answer(case: dict[str, Any]) -> Tensor:
@@ -711,10 +706,8 @@ def test_linear_cka() -> None:
 
 
 @pytest.mark.realdata
-def test_mnist_as_class_folders(tmp_path: Path) -> None:
-    root = Path(os.environ.get("REPERTORY_DATA", "")) / "mnist-png"
-    if not os.environ.get("REPERTORY_DATA") or not root.exists():
-        pytest.skip("needs mnist-png under $REPERTORY_DATA")
+def test_mnist_as_class_folders(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    root = real_data("mnist-png")
     this = study(tmp_path, root)
     data = this.data()
     assert this.evaluate(this.train("one_column", data), data)["top1"] > 30

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,9 +33,9 @@ from repertory.papers.vgnet.study import ARMS, MINI, VGNetConfig, VGNetStudy, va
 from repertory.papers.vgnet.weights import architecture, style_of
 from repertory.problem import Problem
 from repertory.study import Session
-from tests.fidelity.fill import digest, fill_, probe
+from tests.fidelity.cases import assert_agrees, cases
+from tests.fidelity.fill import fill_, probe
 
-CASES = json.loads((Path(__file__).parents[1] / "fidelity" / "vgnet.json").read_text(encoding="utf-8"))["cases"]
 COUNTS = {
     "1_0mp": (997_358, 1_143_190, 1_000_256, 1_146_088, 143_980_728, 145_085_544),
     "1_5mp": (1_502_024, 1_701_680, 1_506_056, 1_705_712, 190_754_304, 191_979_008),
@@ -95,18 +94,13 @@ def parameters(model: nn.Module) -> int:
 # -- fidelity -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+@pytest.mark.parametrize("case", cases("vgnet"))
 def test_agrees_with_the_authors_code(case: dict[str, Any]) -> None:
     config = dict(case["config"])
     model = filled(VGNet(**{**VARIANTS[config.pop("variant").lower()], **config}))
     x = probe(*case["input"][0])
     with torch.no_grad():
-        found, expected = digest(model(x)), case["output"]
-    assert found["shape"] == expected["shape"]
-    scale = max(abs(value) for value in expected["values"])
-    assert found["values"] == pytest.approx(expected["values"], rel=1e-4, abs=1e-4 * scale)
-    assert (found["mean"], found["std"]) == pytest.approx((expected["mean"], expected["std"]), rel=1e-4, abs=1e-6)
-    assert parameters(model) == case["params"]
+        assert_agrees(model(x), case, model)
     if case["macs"] is not None:
         assert count_macs(model, x) == case["macs"]
 
@@ -787,10 +781,8 @@ def test_cifar100_as_its_owners_distribute_it(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.realdata
-def test_mnist_as_class_folders(tmp_path: Path) -> None:
-    root = Path(os.environ.get("REPERTORY_DATA", "")) / "mnist-png"
-    if not os.environ.get("REPERTORY_DATA") or not root.exists():
-        pytest.skip("needs mnist-png under $REPERTORY_DATA")
+def test_mnist_as_class_folders(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    root = real_data("mnist-png")
     this = study(tmp_path, root, image_size=16, schedule="onecycle", epochs=2)
     data = this.data()
     assert (len(data.train), len(data.test)) == (1500, 600)
