@@ -207,6 +207,14 @@ def test_when_every_trial_failed_the_arm_is_named() -> None:
     assert math.isnan(finding.estimate)
 
 
+def test_a_metric_that_the_data_cannot_give_is_not_tested() -> None:
+    trials = {"new": {**arm("acc", 1, 2), 2: {}}, "old": arm("acc", 1, 2)}
+    finding = compare(trials, metric="reach")
+    assert (finding.word, finding.reason) == ("not tested", "reach has no meaning on these data")
+    assert value(trials, metric="reach", arm="new", at_least=0).word == "not tested"
+    assert value({"new": {0: {}}}, metric="reach", arm="new", at_least=0).word == "undecided"  # that trial failed
+
+
 def test_seeds_without_a_partner_are_reported() -> None:
     finding = compare({"new": arm("acc", 12, 14, 16), "old": arm("acc", 10, 11, 12, 13, 14)})
     assert finding.word == "undecided"

@@ -103,9 +103,11 @@ def _compare(test: Compare, trials: Metrics) -> Finding:
     tables = {over: _paired(trials, (test.arm, test.metric), (over, other)) for over in test.controls}
     absent = [over for over, (pairs, _) in tables.items() if not pairs]
     if absent:
-        return Finding(
-            "undecided", _label(test, absent[0]), reason=_gap(trials, test.arm, absent[0], test.metric, other)
-        )
+        label = _label(test, absent[0])
+        for arm, metric in ((test.arm, test.metric), (absent[0], other)):
+            if _meaningless(trials, arm, metric):
+                return Finding("not tested", label, reason=f"{metric} has no meaning on these data")
+        return Finding("undecided", label, reason=_gap(trials, test.arm, absent[0], test.metric, other))
     means = {over: sign * float(np.mean([b for _, b in pairs])) for over, (pairs, _) in tables.items()}
     over = max(means, key=lambda name: means[name])
     differences = [sign * (a - b) for a, b in tables[over][0]]
@@ -122,6 +124,8 @@ def _value(test: Value, trials: Metrics, figures: Mapping[str, float]) -> Findin
     label = f"{test.metric} of {test.arm}" if test.arm else test.metric
     if not test.arm:
         return _figure(figures.get(test.metric, math.nan), test.region, label)
+    if _meaningless(trials, test.arm, test.metric):
+        return Finding("not tested", label, reason=f"{test.metric} has no meaning on these data")
     values, failed = _column(trials, test.arm, test.metric)
     if not values:
         return Finding("undecided", label, accepted=test.region, reason=f"no trial of {test.arm} gave {test.metric}")
@@ -255,6 +259,12 @@ def _column(trials: Metrics, arm: str, metric: str) -> tuple[list[float], list[i
         else:
             failed.append(seed)
     return values, failed
+
+
+def _meaningless(trials: Metrics, arm: str, metric: str) -> bool:
+    """Whether an arm's finished trials leave a metric out, as a study does where the data cannot give it."""
+    finished = [metrics for metrics in trials.get(arm, {}).values() if metrics]
+    return bool(finished) and not any(metric in metrics for metrics in finished)
 
 
 def _paired(trials: Metrics, a: tuple[str, str], b: tuple[str, str]) -> tuple[list[tuple[float, float]], list[int]]:
