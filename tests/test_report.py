@@ -154,6 +154,12 @@ def test_failed_trials_are_named_and_counted_out(toy: Path) -> None:
     assert "● The network with a hidden layer is more accurate than the linear model.  undecided" in text
 
 
+def test_what_the_data_cannot_give_is_told(toy: Path, tmp_path: Path) -> None:
+    other = result(outcomes=tuple(Outcome(arm, 0, {"f1": 0.5}, 0.5) for arm in ("wide", "linear")))
+    assert "accuracy has no meaning on these data" in printed(report.terminal(other))
+    assert "accuracy has no meaning on these data" in page(other, tmp_path)
+
+
 def test_a_report_of_nothing_but_failures(toy: Path, tmp_path: Path) -> None:
     broken = result(outcomes=(Outcome("wide", 0, {}, 0.5, error="RuntimeError: out of memory"),))
     text = printed(report.terminal(broken))

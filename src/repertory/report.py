@@ -159,7 +159,7 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
         if len(verdict.findings) > 1 and finding.label:
             line.append(f"  {finding.word}", style=COLOURS[finding.word])
         reason = finding.reason
-        if finding.word == "not tested":
+        if finding.word == "not tested" and not finding.label:  # the card says why, in both languages
             reason = next(t.reason[lang] for t in claim.test if t.kind == "untested" and t.reason.en == finding.reason)
         if reason:
             line.append(f"\n           {reason}" if finding.label else f"reason     {reason}", style="italic")
