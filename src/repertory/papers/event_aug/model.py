@@ -1,0 +1,113 @@
+"""Networks that classify streams of events: a representation, then a convolutional net, spiking or not."""
+
+from __future__ import annotations
+
+import timm
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from repertory.nn.spiking import SpikingConvNet
+from repertory.papers.event_aug.representations import CHANNELS, EST, Kernel, Representation
+from repertory.problem import Problem
+
+
+class EventClassifier(nn.Module, PyTorchModelHubMixin):
+    """A classifier of event streams.
+
+    Args:
+        names: of the classes.
+        size: (H, W) of the sensor.
+        representation: as in `represent`.
+        bins: of time.
+        network: "cnn", three convolutions; "snn", spiking, which takes count_frames as its steps; or a network of timm:
+            the paper's kind is resnet34, EventDrop's authors also take vgg19, mobilenetv2_100 and inception_v3. Their
+            first convolution has as many input channels as the representation.
+        side: height and width that the network sees: the middle square of the sensor, resized; 0: the sensor.
+        plan: of the spiking network, a name in `repertory.nn.spiking.PLANS` or layers.
+        kernel: of EST.
+        arm: by which augmentation it was trained.
+
+    Raises:
+        Problem: "snn" with another representation; a network that timm does not know.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        size: list[int],
+        representation: Representation = "count_frames",
+        bins: int = 4,
+        network: str = "cnn",
+        side: int = 0,
+        plan: str = "vggsnn",
+        kernel: Kernel = "learned",
+        arm: str = "none",
+    ) -> None:
+        super().__init__()
+        self.names, self.size = list(names), (size[0], size[1])
+        self.representation: Representation = representation
+        self.bins, self.side, self.arm = bins, side, arm
+        self.spiking = network == "snn"
+        fixed, per_bin = CHANNELS[representation]
+        channels = fixed + per_bin * bins
+        self.est = EST(bins, self.size, kernel) if representation == "est" else None
+        if network == "cnn":
+            self.network = small_cnn(channels, len(names))
+        elif self.spiking:
+            if representation != "count_frames":
+                raise Problem(f"a spiking network on {representation}", "representation", "set it to count_frames")
+            seen = (side, side) if side else self.size
+            self.network = SpikingConvNet(plan, 2, seen, len(names))
+        elif timm.is_model(network):
+            self.network = timm.create_model(network, in_chans=channels, num_classes=len(names))
+        else:
+            raise Problem(f"no network is called {network!r}", "network", "give cnn, snn or a name that timm knows")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A batch of `represent` -> logits (B, K), of the spiking network (T, B, K).
+
+        Args:
+            x: (B, T, 2, H, W) of count_frames, (N, 5) of est (`collate_streams`), else (B, C, H, W).
+        """
+        if self.est is not None:
+            x = self.est(x)  # (B, 2, C, H, W)
+        if x.ndim == 5:
+            steps = x.shape[1]
+            x = self.seen(x.flatten(1, 2))  # (B, T 2, H, W)
+            if self.spiking:
+                return self.network(x.unflatten(1, (steps, 2)).transpose(0, 1))
+            return self.network(x)
+        return self.network(self.seen(x))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Logits (B, K), the mean over time of the spiking network's."""
+        logits = self(x)
+        return logits.mean(0) if self.spiking else logits
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The middle square of (B, C, H, W), resized to (B, C, side, side).
+
+        By taking the nearest pixels, as in EST's code; for the spiking network by averaging, which loses no events.
+        """
+        if not self.side:
+            return x
+        height, width = x.shape[-2:]
+        edge = min(height, width)
+        top, left = (height - edge) // 2, (width - edge) // 2
+        square = x[..., top : top + edge, left : left + edge]
+        return F.interpolate(square, (self.side, self.side), mode="area" if self.spiking else "nearest")
+
+
+def small_cnn(channels: int, classes: int) -> nn.Sequential:
+    """Three convolutions with 16, 32 and 64 maps, each with batch norm and halving, and a linear layer."""
+    layers: list[nn.Module] = []
+    for maps in (16, 32, 64):
+        layers += [
+            nn.Conv2d(channels, maps, 3, padding=1, bias=False),
+            nn.BatchNorm2d(maps),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = maps
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

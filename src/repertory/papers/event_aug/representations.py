@@ -1,0 +1,146 @@
+"""From a stream of events to the tensor that a network takes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repertory.data.events import Size, count_frames, event_count, event_frame, voxel_grid
+from repertory.problem import Problem
+
+Representation = Literal["count_frames", "count", "frame", "voxel", "est"]
+
+Kernel = Literal["learned", "triangle", "trilinear"]
+
+CHANNELS: dict[str, tuple[int, int]] = {
+    "count_frames": (0, 2),
+    "count": (2, 0),
+    "frame": (1, 0),
+    "voxel": (0, 1),
+    "est": (0, 2),
+}
+"""Input channels of a network: a fixed number, and a number per bin of time."""
+
+
+def represent(events: np.ndarray, representation: Representation, size: Size, bins: int) -> Tensor:
+    """The tensor of a stream, as far as nothing in it is learned.
+
+    Args:
+        events: (N,), sorted by t, which begins near 0.
+        representation: count_frames, events per bin and polarity; count, whether there were any; frame, how many of
+            both polarities; voxel, of both per bin; est, the events themselves, for `EST`.
+        size: (H, W).
+        bins: of time; count and frame have none.
+
+    Returns:
+        float32; (bins, 2, H, W) of count_frames, (N, 4) of est with x, y, t / max t and p, else (C, H, W).
+    """
+    match representation:
+        case "count_frames":
+            return torch.from_numpy(count_frames(events, size, bins)).permute(3, 0, 1, 2).contiguous()
+        case "count":
+            return torch.from_numpy(event_count(events, size))
+        case "frame":
+            return torch.from_numpy(event_frame(events, size))
+        case "voxel":
+            return torch.from_numpy(voxel_grid(events, size, bins))
+        case "est":
+            t = events["t"] / max(1, int(events["t"].max()))
+            columns = (events["x"], events["y"], t, events["p"])
+            return torch.from_numpy(np.stack([column.astype(np.float32) for column in columns], axis=1))
+
+
+def collate_streams(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Streams (N_b, 4) of a batch in one tensor (N, 5), whose last column is b; and their labels (B,)."""
+    numbered = [F.pad(events, (0, 1), value=number) for number, (events, _) in enumerate(batch)]
+    return torch.cat(numbered), torch.tensor([label for _, label in batch])
+
+
+class EST(nn.Module):
+    """Event spike tensor: every event is spread over the bins of time by a kernel (Gehrig et al., ICCV 2019).
+
+    An event of time t adds t k(t - i / (C - 1)) to bin i of its pixel and polarity. The perceptron's parameters are
+    called as in the authors' `trilinear_init.pth`, which loads with `load_state_dict`.
+
+    Args:
+        bins: C, at least 2.
+        size: (H, W).
+        kernel: k. "learned", a perceptron 1-30-30-1 that starts as the triangle; "triangle",
+            max(0, 1 - (C - 1) |dt|); "trilinear", the same but for k(0) = 0, as in the released code: there, events at
+            the very middle of a bin, such as the last of a stream, are lost.
+
+    Example:
+        >>> events = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])  # x, y, t, p, number in the batch
+        >>> EST(3, (4, 5), "triangle")(events)[0, 1, :, 1, 3]
+        tensor([0., 0., 1.])
+    """
+
+    def __init__(self, bins: int, size: Size, kernel: Kernel = "learned") -> None:
+        super().__init__()
+        if bins < 2:
+            raise Problem(f"an event spike tensor of {bins} bin", "bins", "give 2 or more")
+        self.bins, self.size, self.kernel = bins, size, kernel
+        self.mlp = nn.ModuleList()
+        if kernel == "learned":
+            self.mlp.extend([nn.Linear(1, 30), nn.Linear(30, 30), nn.Linear(30, 1)])
+            self.mlp.load_state_dict(_triangular(bins))
+
+    def forward(self, events: Tensor) -> Tensor:
+        """Events (N, 5) of x, y, t in [0, 1], p and b, sorted by b -> (B, 2, C, H, W)."""
+        height, width = self.size
+        x, y, p, b = events[:, [0, 1, 3, 4]].long().unbind(1)
+        t, count = events[:, 2], int(b[-1]) + 1
+        plane = height * width
+        first = x + width * y + plane * self.bins * (p + 2 * b)  # (N,)
+        bins = torch.arange(self.bins, device=events.device)
+        values = t[:, None] * self.weight(t[:, None] - bins / (self.bins - 1))  # (N, C)
+        cells = first[:, None] + plane * bins
+        flat = values.new_zeros(count * 2 * self.bins * plane).index_add(0, cells.flatten(), values.flatten())
+        return flat.view(count, 2, self.bins, height, width)
+
+    def weight(self, dt: Tensor) -> Tensor:
+        """k(dt), elementwise."""
+        if self.kernel == "learned":
+            return _perceptron(self.mlp, dt)
+        weight = triangle(dt, self.bins)
+        return weight * (dt != 0) if self.kernel == "trilinear" else weight
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}, size={self.size}, kernel={self.kernel}"
+
+
+def triangle(dt: Tensor, bins: int) -> Tensor:
+    """max(0, 1 - (C - 1) |dt|): an event is shared between the two bins next to it."""
+    return F.relu(1 - (bins - 1) * dt.abs())
+
+
+def _perceptron(layers: nn.ModuleList, dt: Tensor) -> Tensor:
+    h = dt.unsqueeze(-1)
+    for layer in layers[:-1]:
+        h = F.leaky_relu(layer(h), 0.1, inplace=True)
+    return layers[-1](h).squeeze(-1)
+
+
+@lru_cache
+def _triangular(bins: int) -> dict[str, Tensor]:
+    """Weights with which the perceptron is nearly the triangle: 1000 steps of Adam (lr 1e-2) on its graph."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small steps take fifty times longer while threads of a busy machine wait
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            layers = nn.ModuleList([nn.Linear(1, 30), nn.Linear(30, 30), nn.Linear(30, 1)])
+            optimizer = torch.optim.Adam(layers.parameters(), lr=1e-2)
+            for _ in range(1000):
+                dt = 2 * torch.rand(512) - 1
+                optimizer.zero_grad()
+                F.mse_loss(_perceptron(layers, dt), triangle(dt, bins)).backward()
+                optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
+    return {name: tensor.detach() for name, tensor in layers.state_dict().items()}

@@ -1,0 +1,397 @@
+"""EventReversal and EventDrift, and the augmentations that they are compared with.
+
+Streams are structured arrays (N,) with fields x, y, t, p, in the order of t: those of `repertory.data.events`, or
+tonic's. A transform gives a new stream and leaves its input alone; chance comes from the generator that it is called
+with, or else from NumPy's global state, so that data loaders which seed that (`repertory.training.fit`) are obeyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from repertory.data.events import Size, pick
+from repertory.problem import Problem
+
+Selection = slice | np.ndarray
+"""Rows of a stream: a fragment, or indices."""
+
+METHODS: dict[str, tuple[str, str]] = {
+    "identical": ("", "none"),  # 0 in the authors' code
+    "random": ("", "random"),  # 1
+    "x_range": ("x", "range"),  # 2
+    "y_range": ("y", "range"),  # 3
+    "xy_range": ("xy", "range"),  # 4
+    "p_range": ("p", "range"),  # 5
+    "x_all": ("x", "all"),  # 6
+    "y_all": ("y", "all"),  # 7
+    "p_all": ("p", "all"),  # 8
+    "t_all": ("t", "all"),  # 9
+    "t_range": ("t", "range"),  # 10, of reversals; 10 and 11 of drifts are the next two
+    "xy_all": ("xy", "all"),
+    "xyt_all": ("xyt", "all"),
+}
+"""name -> domains, selection of events. `random` draws its domains."""
+
+
+RANDOM_RATIO, RANDOM_DISTANCE = 0.3, 0.2
+"""Of the method `random`."""
+
+
+# -- what is done, once chance has chosen -------------------------------------------------------
+
+
+def reverse(events: np.ndarray, domain: str, selection: Selection, size: Size) -> np.ndarray:
+    """Turn selected events round in one or more of their coordinates.
+
+    x' = W - 1 - x, y' = H - 1 - y, p' = 1 - p, t' = max t - t, the maximum over the whole stream. The order of rows
+    stays, so after a reversal in t they are no longer in the order of t.
+
+    Args:
+        events: (N,), p 0 or 1.
+        domain: letters of x, y, t, p.
+        selection: rows.
+        size: (H, W).
+
+    Example:
+        >>> from repertory.data.events import make_events
+        >>> reverse(make_events([0, 1, 2], 0, [5, 6, 9], 1), "xt", slice(0, 2), (4, 10))[["x", "t"]].tolist()
+        [(9, 4), (8, 3), (2, 9)]
+    """
+    events = pick(events, slice(None))
+    selection = _within(selection, len(events))
+    for name in domain:
+        column = events[name]
+        column[selection] = _limit(events, name, size) - 1 - column[selection]
+    return events
+
+
+def drift(
+    events: np.ndarray,
+    domain: str,
+    offset: int | Sequence[int],
+    selection: Selection,
+    size: Size,
+    recurrent: bool = False,
+) -> np.ndarray:
+    """Move selected events in one or more of their coordinates, one after the other.
+
+    Args:
+        events: (N,).
+        domain: letters of x, y, t, p.
+        offset: for each letter, in pixels, microseconds or steps of polarity.
+        selection: rows. After a deletion they name rows of what is left, as in the authors' code.
+        size: (H, W). The limits of t and p are max t + 1 and 2.
+        recurrent: coordinates that leave [0, limit) come in again on the other side; otherwise, after each
+            coordinate, events outside are deleted from the whole stream.
+
+    Example:
+        >>> from repertory.data.events import make_events
+        >>> stream = make_events([0, 5, 8], 0, [5, 6, 9], 1)
+        >>> drift(stream, "x", 3, slice(1, 3), (4, 10))["x"].tolist()
+        [0, 8]
+        >>> drift(stream, "x", 3, slice(1, 3), (4, 10), recurrent=True)["x"].tolist()
+        [0, 8, 1]
+    """
+    events = pick(events, slice(None))
+    offsets = [offset] * len(domain) if isinstance(offset, int) else offset
+    for name, step in zip(domain, offsets, strict=True):
+        rows, limit = _within(selection, len(events)), _limit(events, name, size)
+        column = events[name]
+        moved = column[rows].astype(np.promote_types(column.dtype, np.int32)) + step
+        if recurrent:
+            column[rows] = moved % limit
+            continue
+        column[rows] = moved  # small or unsigned fields cannot hold what is outside, but that goes now
+        inside = (moved >= 0) & (moved < limit)
+        if not inside.all():
+            kept = np.ones(len(events), bool)
+            kept[rows] = inside
+            events = pick(events, kept)
+    return events
+
+
+def _within(selection: Selection, count: int) -> Selection:
+    """Indices beyond the end, which deletions have moved, are left out."""
+    return selection[selection < count] if isinstance(selection, np.ndarray) else selection
+
+
+def _limit(events: np.ndarray, name: str, size: Size) -> int:
+    """One more than the largest value of a coordinate."""
+    match name:
+        case "x":
+            return size[1]
+        case "y":
+            return size[0]
+        case "p":
+            return 2
+        case "t":
+            return int(events["t"].max(initial=0)) + 1
+    raise Problem(f"no coordinate of an event is called {name!r}", "domain", "give letters of x, y, t, p")
+
+
+# -- chance -------------------------------------------------------------------------------------
+
+
+class Transform(Protocol):
+    """From a stream to a stream."""
+
+    def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray: ...
+
+
+def _generator(rng: np.random.Generator | None) -> np.random.Generator:
+    return np.random.default_rng(np.random.randint(2**32, dtype=np.uint64)) if rng is None else rng  # noqa: NPY002
+
+
+def _in_order(events: np.ndarray) -> np.ndarray:
+    t = events["t"]
+    if not (t[1:] < t[:-1]).any():
+        return events
+    if t[0] > t[-1]:
+        events = events[::-1]  # a whole stream turned round is nearly sorted from its other end
+    return pick(events, np.argsort(events["t"], kind="stable"))
+
+
+@dataclass(frozen=True)
+class _Augmenter:
+    """What reversal and drift share: which methods are drawn, and which events."""
+
+    size: Size
+    methods: Sequence[str]
+    ratio: float = 0.5
+    number: int = 1
+    probabilities: Sequence[float] | None = None
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown or not self.methods:
+            what = f"no method is called {unknown[0]!r}" if unknown else "no methods"
+            raise Problem(what, "methods", f"give some of {', '.join(METHODS)}")
+        if not 0 < self.ratio <= 1:
+            raise Problem(f"a share of {self.ratio} of the events", "ratio", "give one above 0, at most 1")
+        chances = [1 / len(self.methods)] * len(self.methods) if self.probabilities is None else self.probabilities
+        if len(chances) != len(self.methods) or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+            what = f"probabilities {list(chances)} for {len(self.methods)} methods"
+            raise Problem(what, "probabilities", "give one for each; their sum is 1")
+        drawable = np.count_nonzero(chances)
+        if not 1 <= self.number <= drawable:
+            raise Problem(f"{self.number} of {drawable} methods", "number", f"give 1 to {drawable}")
+
+    def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A changed copy, sorted by t; the input itself where it is kept, or where nothing would be left."""
+        rng = _generator(rng)
+        drawn: list[int] = rng.choice(len(self.methods), self.number, replace=False, p=self.probabilities).tolist()
+        names = [self.methods[k] for k in drawn]
+        if "identical" in names:
+            return events
+        changed = events
+        for name in names:
+            domain, kind = METHODS[name]
+            if kind == "random":
+                domain = "".join("xytp"[k] for k in rng.permutation(4)[: rng.integers(4)])
+            changed = self._apply(changed, domain, kind, self._select(len(changed), kind, rng), rng)
+            if not len(changed):
+                return events
+        return _in_order(changed)
+
+    def _select(self, count: int, kind: str, rng: np.random.Generator) -> Selection:
+        if kind == "all":
+            return slice(None)
+        ratio = RANDOM_RATIO if kind == "random" else self.ratio
+        if self.uniform:
+            ratio = rng.uniform(0, ratio)
+        if kind == "random":
+            return rng.choice(count, int(count * ratio), replace=False, shuffle=False)
+        start = int(rng.integers(int(count * (1 - ratio)) + 1))
+        return slice(start, start + int(count * ratio))
+
+    def _apply(
+        self, events: np.ndarray, domain: str, kind: str, selection: Selection, rng: np.random.Generator
+    ) -> np.ndarray:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EventReversal(_Augmenter):
+    """Invert a part of the stream in space, polarity or time.
+
+    A change of brightness turns the trend of pixels round, and with it the polarities of their events. (EventReverse in
+    the authors' code, EventInvert in the paper's second version.)
+
+    Attributes:
+        size: (H, W) of the sensor.
+        methods: names in `METHODS`. A fragment (`_range`) is a block of consecutive events at a random place, `_all`
+            the whole stream, `random` some events in up to three random domains; `identical` keeps the stream.
+        ratio: share of the events in a fragment; `random` takes 0.3.
+        number: methods drawn for a stream, without replacement; with `identical` among them it is kept as it is.
+        probabilities: of the methods; by default all are alike.
+        uniform: the ratio is drawn from 0 to what it would be, for every stream anew.
+
+    Raises:
+        Problem: unknown methods, a ratio not in (0, 1], probabilities or a number that do not fit the methods.
+
+    Example:
+        >>> from repertory.data.events import make_events
+        >>> stream = make_events([1, 2, 3, 4], 0, [10, 20, 30, 40], 1)
+        >>> EventReversal((10, 10), ["p_range"])(stream, np.random.default_rng(0))["p"]
+        array([1, 1, 0, 0], dtype=int32)
+    """
+
+    methods: Sequence[str] = ("identical", "p_range", "t_range", "x_all")
+
+    def _apply(
+        self, events: np.ndarray, domain: str, kind: str, selection: Selection, rng: np.random.Generator
+    ) -> np.ndarray:
+        return reverse(events, domain, selection, self.size)
+
+
+@dataclass(frozen=True)
+class EventDrift(_Augmenter):
+    """Move a part of the stream in space or time, all its events by the same random offset.
+
+    A change of brightness brings events forward or delays them, until whole stretches of the stream shift or vanish.
+
+    Attributes:
+        size, methods, ratio, number, probabilities, uniform: as for `EventReversal`.
+        distance: largest offset as a share of W, H, max t + 1, or 2 (for p, where shares below 0.5 do nothing);
+            `random` takes 0.2.
+        recurrent: what leaves on one side comes in on the other; otherwise it is deleted.
+
+    Raises:
+        Problem: as `EventReversal`; a distance not in (0, 1].
+
+    Example:
+        >>> from repertory.data.events import make_events
+        >>> stream = make_events([1, 2, 3, 4], 0, [10, 20, 30, 40], 1)
+        >>> EventDrift((10, 10), ["x_all"], distance=0.3)(stream, np.random.default_rng(0))["x"]
+        array([3, 4, 5, 6], dtype=int32)
+    """
+
+    methods: Sequence[str] = ("identical", "xy_range", "t_all", "xy_all")
+    distance: float = 0.15
+    recurrent: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.distance <= 1:
+            raise Problem(f"a distance of {self.distance}", "distance", "give one above 0, at most 1")
+
+    def _apply(
+        self, events: np.ndarray, domain: str, kind: str, selection: Selection, rng: np.random.Generator
+    ) -> np.ndarray:
+        share = RANDOM_DISTANCE if kind == "random" else self.distance
+        reach = [int(share * _limit(events, name, self.size)) for name in domain]
+        offsets = [int(rng.integers(-most, most + 1)) for most in reach]
+        return drift(events, domain, offsets, selection, self.size, self.recurrent)
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One transform after the other, from one source of chance; to mix with tonic's, take `tonic.transforms.Compose`.
+
+    Example:
+        >>> Compose([EventReversal((34, 34)), EventDrift((34, 34))])(np.zeros(0, [(n, int) for n in "xytp"])).shape
+        (0,)
+    """
+
+    transforms: Sequence[Transform]
+
+    def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        rng = _generator(rng)
+        for transform in self.transforms:
+            events = transform(events, rng)
+        return events
+
+
+PRESETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "objects": (("identical", "p_range", "t_range", "x_all"), ("identical", "xy_range", "t_all", "xy_all")),
+    "digits": (("identical", "p_range", "t_range"), ("identical", "xy_range", "t_all", "xy_all")),
+    "fragments": (
+        ("x_range", "y_range", "xy_range", "p_range", "t_range"),
+        ("x_range", "y_range", "xy_range", "t_range"),
+    ),
+}
+"""Methods of reversal and of drift: for objects; for signs, which a mirror makes others; fragments only (ESTF)."""
+
+
+# -- what they are compared with ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EventDrop:
+    """Delete events: by time, by area, at random, or none, whichever chance has it (Gu et al., IJCAI 2021).
+
+    Attributes:
+        size: (H, W) of the sensor.
+        area: what goes by area: "cross", all in the rows or in the columns of a rectangle, as in the released code; or
+            "rectangle", only what is in both.
+
+    Example:
+        >>> from repertory.data.events import make_events
+        >>> stream = make_events(np.arange(10), 5, 10 * np.arange(10), 1)
+        >>> len(EventDrop((10, 10))(stream, np.random.default_rng(0)))
+        4
+    """
+
+    size: Size
+    area: Literal["cross", "rectangle"] = "cross"
+
+    def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A part of the stream, or the input itself where nothing would be left."""
+        rng = _generator(rng)
+        drops = (None, self._time, self._area, self._random)
+        drop = drops[rng.integers(len(drops))]
+        if drop is None or not len(events):
+            return events
+        left = pick(events, ~drop(events, rng))
+        return left if len(left) else events
+
+    def _time(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A stretch of 10 to 90 % of the duration, which may reach beyond the end."""
+        start, last = rng.uniform(), int(events["t"].max())
+        return (events["t"] >= start * last) & (events["t"] <= (start + rng.integers(1, 10) / 10) * last)
+
+    def _area(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """5 to 25 % of width and height, around a random centre."""
+        ratio = rng.integers(1, 6) / 20
+        bands = []
+        for name, side in (("x", self.size[1]), ("y", self.size[0])):
+            middle = rng.uniform(0, side)
+            bands.append(np.abs(events[name] - middle) <= ratio * side / 2)
+        return bands[0] | bands[1] if self.area == "cross" else bands[0] & bands[1]
+
+    def _random(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """10 to 90 % of the events."""
+        dropped = np.zeros(len(events), bool)
+        count = int(len(events) * rng.integers(1, 10) / 10)
+        dropped[rng.choice(len(events), count, replace=False, shuffle=False)] = True
+        return dropped
+
+
+@dataclass(frozen=True)
+class ShiftFlip:
+    """Move and mirror whole streams, each with probability 1/2: the geometric augmentation that is usual for events.
+
+    Attributes:
+        size: (H, W) of the sensor.
+        shift: largest move along either axis, in pixels; what leaves the sensor is deleted.
+        flip: whether to mirror left and right; not for digits.
+    """
+
+    size: Size
+    shift: int = 20
+    flip: bool = True
+
+    def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A changed copy, or the input itself where nothing would be left."""
+        rng = _generator(rng)
+        changed = events
+        if rng.random() < 0.5:
+            changed = drift(events, "xy", rng.integers(-self.shift, self.shift + 1, 2).tolist(), slice(None), self.size)
+        if self.flip and rng.random() < 0.5:
+            changed = reverse(changed, "x", slice(None), self.size)
+        return changed if len(changed) else events
