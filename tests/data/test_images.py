@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,25 @@ def test_photo_crops_are_grey_and_of_18_photographs(tmp_path: Path) -> None:
     assert pixels.shape == (54, 48, 48, 3)
     assert (pixels[..., 0] == pixels[..., 2]).all()
     assert pixels.std(axis=(1, 2, 3)).min() > 0
+
+
+def test_cifar10_as_its_owners_distribute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "cifar-10-batches-py"
+    archive.mkdir()
+    pixels = np.zeros((2, 3, 32, 32), np.uint8)
+    pixels[:, 0] = 200  # the red plane comes first
+    for number, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
+        batch = {"data": pixels.reshape(2, 3072), "labels": [number % 3, 1]}
+        (archive / name).write_bytes(pickle.dumps(batch))
+    (archive / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane", "automobile", "bird"]}))
+    with pytest.raises(Problem, match="CIFAR-10 cannot be read"):  # not the files that their owners published
+        images.read_cifar10(tmp_path, train=True)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda _self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    train, test = (images.read_cifar10(tmp_path, part) for part in (True, False))
+    assert (len(train), len(test), train.classes) == (10, 2, ("airplane", "automobile", "bird"))
+    assert train.labels[::2] == (0, 1, 2, 0, 1)
+    assert np.asarray(train.image(0))[0, 0].tolist() == [200, 0, 0]
 
 
 def test_a_small_set_is_decoded_once_and_a_large_one_is_not_kept(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from timm.data import auto_augment, create_transform
 from torch.utils.data import Dataset
 from torchvision import transforms
-from torchvision.datasets import CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from repertory.problem import Problem
@@ -142,17 +142,30 @@ def read_class_folders(folder: Path) -> ImageSet:
     return ImageSet(tuple(paths), tuple(labels), tuple(found))
 
 
+def read_cifar10(folder: Path, train: bool) -> ImageSet:
+    """CIFAR-10 as its owners distribute it: cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}.
+
+    Raises:
+        Problem: files are missing or damaged.
+    """
+    return _read_cifar(CIFAR10, "CIFAR-10", folder, train)
+
+
 def read_cifar100(folder: Path, train: bool) -> ImageSet:
     """CIFAR-100 as its owners distribute it: cifar-100-python/{train,test,meta}.
 
     Raises:
         Problem: files are missing or damaged.
     """
-    archive = folder / "cifar-100-python"
+    return _read_cifar(CIFAR100, "CIFAR-100", folder, train)
+
+
+def _read_cifar(reader: type[CIFAR10], name: str, folder: Path, train: bool) -> ImageSet:
+    archive = folder / reader.base_folder
     try:
-        data = CIFAR100(str(folder), train=train)  # checks what it unpickles
+        data = reader(str(folder), train=train)  # checks what it unpickles
     except (RuntimeError, OSError) as error:
-        raise Problem(f"CIFAR-100 cannot be read: {error}", archive, "unpack cifar-100-python.tar.gz again") from error
+        raise Problem(f"{name} cannot be read: {error}", archive, f"unpack {reader.filename} again") from error
     paths = tuple(archive / f"{'train' if train else 'test'}-{i:05d}" for i in range(len(data)))
     decoded = {path: Image.fromarray(pixels) for path, pixels in zip(paths, data.data, strict=True)}
     return ImageSet(paths, tuple(data.targets), tuple(data.classes), _decoded=decoded)

@@ -1,0 +1,317 @@
+"""APB: associative plasticity between the synapses of one neuron, and spiking networks made of such neurons.
+
+The equations are a reconstruction. The abstracts say what the method is like: synapses of one neuron that are
+stimulated at the same time share a factor, which their weights and their activity make up, and which adds no parameter.
+How the factor is computed, the sources that we could read do not say; what stands here is the simplest rule that fits
+their words. The neuron, tdBN and the networks around it are the baseline's and exact.
+
+For one neuron at one step: inputs x_j, weights w_j, contributions c_j = w_j x_j, active synapses A = {j: x_j != 0},
+n = |A|, I = sum of c_j. With fewer than two active synapses nothing associates, I' = I; otherwise
+
+    shared   I' = I clamp(1 + beta I / n, 0, 2)                   all active synapses are scaled alike
+    pair     I' = I + beta / (n - 1)  sum over i != j of c_i c_j  weighted weights
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from repertory.nn.spiking import PLANS, SpikingConvNet, Window
+from repertory.problem import Problem
+
+Mode = Literal["shared", "pair"]
+Where = Literal["hidden", "all"]
+
+PIECE = 1 << 17
+"""Numbers at a time that a CPU's cache holds."""
+
+# -- layers -------------------------------------------------------------------------------------
+
+
+class _Scale(torch.autograd.Function):
+    """I clamp(base + I share, 0, 2), with one large tensor made instead of three, and none kept but I."""
+
+    @staticmethod
+    def forward(current: Tensor, share: Tensor, base: Tensor) -> Tensor:
+        return torch.addcmul(base, current, share).clamp_(0, 2).mul_(current)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        current, share, base = ctx.saved_tensors
+        value = torch.addcmul(base, current, share)
+        factor = value.clamp(0, 2)
+        inside = torch.eq(value, factor, out=value)  # there the factor moves with I
+        slope = torch.addcmul(factor, inside, current * share)
+        return slope.mul_(grad_outputs[0]), None, None
+
+
+class _Associative(nn.Module):
+    """What the layers have in common: from the current I and the number n of active synapses to I'."""
+
+    channel_dim = -1
+    out_channels: int
+    mode: Mode
+    beta: float
+    cache: float | None
+    cached: Tensor | None
+
+    def _set_up(self, mode: Mode, beta: float, cache: float | None) -> None:
+        if mode not in get_args(Mode):
+            raise Problem(f"there is no mode {mode!r} of association", "mode", f"choose {' or '.join(get_args(Mode))}")
+        if beta < 0:
+            raise Problem(f"beta = {beta} is negative", "beta", "give 0 (no association) or more")
+        if cache is not None and not 0 <= cache < 1:
+            raise Problem(f"cache = {cache} is no decay of an average", "cache", "give None, or 0 <= cache < 1")
+        self.mode, self.beta, self.cache = mode, beta, cache
+        self.register_buffer("cached", None if cache is None else torch.zeros(self.out_channels))
+
+    def _associate(self, current: Tensor, active: Tensor, squares: Tensor | None) -> Tensor:
+        """I' from I (..., out, ...), n (1 or out channels), and in pair mode Q = sum of c_j^2."""
+        several = active > 1.5  # at least 2; fast convolutions may round a count
+        others = active if squares is None else active - 1
+        share = torch.where(several, 1 / others, 0).to(current.dtype)
+        pull = current if squares is None else current.square() - squares  # association is pull * share
+        base = current.new_zeros(())
+        if self.cached is not None:
+            cached = self._cache(pull.detach() * share, several)
+            share, base = share / 2, self.beta / 2 * cached * several
+        if squares is None:
+            return _Scale.apply(current, self.beta * share, 1 + base)
+        return torch.addcmul(current + base, pull, self.beta * share)
+
+    def _cache(self, association: Tensor, several: Tensor) -> Tensor:
+        """The average over training steps, per output channel, of what associates; frozen in evaluation."""
+        assert self.cached is not None
+        if self.training:
+            assert self.cache is not None
+            dims = [d for d in range(-association.ndim, 0) if d != self.channel_dim]
+            places = several.expand_as(association).sum(dims)
+            mean = association.sum(dims) / places
+            self.cached.copy_(torch.where(places > 0, torch.lerp(mean, self.cached, self.cache), self.cached))
+        return self.cached.view(-1, *[1] * (-1 - self.channel_dim))
+
+    def extra_repr(self) -> str:
+        """As the layer is made."""
+        cache = "" if self.cache is None else f", cache={self.cache}"
+        return f"{super().extra_repr()}, mode={self.mode}, beta={self.beta}{cache}"
+
+
+class APBConv2d(_Associative, nn.Conv2d):
+    """A convolution whose active synapses associate. (N, C, H, W) -> (N, out, H', W'); no parameter is added.
+
+    A synapse is an input channel at a position of the kernel. It is active where its input is not 0; padding with zeros
+    is not. n is a count: gradients pass through I alone. The bias is added after the association.
+
+    Args:
+        in_channels, out_channels, kernel_size, **conv: as of `torch.nn.Conv2d`.
+        mode: "shared", one factor for all active synapses, or "pair", the sum of their products, at the cost of a
+            second convolution: Q = conv(x^2, w^2), and sum over i != j of c_i c_j = I^2 - Q.
+        beta: strength; 0 is the plain convolution.
+        cache: decay of an average of the association per output channel over training steps; the association and
+            its average then count half each. None: no average.
+
+    Raises:
+        Problem: an unknown mode, a negative beta, or a cache outside 0 .. 1.
+
+    Source: arXiv 2207.11670, abstracts of v1 and v3; the equations are reconstructed.
+
+    Example:
+        >>> layer = APBConv2d(1, 1, 2, bias=False, beta=0.5)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> layer(torch.tensor([[[[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]]])).tolist()  # three active, then one: 3 (1 + beta)
+        [[[[4.5, 1.0]]]]
+    """
+
+    channel_dim = -3
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        mode: Mode = "shared",
+        beta: float = 0.5,
+        cache: float | None = None,
+        **conv: Any,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **conv)
+        self._set_up(mode, beta, cache)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, out, H', W')."""
+        current = self._convolve(input, self.weight, self.groups)
+        squares = None
+        if self.mode == "pair":
+            squares = self._convolve(input.square(), self.weight.square(), self.groups)
+        current = self._associate(current, self.active_synapses(input), squares)
+        return current if self.bias is None else current + self.bias.view(-1, 1, 1)
+
+    @torch.no_grad()
+    def active_synapses(self, input: Tensor) -> Tensor:
+        """The count n: (N, C, H, W) -> (N, 1, H', W'), or with groups (N, out, H', W')."""
+        active = _nonzeros(input.unflatten(-3, (self.groups, -1)), self.weight.dtype)  # (N, groups, H, W)
+        box = self.weight.new_ones(self.groups, 1, *self.kernel_size)
+        counts = self._convolve(active, box, self.groups)
+        return counts if self.groups == 1 else counts.repeat_interleave(self.out_channels // self.groups, -3)
+
+    def _convolve(self, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode), 0
+        return F.conv2d(x, weight, None, self.stride, padding, self.dilation, groups)
+
+
+def _nonzeros(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """How many channels are not 0: (N, groups, C, H, W) -> (N, groups, H, W)."""
+    pieces = x.split(max(1, PIECE // x[0].numel())) if x.device.type == "cpu" else (x,)
+    # As numbers, since sums of masks are slow on a CPU.
+    return torch.cat([torch.ne(piece, 0, out=torch.empty_like(piece)).sum(-3, dtype=dtype) for piece in pieces])
+
+
+class APBLinear(_Associative, nn.Linear):
+    """A linear layer whose active synapses associate. (..., in) -> (..., out); otherwise as `APBConv2d`.
+
+    Example:
+        >>> layer = APBLinear(3, 1, bias=False, mode="pair", beta=0.5)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> layer(torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])).tolist()  # 3 + beta / 2 * 6, and 1
+        [[4.5], [1.0]]
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        mode: Mode = "shared",
+        beta: float = 0.5,
+        cache: float | None = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self.out_channels = out_features
+        self._set_up(mode, beta, cache)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        current = F.linear(input, self.weight)
+        squares = F.linear(input.square(), self.weight.square()) if self.mode == "pair" else None
+        current = self._associate(current, self.active_synapses(input), squares)
+        return current if self.bias is None else current + self.bias
+
+    @torch.no_grad()
+    def active_synapses(self, input: Tensor) -> Tensor:
+        """The count n: (..., in) -> (..., 1)."""
+        return (input != 0).sum(-1, keepdim=True, dtype=self.weight.dtype)
+
+
+# -- network ------------------------------------------------------------------------------------
+
+
+class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+    """Convolution (with association), tdBN, LIF, layer by layer; a linear read-out, whose mean over time scores.
+
+    It knows what it sees: frames that count the events of a camera, or images, each repeated at every step.
+
+    Args:
+        names: of the classes.
+        plan: layers, see `repertory.nn.spiking.SpikingConvNet`.
+        size: height and width of the input.
+        steps: T.
+        static: images (3 channels) instead of events (2 polarities).
+        mode: of the association; None: the baseline, plain convolutions.
+        beta, cache: see `APBConv2d`.
+        where: "all" convolutions associate, or the "hidden" ones, all but the first: the input of the first is not
+            spikes. The read-out, which does not spike, never does.
+        decay: tau of u[t] = tau u[t-1] (1 - o[t-1]) + I'[t].
+        threshold: o[t] = 1[u[t] > threshold].
+        window: half the width a of the surrogate 1[|u - threshold| < a] / (2 a).
+        sensor: height and width of the camera that the training events came from.
+
+    Raises:
+        Problem: a plan that leaves nothing of so small an input; an unknown mode or a negative beta.
+
+    Example:
+        >>> net = APBNet(["cat", "dog"], plan="8C3-AP2-8C3-AP2", size=(8, 8), steps=3, mode="shared")
+        >>> net(torch.ones(5, 2, 8, 8, 3)).mean(0).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        plan: str = "lightweight",
+        size: tuple[int, int] = (48, 48),
+        steps: int = 10,
+        static: bool = False,
+        mode: Mode | None = None,
+        beta: float = 0.5,
+        cache: float | None = None,
+        where: Where = "all",
+        decay: float = 0.5,
+        threshold: float = 0.5,
+        window: float = 0.5,
+        sensor: tuple[int, int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        self.names, self.steps, self.static, self.mode = list(names), steps, static, mode
+        self.size, self.sensor = (size[0], size[1]), (sensor[0], sensor[1])
+        pooled = math.prod(int(layer[2:]) for layer in PLANS.get(plan, plan).split("-") if layer.startswith("AP"))
+        if min(size) < pooled:
+            raise Problem(f"{plan} leaves nothing of {size[0]} x {size[1]} pixels", "plan", "pool less")
+
+        def conv(layer: int, inside: int, outside: int, kernel: int) -> nn.Conv2d:
+            shape: dict[str, Any] = {"padding": kernel // 2, "bias": False}  # tdBN's bias follows
+            if mode is None or (layer == 0 and where == "hidden"):
+                return nn.Conv2d(inside, outside, kernel, **shape)
+            return APBConv2d(inside, outside, kernel, mode=mode, beta=beta, cache=cache, **shape)
+
+        channels = 3 if static else 2
+        self.net = SpikingConvNet(
+            plan,
+            channels,
+            self.size,
+            len(self.names),
+            decay=decay,
+            threshold=threshold,
+            surrogate=Window(window),
+            conv=conv,
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Frames (B, 2, H, W, T) or images (B, 3, H, W) -> logits at every step (T, B, classes)."""
+        return self.net(self.along_time(input))
+
+    def walk(self, input: Tensor) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        """Layer, what goes in and what comes out, both (T, B, ...), from the input to the read-out."""
+        x = self.along_time(input)
+        for layer in self.net:
+            before, x = x, layer(x)
+            yield layer, before, x
+
+    def along_time(self, input: Tensor) -> Tensor:
+        """Time first: (T, B, C, H, W).
+
+        Raises:
+            Problem: another layout than (B, 2, H, W, T) for events or (B, 3, H, W) for images.
+        """
+        axes = "(B, 3, H, W)" if self.static else "(B, 2, H, W, T)"
+        if input.ndim != (4 if self.static else 5) or input.shape[1] != (3 if self.static else 2):
+            raise Problem(f"an input of shape {tuple(input.shape)}", "APBNet", f"give {axes}")
+        if self.static:
+            return input.expand(self.steps, *input.shape)
+        return input.movedim(-1, 0).contiguous()
