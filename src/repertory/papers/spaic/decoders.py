@@ -1,0 +1,110 @@
+"""From a population's record (T, B, N) to scores (B, C), or to an action (B,).
+
+Several neurons may vote for one score: `pop_size` neighbours are averaged.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from repertory.problem import Problem
+
+
+class Kind(NamedTuple):
+    """What a read-out looks at, and what it makes of it."""
+
+    variable: str
+    """"spike" or "v"."""
+    decode: Callable[[Tensor], Tensor]
+    """(T, B, N) -> (B, N), or as `timed` says."""
+    timed: bool = False
+    """Whether time stays: (T, B, N)."""
+
+
+def first_times(spikes: Tensor) -> Tensor:
+    """Step of each neuron's first spike, T where it stays silent: (T, B, N) -> (B, N)."""
+    never = (spikes > 0).any(0).logical_not()
+    return (spikes > 0).to(torch.uint8).argmax(0).masked_fill(never, len(spikes))
+
+
+def _weighted(spikes: Tensor) -> Tensor:
+    t = torch.arange(len(spikes), device=spikes.device, dtype=spikes.dtype)
+    return torch.einsum("t,t...->...", 0.1 * torch.exp(-t / (0.5 * len(spikes))), spikes)
+
+
+DECODERS: dict[str, Kind] = {
+    "spike_counts": Kind("spike", lambda s: s.sum(0)),
+    "spike_rate": Kind("spike", lambda s: s.mean(0)),
+    "first_spike": Kind("spike", lambda s: 1 - first_times(s) / len(s)),
+    "time_spike_counts": Kind("spike", _weighted),
+    "time_softmax": Kind("v", lambda v: v.softmax(-1).sum(0)),
+    "final_step_voltage": Kind("v", lambda v: v[-1]),
+    "voltage_sum": Kind("v", lambda v: v.sum(0)),
+    "null": Kind("spike", lambda s: s, timed=True),
+    "v_t": Kind("v", lambda v: v, timed=True),
+}
+"""Names for `group.read(...)`. first_spike: 1 for a spike at once, 0 for none."""
+
+
+def _sampled(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(-1)
+
+
+def _anything(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator, device=scores.device)
+
+
+Choice = Callable[[Tensor, "torch.Generator | None"], Tensor]
+
+
+def _highest(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+    return scores.argmax(-1)
+
+
+ACTIONS: dict[str, tuple[str, Choice]] = {
+    "pop_rate": ("spike_rate", _highest),
+    "softmax": ("spike_counts", _sampled),
+    "highest_spikes": ("spike_counts", _highest),
+    "highest_voltage": ("final_step_voltage", _highest),
+    "first_spike": ("first_spike", _highest),
+    "random": ("spike_counts", _anything),
+}
+"""Names for `group.act(...)`: the scores that an action is chosen by, and how."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One output of a network: (scores of pop_size neighbours' mean + bias) scale, or the action they lead to."""
+
+    kind: str
+    pop_size: int = 1
+    bias: float = 0.0
+    scale: float = 1.0
+    action: bool = False
+
+    def __post_init__(self) -> None:
+        known = ACTIONS if self.action else DECODERS
+        if self.kind not in known:
+            near = difflib.get_close_matches(self.kind, known, 1, 0)[0]
+            raise Problem(
+                f"no read-out {self.kind!r}", "read, act", f"did you mean {near!r}? Known: {', '.join(known)}"
+            )
+
+    @property
+    def decoder(self) -> Kind:
+        """What makes the scores."""
+        return DECODERS[ACTIONS[self.kind][0] if self.action else self.kind]
+
+    def __call__(self, record: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(T, B, *shape) -> (B, C), (T, B, C) or (B,)."""
+        scores = self.decoder.decode(record.flatten(2))
+        if self.pop_size > 1:
+            scores = scores.unflatten(-1, (-1, self.pop_size)).mean(-1)
+        scores = (scores + self.bias) * self.scale
+        return ACTIONS[self.kind][1](scores, generator) if self.action else scores

@@ -1,0 +1,284 @@
+"""From data to what enters the network at each step: encoders, and generators that need no data.
+
+An encoder maps x (B, *shape) and a number of steps T to (T, B, *shape); a generator needs only the shape. What does not
+change with time is an expanded view, so that the projections behind it compute one step in place of T.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from repertory.problem import Problem
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How values become spikes or currents."""
+
+    timed: ClassVar[bool] = False
+    """Whether the data have a time axis already, so that they say how many steps there are."""
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """(B, *shape) -> (T, B, *shape)."""
+        raise NotImplementedError
+
+    def steps(self, x: Tensor) -> int:
+        """How many steps timed data have."""
+        return len(x)
+
+
+def _positive(x: Tensor, encoder: Encoder) -> Tensor:
+    if (x < 0).any():
+        raise Problem(
+            f"negative input ({x.min():g}) to {type(encoder).__name__}: a rate cannot be negative",
+            "input", "scale the data to [0, 1], or encode them as a current",
+        )  # fmt: skip
+    return x
+
+
+def _drawn(p: Tensor, generator: torch.Generator | None) -> Tensor:
+    where = p.device if generator is None else generator.device
+    return (torch.rand(p.shape, generator=generator, device=where).to(p.device) < p).to(p.dtype)
+
+
+@dataclass(frozen=True)
+class Spikes(Encoder):
+    """Spikes (or currents) themselves, time first: (T, B, *shape)."""
+
+    timed: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """The first `steps` of them."""
+        return x[:steps]
+
+
+@dataclass(frozen=True)
+class Null(Encoder):
+    """Spikes themselves with the batch first, (B, T, *shape), as the official code has them."""
+
+    timed: ClassVar[bool] = True
+
+    def steps(self, x: Tensor) -> int:
+        """The second axis."""
+        return x.shape[1]
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """Time first."""
+        return x.transpose(0, 1)[:steps]
+
+
+@dataclass(frozen=True)
+class ConstantCurrent(Encoder):
+    """amp x at every step."""
+
+    amp: float = 1.0
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """A view along time."""
+        return (self.amp * x).expand(steps, *x.shape)
+
+
+@dataclass(frozen=True)
+class Float(ConstantCurrent):
+    """The values as they are, at every step."""
+
+
+@dataclass(frozen=True)
+class Poisson(Encoder):
+    """A spike with probability x unit dt at each step."""
+
+    unit: float = 1.0
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """Independent in every step."""
+        return _drawn((_positive(x, self) * (self.unit * dt)).expand(steps, *x.shape), generator)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Encoder):
+    """A spike with probability max_prob x at each step; x is divided by its maximum where that is above 1."""
+
+    max_prob: float = 1.0
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """Independent in every step."""
+        x = _positive(x, self)
+        return _drawn((x / x.max().clamp(min=1) * self.max_prob).expand(steps, *x.shape), generator)
+
+
+def _once(when: Tensor, fires: Tensor, steps: int) -> Tensor:
+    """One spike each at step `when`, where `fires`."""
+    times = torch.arange(steps, device=when.device).view(-1, *(1,) * when.ndim)
+    return ((times == when) & fires).to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Latency(Encoder):
+    """One spike, the earlier the larger x: step floor(max_scale (T - 1) (1 - x)), x scaled to [0, 1] over the batch.
+
+    `cut_off` silences x <= 0.05 of the maximum.
+    """
+
+    max_scale: float = 1.0
+    cut_off: bool = False
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """One spike each at most."""
+        low, high = x.min(), x.max()
+        scaled = (x - low) / (high - low).clamp(min=1e-12)
+        fires = x > 0.05 * high if self.cut_off else torch.ones_like(x, dtype=torch.bool)
+        return _once((self.max_scale * (steps - 1) * (1 - scaled)).floor(), fires, steps).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class RelativeLatency(Encoder):
+    """One spike at step floor((T - 1) exp(-amp x)): no matter what else is in the batch."""
+
+    amp: float = 1.0
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """One spike each."""
+        when = ((steps - 1) * torch.exp(-self.amp * _positive(x, self))).floor()
+        return _once(when, torch.ones_like(x, dtype=torch.bool), steps).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Periodic(Encoder):
+    """Regular spikes, x + bias of them a step where x > 0: the larger x, the shorter the period ("uniform")."""
+
+    bias: float = 0.05
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """A spike wherever the accumulated rate passes a whole number."""
+        rate = torch.where(_positive(x, self) > 0, (x + self.bias).clamp(max=1), torch.zeros_like(x))
+        counts = (torch.arange(1, steps + 1, device=x.device).view(-1, *(1,) * x.ndim) * rate + 1e-6).floor()
+        return torch.diff(counts, dim=0, prepend=torch.zeros_like(counts[:1]))
+
+
+@dataclass(frozen=True)
+class SpikeTime(Encoder):
+    """Given spike times in ms: (B, *shape), one each; negative or infinite: none ("sstb")."""
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """Step floor(time / dt)."""
+        return _once((x / dt).floor(), x >= 0, steps)
+
+
+@dataclass(frozen=True)
+class SpikeTimes(Encoder):
+    """Given spike times in ms: (B, *shape, K), K each, padded by negative ones ("mstb")."""
+
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+        """Step floor(time / dt) of each."""
+        return _once((x / dt).floor(), x >= 0, steps).amax(-1)
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "spikes": Spikes, "null": Null, "float": Float, "current": ConstantCurrent, "constant_current": ConstantCurrent,
+    "poisson": Poisson, "bernoulli": Bernoulli, "latency": Latency, "relative_latency": RelativeLatency,
+    "uniform": Periodic, "sstb": SpikeTime, "mstb": SpikeTimes,
+}  # fmt: skip
+"""Names for `Input(encode=...)`."""
+
+
+def encoder(encode: str | Encoder) -> Encoder:
+    """An encoder by its name, or itself.
+
+    Raises:
+        Problem: unknown name; gives the list and the nearest.
+    """
+    if isinstance(encode, Encoder):
+        return encode
+    if encode not in ENCODERS:
+        near = difflib.get_close_matches(encode, ENCODERS, 1, 0)[0]
+        raise Problem(
+            f"no encoder {encode!r}", "Input(encode=...)", f"did you mean {near!r}? Known: {', '.join(ENCODERS)}"
+        )
+    return ENCODERS[encode]()
+
+
+# -- without data ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PoissonNoise:
+    """Spikes with probability rate unit dt at each step."""
+
+    rate: float = 1.0
+    unit: float = 0.1
+
+    def __call__(
+        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """(T, B, *shape)."""
+        return _drawn(like.new_full((), self.rate * self.unit * dt).expand(steps, *shape), generator)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same current at each step."""
+
+    value: float = 1.0
+
+    def __call__(
+        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """(T, B, *shape), a view along time."""
+        return like.new_full(shape, self.value).expand(steps, *shape)
+
+
+@dataclass(frozen=True)
+class Sine:
+    """amplitude sin(2 pi t / period) + offset; period in ms."""
+
+    amplitude: float = 1.0
+    period: float = 50.0
+    offset: float = 0.0
+
+    def __call__(
+        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """(T, B, *shape)."""
+        t = dt * torch.arange(steps, device=like.device, dtype=like.dtype).view(-1, *(1,) * len(shape))
+        return (self.amplitude * torch.sin(2 * math.pi / self.period * t) + self.offset).expand(steps, *shape)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From `low` at the first step to `high` at the last."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(
+        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """(T, B, *shape)."""
+        values = torch.linspace(self.low, self.high, steps, device=like.device, dtype=like.dtype)
+        return values.view(-1, *(1,) * len(shape)).expand(steps, *shape)
+
+
+Generator = PoissonNoise | Constant | Sine | Ramp
+GENERATORS: dict[str, type[Generator]] = {
+    "poisson": PoissonNoise, "constant_current": Constant, "sine": Sine, "ramp": Ramp,
+}  # fmt: skip
+"""Names for `Source(generate=...)`."""
+
+
+def generator(generate: str | Generator) -> Generator:
+    """A generator by its name, or itself.
+
+    Raises:
+        Problem: unknown name; gives the list.
+    """
+    if not isinstance(generate, str):
+        return generate
+    if generate not in GENERATORS:
+        raise Problem(f"no generator {generate!r}", "Source(generate=...)", f"known: {', '.join(GENERATORS)}")
+    return GENERATORS[generate]()

@@ -1,0 +1,159 @@
+"""Classifiers made of networks: their description, their weights, and what makes scores of their spikes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal, cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from repertory.nn.spiking import (
+    Atan,
+    Gate,
+    Rectangle,
+    ReLULike,
+    Sigmoid,
+    Stbp,
+    Stca,
+    StraightThrough,
+    Surrogate,
+    Triangle,
+)
+from repertory.papers.spaic.compiler import Compiled
+from repertory.papers.spaic.connections import Full, Lateral
+from repertory.papers.spaic.encoders import Encoder
+from repertory.papers.spaic.learners import NearestSTDP
+from repertory.papers.spaic.network import Group, Input, Net
+from repertory.papers.spaic.neurons import MODELS, Neuron
+from repertory.papers.spaic.synapses import Shape
+
+SURROGATES: dict[str, type[Surrogate]] = {
+    "stca": Stca, "stbp": Stbp, "atan": Atan, "sigmoid": Sigmoid, "rectangle": Rectangle, "gate": Gate,
+    "triangle": Triangle, "relu": ReLULike, "straight_through": StraightThrough,
+}  # fmt: skip
+"""Names of the official code -> surrogates (its quadratic gate is our triangle)."""
+
+
+def mlp(
+    shape: Shape, widths: list[int], classes: int, encode: str | Encoder, model: str | Neuron, dt: float = 1.0
+) -> Net:
+    """Fully connected populations; the output's spikes are counted.
+
+    Example:
+        >>> print(mlp((784,), [256], 10, "poisson", "lif").summary().splitlines()[-1])
+        hidden >> Full >> output 2560
+    """
+    with Net(dt) as net:
+        here: Any = Input(shape, encode, name="input")
+        for n, width in enumerate(widths):
+            here = here >> Full(init="kaiming") >> Group(width, model, name=f"hidden{n or ''}")
+        # Positive on average: an output that is silent at first gets no gradient through a box, and stays so.
+        here = here >> Full(init=("normal", 0.05, 0.05)) >> Group(classes, model, name="output")
+        here.read("spike_counts")
+        net.record(here, *(name for name in ("spike", "v") if name == "spike" or name in here.model.start))
+        for group in net.groups[:-1]:
+            net.record(group, "spike")
+    return net
+
+
+def winner_take_all(
+    shape: Shape, neurons: int, encode: str | Encoder, *, rate: float, w_norm: float, theta_plus: float, dt: float = 1.0
+) -> Net:
+    """Unsupervised prototypes (Diehl and Cook, 2015): STDP from the input, inhibition of each by all others.
+
+    Thresholds rise with every spike, so that all neurons get their turn; of those above it in one step, one fires.
+    """
+    with Net(dt) as net:
+        x = Input(shape, encode)
+        e = Group(neurons, MODELS["lifstdp_ex"](theta_plus=theta_plus, winner=1.0), labels=["exc"])
+        stdp = NearestSTDP(a_post=rate, a_pre=rate / 100, w_norm=w_norm, batch_rule="sum")
+        _ = x >> Full(init=("uniform", 0.0, 0.3), rule=stdp) >> e
+        _ = e >> Lateral(init=-20.0, trainable=False) >> e
+        e.read("spike_counts")
+        net.record(e, "spike")
+    return net
+
+
+class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
+    """A network with a read-out, as it is saved: its description, its weights, and the range of its data.
+
+    Args:
+        network: `Net.describe()`.
+        labels: names of the classes.
+        steps: of time that a sample is shown; timed data say so themselves.
+        mode, latency: as of `Net.compile`.
+        surrogate, alpha: the derivative of a spike, by name.
+        votes: the read-out's neurons are no classes: each votes for those that it fired for (`assign`).
+        events: whether the data are spikes in time, (T, B, N), rather than values.
+    """
+
+    low: Tensor
+    high: Tensor
+    votes: Tensor | None
+
+    def __init__(
+        self,
+        network: dict[str, Any],
+        labels: list[str],
+        steps: int,
+        mode: Literal["auto", "layerwise", "step"] = "auto",
+        latency: Literal[0, 1] = 0,
+        surrogate: str = "stca",
+        alpha: float = 0.5,
+        votes: bool = False,
+        events: bool = False,
+    ) -> None:
+        super().__init__()
+        self.labels, self.steps, self.events = labels, steps, events
+        net = Net.of(network)
+        self.network: Compiled = net.compile(mode, SURROGATES[surrogate](alpha), latency)
+        neurons = net.readouts[0][0].size if net.readouts else 0
+        self.register_buffer("votes", torch.zeros(len(labels), neurons) if votes else None)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Values to [0, 1]; spikes stay."""
+        return x if self.events else ((x - self.low) / (self.high - self.low)).clamp(0, 1)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scores (B, C) of values (B, *shape), or of spikes (T, B, N)."""
+        counts = self.counts(x, generator)
+        return counts if self.votes is None else counts @ self.votes.mT
+
+    def counts(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What the network's read-out says, (B, N)."""
+        return self.network(self.scaled(x), None if self.events else self.steps, generator=generator)
+
+    @torch.no_grad()
+    def assign(self, counts: Tensor, labels: Tensor) -> None:
+        """Let neurons vote for classes by their mean counts (n, N) for samples of known labels (n,)."""
+        votes = cast(Tensor, self.votes)
+        shown = torch.bincount(labels, minlength=len(self.labels)).clamp(min=1)
+        means = torch.zeros_like(votes).index_add_(0, labels, counts) / shown[:, None]
+        votes.copy_(nn.functional.normalize(means, dim=0))
+
+
+class Perceptron(nn.Module, PyTorchModelHubMixin):
+    """The reference without spikes: the same widths, ReLU, all at once (spikes are summed over time)."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, shape: list[int], widths: list[int], labels: list[str], events: bool = False) -> None:
+        super().__init__()
+        self.shape, self.labels, self.events = shape, labels, events
+        sizes = [int(torch.Size(shape).numel()), *widths, len(labels)]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inside, outside in itertools.pairwise(sizes):
+            layers += [nn.Linear(inside, outside), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Logits (B, C) of values (B, *shape), or of spikes (T, B, N)."""
+        x = x.sum(0) if self.events else (x - self.low) / (self.high - self.low)
+        return self.layers(x)

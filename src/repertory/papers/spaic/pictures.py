@@ -1,0 +1,162 @@
+"""Pictures: spikes, potentials, weights, and the graph of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from repertory.papers.spaic.network import Group, Input
+
+if TYPE_CHECKING:
+    from repertory.papers.spaic.network import Net
+
+COLOURS = ("#0969da", "#1a7f37", "#9a6700", "#cf222e", "#8250df", "#57606a")
+MOST = 200
+"""Neurons drawn of one population."""
+
+
+def raster_picture(trains: Mapping[str, Tensor], dt: float = 1.0, sample: int = 0) -> Figure:
+    """Who fires when, a panel for each population.
+
+    Args:
+        trains: name -> spikes (T, B, *shape).
+        dt: ms.
+        sample: which of the batch.
+    """
+    figure = Figure(figsize=(7, 1 + 1.5 * len(trains)), layout="constrained")
+    panels = figure.subplots(len(trains), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (name, spikes), colour in zip(panels, trains.items(), COLOURS * len(trains), strict=False):
+        of_one = spikes.detach().float().cpu()[:, sample].flatten(1)
+        time, neuron = of_one[:, :MOST].nonzero(as_tuple=True)
+        axes.scatter(time.numpy() * dt, neuron.numpy(), s=14, marker="|", color=colour, linewidths=0.9)
+        shown = f", the first {MOST} of {of_one.shape[1]}" if of_one.shape[1] > MOST else ""
+        axes.set_title(f"{name}: {of_one.sum():.0f} spikes{shown}", fontsize=9, loc="left")
+        axes.set(ylabel="neuron", xlim=(-0.5 * dt, len(spikes) * dt), ylim=(-1, min(of_one.shape[1], MOST)))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("time, ms")
+    return figure
+
+
+def trace_picture(
+    potentials: Tensor,
+    dt: float = 1.0,
+    *,
+    sample: int = 0,
+    most: int = 5,
+    threshold: float | None = None,
+    unit: str = "",
+) -> Figure:
+    """Potentials (T, B, *shape) of the first neurons of one sample along time."""
+    of_one = potentials.detach().float().cpu()[:, sample].flatten(1)[:, :most]
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    time = np.arange(len(of_one)) * dt
+    for n, colour in zip(range(of_one.shape[1]), COLOURS, strict=False):
+        axes.plot(time, of_one[:, n].numpy(), color=colour, linewidth=1, label=f"neuron {n}")
+    if threshold is not None:
+        axes.axhline(threshold, color="#57606a", linewidth=0.8, linestyle=":", label="threshold")
+    axes.set(xlabel="time, ms", ylabel=f"potential{', ' + unit if unit else ''}")
+    axes.legend(frameon=False, fontsize=8, ncols=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def weight_picture(weight: Tensor, shape: tuple[int, ...] = (), most: int = 40) -> Figure:
+    """Weights (post, pre) as one map; or, where the input is an image, as one small image for each neuron.
+
+    Args:
+        weight: (post, pre), or a kernel (out, in, k, k).
+        shape: of the input, (C, H, W) or (H, W).
+    """
+    found = weight.detach().float().cpu()
+    limit = float(found.abs().max()) or 1.0
+    how = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    plane = tuple(shape[-2:])
+    if found.ndim == 4 or (len(plane) == 2 and found.shape[1] % (plane[0] * plane[1]) == 0):
+        maps = found[:most].mean(1) if found.ndim == 4 else found[:most].unflatten(1, (-1, *plane)).mean(1)
+        columns = min(10, len(maps))
+        rows = -(-len(maps) // columns)
+        figure = Figure(figsize=(0.8 * columns + 0.8, 0.8 * rows + 0.3), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        drawn = [axes.imshow(image.numpy(), **how) for axes, image in zip(panels, maps, strict=False)]
+        for axes in panels:
+            axes.set_axis_off()
+        figure.colorbar(drawn[0], ax=panels.tolist(), shrink=0.7, label="weight")
+        return figure
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(found.flatten(1).numpy() if found.ndim > 1 else found[None].numpy(), aspect="auto", **how)
+    axes.set(xlabel="pre", ylabel="post")
+    figure.colorbar(drawn, ax=axes, label="weight")
+    return figure
+
+
+def graph_picture(net: Net) -> Figure:
+    """Populations as discs, projections as arrows with the names of their links."""
+    graph: nx.MultiDiGraph = nx.MultiDiGraph()
+    for node in net.nodes:
+        graph.add_node(node.name)
+    for p in net.projections:
+        graph.add_edge(p.source.name, p.target.name, label="\n".join(type(op).__name__ for op in p.ops))
+    depth = dict.fromkeys(graph, 0)
+    condensed = nx.condensation(nx.DiGraph(graph))
+    for component in nx.topological_sort(condensed):
+        members = condensed.nodes[component]["members"]
+        level = max((depth[a] + 1 for m in members for a in graph.predecessors(m) if a not in members), default=0)
+        depth |= dict.fromkeys(members, level)
+    for name, level in depth.items():
+        graph.nodes[name]["depth"] = level
+    where = nx.multipartite_layout(graph, subset_key="depth")
+    figure = Figure(figsize=(2.2 + 1.7 * (1 + max(depth.values(), default=0)), 3.2), layout="constrained")
+    axes = figure.subplots()
+    colours = [
+        COLOURS[0] if isinstance(n, Group) else COLOURS[2] if isinstance(n, Input) else COLOURS[5] for n in net.nodes
+    ]
+    nx.draw_networkx_nodes(graph, where, node_color=colours, node_size=900, alpha=0.85, ax=axes)
+    nx.draw_networkx_labels(
+        graph, where, {n.name: f"{n.name}\n{'x'.join(map(str, n.shape))}" for n in net.nodes},
+        font_size=7, font_color="white", ax=axes,
+    )  # fmt: skip
+    straight = [(a, b) for a, b in nx.DiGraph(graph).edges if a != b]
+    loops = [(a, b) for a, b in nx.DiGraph(graph).edges if a == b]
+    plain = nx.DiGraph(graph)
+    nx.draw_networkx_edges(
+        plain, where, straight, node_size=900, ax=axes, edge_color="#57606a", connectionstyle="arc3,rad=0.1"
+    )
+    nx.draw_networkx_edges(plain, where, loops, node_size=900, ax=axes, edge_color="#57606a")
+    labels = {(a, b): words["label"] for a, b, words in graph.edges(data=True) if a != b}
+    nx.draw_networkx_edge_labels(plain, where, labels, font_size=6, ax=axes)
+    for a, b, words in graph.edges(data=True):
+        if a != b:
+            continue
+        axes.annotate(
+            words["label"], (where[a][0], where[a][1]), (0, 24), textcoords="offset points", ha="center", fontsize=6
+        )
+    axes.margins(0.2)
+    axes.set_axis_off()
+    return figure
+
+
+def current_curve_picture(currents: Tensor, rates: Tensor, expected: Tensor) -> Figure:
+    """Firing rates against constant current, beside the closed form's."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        currents.numpy(),
+        torch.as_tensor(expected).numpy(),
+        color=COLOURS[5],
+        linewidth=3,
+        alpha=0.4,
+        label="closed form",
+    )
+    axes.plot(currents.numpy(), rates.numpy(), color=COLOURS[0], linewidth=1, label="simulated")
+    axes.set(xlabel="current", ylabel="spikes per step")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,222 @@
+"""Whatever a user has, as samples with labels: IDX, SHD's HDF5, class folders of images, npz, csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from repertory.data import idx, images, shd
+from repertory.data.shd import Recordings
+from repertory.problem import Problem
+
+LAYOUT = (
+    "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-… likewise (MNIST's)\n"
+    "or shd_train.h5, shd_test.h5 (spikes/times, spikes/units, labels)\n"
+    "or train/<class>/*.png, test/<class>/*.png\n"
+    "or one .npz: x_train, y_train, x_test, y_test (or x, y)\n"
+    "or one .csv: numbers and a column `label`"
+)
+
+
+@dataclass(frozen=True)
+class Samples(Dataset[tuple[Tensor, int]]):
+    """Values (n, *shape), or spike trains; with labels (n,), -1 where they are unknown."""
+
+    values: Tensor | None
+    trains: Recordings | None
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    """What each sample is called; empty: by its number."""
+    steps: int = 0
+    dt: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        label = int(self.labels[index])
+        if self.values is not None:
+            return self.values[index], label
+        assert self.trains is not None
+        return torch.from_numpy(self.trains.counts(index, self.steps, self.dt)), label
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, without time."""
+        return tuple(self.values.shape[1:]) if self.values is not None else (shd.CHANNELS,)
+
+    def first(self, count: int) -> Samples:
+        """The first so many."""
+        values = None if self.values is None else self.values[:count]
+        trains = self.trains and Recordings(
+            self.trains.times[:count], self.trains.units[:count], self.trains.labels[:count], self.trains.names
+        )
+        return replace(self, values=values, trains=trains, labels=self.labels[:count], names=self.names[:count])
+
+    def name(self, index: int) -> str:
+        """What a sample is called."""
+        return self.names[index] if self.names else str(index)
+
+
+@dataclass(frozen=True)
+class SpikeData:
+    """Samples to train and to test on, and the names of the classes."""
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+
+    @property
+    def events(self) -> bool:
+        """Whether samples are spike trains."""
+        return self.train.values is None
+
+
+def together(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tensor]:
+    """Samples -> values (B, *shape), or spikes (T, B, N); and labels (B,)."""
+    x = torch.stack([x for x, _ in batch], 1 if events else 0)
+    return x, torch.tensor([label for _, label in batch])
+
+
+def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
+    """The data of a folder, or of one npz, csv file; None if there is nothing of any known kind.
+
+    Raises:
+        Problem: damaged, or without labels.
+    """
+    if folder.is_dir() and idx.find(folder, "train", "images"):
+        parts = [_of_idx(idx.read_part(folder, part)) for part in ("train", "test")]
+        return _data(parts, tuple(str(k) for k in range(1 + max(int(p.labels.max()) for p in parts))))
+    if folder.is_dir() and shd.find(folder, "train"):
+        found = [shd.find(folder, part) for part in ("train", "test")]
+        if found[1] is None:
+            raise Problem("no test file of spike trains", folder, "; ".join(shd.LAYOUT.splitlines()))
+        recordings = [shd.read(path) for path in found if path is not None]
+        parts = [Samples(None, r, r.labels, (), steps, dt) for r in recordings]
+        return _data(parts, max((r.names for r in recordings), key=len))
+    if (folder / "train").is_dir():
+        train, test = images.read_splits(folder)
+        size = grey(train.paths[0]).size
+        return _data([_of_images(s.paths, s.labels, size) for s in (train, test)], train.classes)
+    table = _table(folder)
+    return None if table is None else _of_table(table)
+
+
+def _data(parts: Sequence[Samples], classes: tuple[str, ...]) -> SpikeData:
+    return SpikeData(parts[0], parts[1], classes)
+
+
+def _of_idx(data: idx.Labelled) -> Samples:
+    return Samples(torch.from_numpy(data.images[:, None].astype(np.float32)), None, data.labels, ())
+
+
+def grey(path: Path) -> Image.Image:
+    """One image without colour."""
+    return images.read_image(path).convert("L")
+
+
+def _of_images(paths: Sequence[Path], labels: Sequence[int], size: tuple[int, int]) -> Samples:
+    pixels = np.stack([np.asarray(grey(path).resize(size), np.float32) for path in paths])
+    names = tuple(path.name for path in paths)
+    return Samples(torch.from_numpy(pixels[:, None]), None, np.array(labels, np.int64), names)
+
+
+def _table(source: Path) -> Path | None:
+    if source.is_file():
+        return source if source.suffix in (".npz", ".csv") else None
+    found = sorted([*source.glob("*.npz"), *source.glob("*.csv")])
+    if len(found) > 1:
+        raise Problem(f"{len(found)} tables: {', '.join(p.name for p in found)}", source, "give one of them")
+    return next(iter(found), None)
+
+
+def _of_table(path: Path) -> SpikeData:
+    fields = _fields(path)
+    if "x_train" in fields:
+        halves = [(fields[f"x_{part}"], fields[f"y_{part}"]) for part in ("train", "test")]
+    else:
+        if "y" not in fields:
+            raise Problem("no labels", path, "give y in an npz, a column `label` in a csv")
+        x, y = fields["x"], fields["y"]
+        names, counts = np.unique(y, return_counts=True)
+        if len(y) < 4 or counts.min() < 2:
+            raise Problem(f"{len(y)} samples of {len(names)} classes cannot be split", path, "give more of each")
+        rows = train_test_split(np.arange(len(y)), test_size=0.25, stratify=y, random_state=0)
+        halves = [(x[part], y[part]) for part in rows]
+    classes = np.unique(np.concatenate([y for _, y in halves]))
+    parts = [
+        Samples(torch.from_numpy(np.asarray(x, np.float32)), None, np.searchsorted(classes, y).astype(np.int64), ())
+        for x, y in halves
+    ]
+    return _data(parts, tuple(str(k) for k in classes))
+
+
+def _fields(path: Path) -> dict[str, NDArray[np.generic]]:
+    """x, y (or x_train, ...) of an npz or a csv."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                fields = {name: file[name] for name in file.files}
+        else:
+            frame = pd.read_csv(path)
+            column = next((c for c in frame if str(c).strip().lower() in ("label", "class", "target", "y")), None)
+            labels = {} if column is None else {"y": frame.pop(column).to_numpy()}
+            fields = {"x": frame.to_numpy(np.float32), **labels}
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise Problem(
+            f"cannot read it: {str(error).splitlines()[0]}", path, "give numbers and a column `label`"
+        ) from error
+    if not {"x", "x_train"} & set(fields):
+        raise Problem(
+            f"it holds {', '.join(fields)}", path, "name the arrays x and y, or x_train, y_train, x_test, y_test"
+        )
+    for name, values in fields.items():
+        if name.startswith("x") and not np.isfinite(np.asarray(values, np.float64)).all():
+            raise Problem(f"{name} holds values that are not finite", path, "fill or drop them")
+    return fields
+
+
+def read_inputs(source: Path, shape: tuple[int, ...], events: bool, steps: int, dt: float) -> Samples:
+    """What is to be predicted: a data set's test part, one file, or images; labels are -1 where unknown.
+
+    Raises:
+        Problem: nothing there, or of another shape than the model's.
+    """
+    data = None
+    if source.is_file() and source.suffix in (".h5", ".hdf5"):
+        recordings = shd.read(source)
+        samples = Samples(None, recordings, recordings.labels, (), steps, dt)
+    elif source.is_file() and "idx3" in source.name:
+        pixels = idx.read_array(source)
+        samples = Samples(torch.from_numpy(pixels[:, None].astype(np.float32)), None, np.full(len(pixels), -1), ())
+    elif source.is_file() and source.suffix in (".npz", ".csv"):
+        fields = _fields(source)
+        x = np.asarray(fields.get("x", fields.get("x_test", fields.get("x_train"))), np.float32)
+        samples = Samples(torch.from_numpy(x), None, np.full(len(x), -1), ())
+    elif data := (read(source, steps, dt) if source.is_dir() else None):
+        samples = data.test
+    else:
+        paths = images.image_files(source)
+        if not paths:
+            raise Problem(
+                "nothing to predict here", source, "give images, an IDX, npz, csv or HDF5 file, or a data set"
+            )
+        if len(shape) != 3:
+            raise Problem(f"images for a model of shape {shape}", source, "give data of that shape")
+        samples = _of_images(paths, [-1] * len(paths), (shape[2], shape[1]))
+    if samples.shape != shape or (samples.values is None) != events:
+        kind = "spike trains" if events else "values"
+        raise Problem(
+            f"samples of shape {samples.shape}; the model takes {kind} of {shape}", source, "give such samples"
+        )
+    return samples

@@ -1,0 +1,317 @@
+"""How the claims of SPAIC are tested: one description for two uses, speed, and circuits with known answers.
+
+repertory run spaic                                              # scikit-learn's digits as IDX files, minutes
+repertory run spaic --set modality=events                        # the same digits as spike trains (SHD's format)
+REPERTORY_DATA=... repertory run spaic --scale desk              # a part of MNIST
+repertory train spaic --data mnist/ --out model/ --set net=mlp:256,128
+repertory train spaic --data mine.npz --out model/ --set net=my_net.py   # a file that defines build(net)
+"""
+
+from __future__ import annotations
+
+import math
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from repertory.data import idx, shd
+from repertory.papers.spaic import circuits, pictures, sources
+from repertory.papers.spaic.connections import Connection
+from repertory.papers.spaic.encoders import Poisson
+from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifier, mlp, winner_take_all
+from repertory.papers.spaic.network import Input, Net
+from repertory.papers.spaic.race import step_of_loop, step_of_ours
+from repertory.papers.spaic.sources import Samples, SpikeData, together
+from repertory.problem import Problem
+from repertory.study import Prediction, Study, StudyConfig
+from repertory.timing import race
+from repertory.training import Recipe, fit, loader
+
+EVALUATED = 256
+"""Samples of one evaluation batch."""
+SCORE_SCALE = 0.5
+"""Spike counts to logits."""
+PER_REPEAT = 5
+"""Rounds of one repeat of a race; their median counts."""
+
+
+class SpaicConfig(Recipe):
+    """The network, how it is shown its data, and how it learns."""
+
+    epochs: int = Field(default=5, ge=1, description="passes over the training data")
+    lr: float = Field(default=3e-3, gt=0, description="peak learning rate")
+    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
+    net: str = Field(default="mlp:256", description="mlp:WIDTHS, or a Python file that defines build(net)")
+    model: str = Field(default="lif", description="neuron model of mlp networks")
+    encode: str = Field(default="poisson", description="how values become spikes, in mlp networks")
+    steps: int = Field(default=20, ge=1, le=10_000, description="steps of time that a sample is shown")
+    dt: float = Field(default=1.0, gt=0, le=100, description="length of a step, ms")
+    latency: Literal[0, 1] = Field(default=0, description="steps that each projection takes, besides its delay")
+    mode: Literal["auto", "layerwise", "step"] = Field(default="auto", description="how the network is computed")
+    modality: Literal["static", "events"] = Field(default="static", description="kind of the sample: images, spikes")
+    images: int = Field(default=0, ge=0, description="training samples that are used; 0: all")
+    neurons: int = Field(default=100, ge=1, le=100_000, description="excitatory neurons of the unsupervised network")
+    stdp_rate: float = Field(default=0.01, gt=0, le=1, description="potentiation at a spike; depression is a hundredth")
+    stdp_norm: float = Field(default=30.0, gt=0, description="sum of the weights onto a neuron")
+    stdp_batch: int = Field(default=16, ge=1, description="samples shown at once; their changes add up")
+    theta_plus: float = Field(default=1.0, ge=0, description="mV by which a spike raises the threshold, batch mean")
+    input_rate: float = Field(default=0.5, gt=0, le=1, description="spikes of a full pixel a step, unsupervised")
+    speed_repeats: int = Field(default=5, ge=2, description="repeats of the speed figures, for their interval")
+    speed_steps: int = Field(default=100, ge=2, description="T of the speed figures")
+
+
+class SpaicStudy(Study[SpaicConfig, SpikeData]):
+    """Train by surrogate gradients, learn by STDP, both from the same front end."""
+
+    paper = "spaic"
+    arms: ClassVar[Mapping[str, str]] = {
+        "stca": "surrogate gradients, a box of width 1 (SPAIC's default)",
+        "stbp": "surrogate gradients, a Gaussian",
+        "atan": "surrogate gradients, an arc tangent's",
+        "stdp": "no labels: STDP and inhibition; labels only name the neurons",
+        "mlp": "no spikes: a perceptron of the same widths",
+    }
+    method = "stca"
+    Config = SpaicConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": SpaicConfig(seeds=1, epochs=1, images=200, net="mlp:32", neurons=20, speed_repeats=2, speed_steps=10),
+        "laptop": SpaicConfig(seeds=5),
+        "desk": SpaicConfig(real="mnist-png", epochs=10, stdp_norm=78.4),
+        "paper": SpaicConfig(epochs=20, steps=100, net="mlp:512", neurons=400, stdp_norm=78.4, batch_size=64),
+    }
+    sample_name = "digits"
+    sample_fields = ("modality",)
+    layout = sources.LAYOUT
+
+    # -- data -----------------------------------------------------------------------------------
+
+    def write_sample(self, folder: Path) -> None:
+        """scikit-learn's digits, as MNIST's files, or as spike trains in SHD's format."""
+        if self.config.modality == "static":
+            idx.write_sample(folder)
+        else:
+            shd.write_sample(folder, np.random.default_rng(0))
+
+    def read(self, folder: Path) -> SpikeData:
+        """Read any of the layouts.
+
+        Raises:
+            Problem: none of them.
+        """
+        data = sources.read(folder, self.config.steps, self.config.dt)
+        if data is None:
+            raise self.missing(folder)
+        for part in (data.train, data.test):
+            if not len(part):
+                raise Problem("no samples in one of the two parts", folder, "give both")
+        if self.config.images and self.config.images < len(data.train):
+            return SpikeData(data.train.first(self.config.images), data.test.first(self.config.images), data.classes)
+        return data
+
+    # -- training -------------------------------------------------------------------------------
+
+    def train(self, arm: str, data: SpikeData) -> nn.Module:
+        """By gradients, by STDP, or without spikes."""
+        self.session.reseed("weights")
+        if arm == "stdp":
+            return self._by_stdp(data)
+        model = self._perceptron(data) if arm == "mlp" else self._classifier(arm, self._described(data), data)
+        scale_to(model, data)
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            x, labels = batch
+            scores = model(x)
+            return F.cross_entropy(scores if arm == "mlp" else SCORE_SCALE * scores, labels)
+
+        return fit(self.session, model, data.train, self.config, loss, collate=lambda b: together(b, data.events))
+
+    def _described(self, data: SpikeData) -> Net:
+        """The network that the configuration asks for.
+
+        Raises:
+            Problem: neither mlp:... nor a file with build(net), or a network without input or read-out.
+        """
+        c, shape = self.config, data.train.shape
+        kind, _, words = c.net.partition(":")
+        if kind == "mlp":
+            if not all(word.strip().isdigit() and int(word) for word in words.split(",") if word):
+                raise Problem(f"no widths: {words!r}", f"net={c.net}", "write mlp:256 or mlp:256,128")
+            widths = [int(word) for word in words.split(",") if word]
+            return mlp(shape, widths, len(data.classes), "spikes" if data.events else c.encode, c.model, c.dt)
+        path = Path(c.net)
+        if path.suffix != ".py" or not path.is_file():
+            raise Problem(
+                f"no network {c.net!r}", "net", "write mlp:WIDTHS, or name a Python file that defines build(net)"
+            )
+        build = runpy.run_path(str(path)).get("build")
+        if not callable(build):
+            raise Problem("the file defines no build(net)", path, "def build(net): ... with an Input and a read-out")
+        with Net(c.dt) as net:
+            net.sample_shape, net.classes = shape, len(data.classes)
+            build(net)
+        if len(net.inputs) != 1 or len(net.readouts) != 1:
+            raise Problem(
+                f"{len(net.inputs)} inputs, {len(net.readouts)} read-outs: one of each is needed", path,
+                f"x = Input({shape}, ...); ...; group.read('spike_counts') with {len(data.classes)} scores",
+            )  # fmt: skip
+        return net
+
+    def _classifier(self, surrogate: str, net: Net, data: SpikeData, **options: Any) -> SpikingClassifier:
+        c = self.config
+        alpha = SURROGATES[surrogate]().alpha
+        return SpikingClassifier(
+            net.describe(), list(data.classes), c.steps, c.mode, options.pop("latency", c.latency), surrogate, alpha,
+            events=data.events, **options,
+        )  # fmt: skip
+
+    def _perceptron(self, data: SpikeData) -> Perceptron:
+        widths = [int(w) for w in self.config.net.partition(":")[2].split(",") if w.strip().isdigit()]
+        return Perceptron(list(data.train.shape), widths or [256], list(data.classes), data.events)
+
+    def _by_stdp(self, data: SpikeData) -> SpikingClassifier:
+        """Show the training data, without labels; then let every neuron vote for what it fired for."""
+        c, session = self.config, self.session
+        net = winner_take_all(
+            data.train.shape, c.neurons, "spikes" if data.events else Poisson(c.input_rate),
+            rate=c.stdp_rate, w_norm=c.stdp_norm, theta_plus=c.theta_plus, dt=c.dt,
+        )  # fmt: skip
+        model = self._classifier("stca", net, data, votes=True, latency=1)
+        scale_to(model, data)
+        session.fabric.to_device(model)
+        batch = 2 if session.dry_run else c.stdp_batch
+        per_epoch = -(-len(data.train) // batch)
+        saved = session.resume(part="stdp", model=model)
+        model.train()
+        for step in session.progress(range(saved.get("step", 0), c.epochs * per_epoch), "stdp"):
+            epoch, position = divmod(step, per_epoch)
+            order = torch.randperm(len(data.train), generator=session.generator("order", epoch))
+            rows = order[position * batch : (position + 1) * batch].tolist()
+            x, _ = session.fabric.to_device(together([data.train[i] for i in rows], data.events))
+            session.reseed("stdp", step)
+            with torch.no_grad():
+                counts = model.counts(x)
+            if step % 20 == 0:
+                session.log(step, part="stdp", spikes=float(counts.sum(1).mean()))
+            session.keep(step + 1, part="stdp", model=model)
+        model.eval()
+        counts, labels = self._outputs(model, data.train, data.events, "assign", model.counts)
+        model.assign(counts.to(model.low.device), labels.to(model.low.device))
+        return model
+
+    # -- evaluation -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _outputs(self, model: nn.Module, samples: Samples, events: bool, label: str, run: Any) -> tuple[Tensor, Tensor]:
+        """What `run` gives for all samples, and their labels; what encoders draw depends on nothing but the batch."""
+        outputs, labels = [], []
+        batches = loader(self.session, samples, EVALUATED, collate=lambda b: together(b, events), label=label)
+        for n, (x, y) in enumerate(batches):
+            outputs.append(run(x, torch.Generator().manual_seed(n)).cpu())
+            labels.append(y.cpu())
+        return torch.cat(outputs), torch.cat(labels)
+
+    def evaluate(self, model: nn.Module, data: SpikeData) -> dict[str, float]:
+        """Accuracy in per cent; spikes a sample, of all populations."""
+        scores, labels = self._outputs(model, data.test, data.events, "evaluate", model)
+        found = {"accuracy": 100 * float((scores.argmax(1) == labels).float().mean())}
+        if isinstance(model, SpikingClassifier):
+            x, _ = together([data.test[i] for i in range(min(64, len(data.test)))], data.events)
+            found["spikes"] = self._spikes(model, x)
+            for name, figure in self._pictures(model, x).items():
+                self.session.figure(name, figure)
+        return found
+
+    @torch.no_grad()
+    def _spikes(self, model: SpikingClassifier, x: Tensor) -> float:
+        """Spikes of all recorded populations for one sample, on average."""
+        model(self.session.fabric.to_device(x), torch.Generator().manual_seed(0))
+        trains = {name: t for name, t in model.network.trace.items() if name.endswith(".spike")}
+        return float(sum(t.sum() for t in trains.values()) / x.shape[1 if model.events else 0])
+
+    def _pictures(self, model: SpikingClassifier, x: Tensor) -> dict[str, Any]:
+        """Raster of the last run, weights onto the first population, graph."""
+        net, trace = model.network.net, model.network.trace
+        trains = {name.removesuffix(".spike"): t for name, t in trace.items() if name.endswith(".spike")}
+        figures = {"network": net.plot()}
+        if trains:
+            figures["raster"] = pictures.raster_picture(trains, net.dt)
+        potentials = next((t for name, t in trace.items() if name.endswith(".v")), None)
+        if potentials is not None:
+            figures["potentials"] = pictures.trace_picture(potentials, net.dt)
+        for wire in model.network.wires():
+            if isinstance(wire.projection.source, Input) and isinstance(wire.connection, Connection):
+                weight = wire.current_weight()
+                if weight.ndim in (2, 4):
+                    figures["weights"] = pictures.weight_picture(weight, wire.projection.source.shape)
+        return figures
+
+    # -- figures without training -----------------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """Circuits with known answers, and the speed of a training step beside a loop over time."""
+        hh, izh = circuits.hodgkin_huxley(), circuits.izhikevich()
+        currents, spikes, expected = circuits.lif_trains()
+        curve = pictures.current_curve_picture(currents, spikes.mean(0), expected.mean(0))
+        self.session.figure("firing-rates", curve)
+        found = {
+            "lif_mismatches": float((spikes != expected).any(0).sum()),
+            "hh_peak_mv": hh["peak_mv"],
+            "hh_trough_mv": hh["trough_mv"],
+            "izhikevich_late_ms": izh["late_ms"],
+            "izhikevich_adaptation": izh["adaptation"],
+        }
+        repeats, steps = self.config.speed_repeats, self.config.speed_steps
+        rounds = self.session.progress(range(1 + PER_REPEAT * repeats), "speed")
+        times = race({"ours": step_of_ours(steps), "loop": step_of_loop(steps)}, rounds)
+        if len(times["ours"]) == PER_REPEAT * repeats:  # not in a dry run
+            medians = np.median((times["loop"] / times["ours"]).reshape(repeats, PER_REPEAT), axis=1)
+            half = float(student.ppf(0.975, repeats - 1) * medians.std(ddof=1)) / math.sqrt(repeats)
+            found["speed_over_loop"] = float(medians.mean())
+            found["speed_over_loop_low"] = float(medians.mean()) - half
+            found["speed_over_loop_high"] = float(medians.mean()) + half
+        return found
+
+    # -- use --------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Scores and spikes of images, tables, spike trains, or the test part of a data set."""
+        if isinstance(model, SpikingClassifier):
+            shape, dt = model.network.net.inputs[0].shape, model.network.net.dt
+        else:
+            assert isinstance(model, Perceptron)
+            shape, dt = tuple(model.shape), self.config.dt
+        samples = sources.read_inputs(source, shape, model.events, self.config.steps, dt)
+        scores, labels = self._outputs(model, samples, model.events, "predict", model)
+        best = scores.argmax(1).tolist()
+        table: list[dict[str, Any]] = []
+        for n, (k, row) in enumerate(zip(best, scores.tolist(), strict=True)):
+            words: dict[str, Any] = {"sample": samples.name(n), "class": model.labels[k], "score": row[k]}
+            if labels[n] >= 0:
+                words["label"] = (
+                    model.labels[int(labels[n])] if int(labels[n]) < len(model.labels) else str(int(labels[n]))
+                )
+            table.append(words)
+        prediction = Prediction(table=table, arrays={"scores": scores.numpy()})
+        if isinstance(model, SpikingClassifier):
+            x, _ = together([samples[0]], model.events)
+            spikes = self._spikes(model, x)
+            prediction.text = f"{len(table)} samples; sample {samples.name(0)}: {spikes:.0f} spikes, see the raster"
+            prediction.figures = self._pictures(model, x)
+            prediction.arrays |= {name: t[:, 0].cpu().numpy() for name, t in model.network.trace.items()}
+        return prediction
+
+
+def scale_to(model: nn.Module, data: SpikeData) -> None:
+    """Tell a model the range of the training values; it maps them to [0, 1]."""
+    if data.train.values is not None:
+        low, high = cast(Tensor, model.low), cast(Tensor, model.high)
+        low.fill_(min(0.0, float(data.train.values.min())))
+        high.fill_(max(float(data.train.values.max()), float(low) + 1e-6))

@@ -1,0 +1,281 @@
+"""What a projection is at run time: weights, delays as buckets, and the currents that are still under way.
+
+A projection adds up taps: `taps()` gives (steps, weight) pairs, one for each distinct delay, so that a delay costs one
+matrix product however many synapses share it. What has been sent but has not arrived is a queue of currents; that is
+all the state a delay needs, and nothing is copied as time goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from repertory.nn.spiking import over_time
+from repertory.papers.spaic.connections import Connection, Electrical, RateToSpikes, Uniform
+from repertory.papers.spaic.network import Projection, positions
+from repertory.papers.spaic.synapses import Filter, Shape
+from repertory.problem import Problem
+
+Tap = tuple[int, Tensor]
+Sums = dict[int, list[Tensor]]
+"""States of the filters of a chain, by their place in it."""
+
+
+@dataclass
+class Traffic:
+    """What a projection carries from one step, or one run, to the next."""
+
+    pending: list[Tensor | None] = field(default_factory=list)
+    """Currents that arrive in 0, 1, ... steps from now; None is nothing."""
+    sums: Sums = field(default_factory=dict)
+
+
+class Wire(nn.Module):
+    """One projection: `weight`, `bias`, and its `links` before and after the connection.
+
+    Args:
+        projection: the description.
+        latency: steps that it takes besides its delay.
+        dt: ms.
+        generator: where weights, masks and delays are drawn from.
+    """
+
+    mask: Tensor | None
+    delay: Tensor | None
+
+    def __init__(self, projection: Projection, latency: int, dt: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.projection, self.latency, self.dt = projection, latency, dt
+        self.connection = connection = projection.connection
+        self.place = len(projection.ops) if connection is None else projection.ops.index(connection)
+        shapes, target = projection.shapes, projection.target.shape
+        links = [
+            nn.Identity() if isinstance(op, Connection) else op.module(inside, target, dt)
+            for op, inside in zip(projection.ops, shapes, strict=False)
+        ]
+        self.links = nn.ModuleList(links)
+        self.electrical = isinstance(connection, Electrical)
+        self.random = any(isinstance(link, nn.Dropout) for link in links) or isinstance(connection, RateToSpikes)
+        self.plain = not any(isinstance(link, Filter) for link in links)
+        self.register_buffer("mask", None)
+        self.register_buffer("delay", None)
+        if connection is None:
+            return
+        self.inside, self.outside = shapes[self.place], shapes[self.place + 1]
+        places = positions(projection.source), positions(projection.target)
+        weight = connection.initial(self.inside, self.outside, generator, places)
+        self.mask = connection.mask(weight, self.inside, self.outside, generator)
+        learned = connection.trainable and connection.rule is None
+        self.weight = nn.Parameter(weight if self.mask is None else weight * self.mask, requires_grad=learned)
+        self.bias = None
+        if isinstance(connection.bias, Tensor):
+            self.bias = nn.Parameter(connection.bias.to(weight.dtype).reshape(self._bias_shape()).clone())
+        elif connection.bias:
+            self.bias = nn.Parameter(torch.zeros(self._bias_shape()))
+        self._place_delay(connection, weight, generator)
+
+    def _bias_shape(self) -> Shape:
+        return (self.outside[0], *(1,) * (len(self.outside) - 1)) if len(self.outside) == 3 else self.outside
+
+    def _place_delay(self, connection: Connection, weight: Tensor, generator: torch.Generator | None) -> None:
+        delay = connection.delay
+        if delay is None:
+            return
+        if isinstance(delay, Uniform):
+            delay = torch.empty_like(weight).uniform_(delay.low, delay.high, generator=generator)
+        delay = torch.as_tensor(delay, dtype=weight.dtype)
+        if connection.train_delay:
+            del self._buffers["delay"]
+            shape = weight.shape if connection.matrix else ()
+            self.delay = nn.Parameter(delay.expand(shape).clone())
+        else:
+            self.delay = delay.clone()
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the weights within the connection's bounds, and trained delays at a step or more."""
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.w_min is not None or connection.w_max is not None:
+            self.weight.clamp_(connection.w_min, connection.w_max)
+        if connection.train_delay and self.delay is not None:
+            self.delay.clamp_(min=self.dt)
+
+    def current_weight(self) -> Tensor:
+        """The weights; where there is no synapse they are 0."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+    @property
+    def lagged(self) -> bool:
+        """Whether anything takes a step or more."""
+        return self.latency > 0 or self.delay is not None
+
+    def taps(self, weight: Tensor | None = None) -> list[Tap]:
+        """(steps, weights) that together are the projection; one with each distinct delay.
+
+        A trained delay is shared between its two neighbouring steps, linearly.
+        """
+        weight = self.current_weight() if weight is None else weight
+        if self.delay is None:
+            return [(self.latency, weight)]
+        if not isinstance(self.delay, nn.Parameter):
+            whole = self.whole_delay()
+            real = whole if self.mask is None or not whole.ndim else whole[self.mask > 0]
+            used = torch.bincount(real.flatten()).nonzero()
+            return [(self.latency + d, weight * (whole == d).to(weight.dtype)) for d in used.flatten().tolist()]
+        steps = self.delay / self.dt
+        if not steps.isfinite().all():
+            raise Problem("a trained delay is not finite", str(self.projection), "lower the learning rate")
+        low, high = math.floor(steps.min().item()), math.ceil(steps.max().item())
+        shares = ((d, (1 - (steps - d).abs()).clamp(min=0)) for d in range(low, high + 1))
+        return [(self.latency + d, weight * share.to(weight.dtype)) for d, share in shares]
+
+    def whole_delay(self) -> Tensor:
+        """A fixed delay in whole steps."""
+        assert self.delay is not None
+        return (self.delay / self.dt + 1e-6).long()  # 3.0 / 0.1 is 29.999...
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, *inside) -> (N, *outside), without bias; weights of one axis more are each sample's own."""
+        assert self.connection is not None
+        if weight.ndim > self.weight.ndim:
+            y = torch.vmap(lambda one, w: self._linear(one[None], w)[0])(x, weight)
+        else:
+            y = self._linear(x, weight)
+        return y.expand(len(x), math.prod(self.outside)).unflatten(1, self.outside) if y.ndim == 2 else y
+
+    def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        return cast(Connection, self.connection).linear(x, weight)
+
+    # -- all steps at once --------------------------------------------------------------------------
+
+    def block(self, x: Tensor, traffic: Traffic | None = None, keep: bool = False) -> tuple[Tensor, Traffic]:
+        """Currents (T, B, *post) that spikes (T, B, *pre) cause, and what is still under way after the last step.
+
+        Args:
+            x: what the source sent.
+            traffic: what earlier runs left under way.
+            keep: whether the second value is wanted.
+        """
+        traffic, after = traffic or Traffic(), Traffic()
+        still = x.stride(0) == 0 and len(x) > 1 and self.plain and not (self.random and self.training)
+        if still and not self.lagged and not traffic.pending and not isinstance(self.connection, RateToSpikes):
+            current, _ = self.block(x[:1])
+            return current.expand(len(x), *current.shape[1:]), after
+        steps = len(x)
+        y = self._walk(range(self.place), x, traffic, after)
+        parts = [(lag, y) for lag in [self.latency]] if self.connection is None else []
+        if self.connection is not None:
+            parts = [(lag, over_time(lambda z, w=w: self.linear(z, w), y)) for lag, w in self.taps()]
+        longest = max(lag for lag, _ in parts)
+        if longest:
+            # Each part is moved by its lag; what passes the end is pending.
+            shape = parts[0][1].shape[1:]
+            total = sum(
+                torch.cat([part.new_zeros(lag, *shape), part, part.new_zeros(longest - lag, *shape)])
+                if keep
+                else torch.cat([part.new_zeros(min(lag, steps), *shape), part[: max(steps - lag, 0)]])
+                for lag, part in parts
+            )
+            y = cast(Tensor, total)
+            for n, due in enumerate(traffic.pending):
+                if due is not None and n < len(y):
+                    y = y.index_add(0, torch.tensor([n], device=y.device), due[None])
+            if keep:
+                y, rest = y[:steps], y[steps:]
+                after.pending = list(rest)
+        else:
+            y = parts[0][1]
+        y = self._biased(y)
+        return self._walk(range(self.place + 1, len(self.links)), y, traffic, after), after
+
+    def _walk(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+        for place in places:
+            link = self.links[place]
+            if isinstance(link, Filter):
+                x, after.sums[place] = link.block(x, before.sums.get(place))
+            else:
+                x = over_time(link, x)
+        return x
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.connection is None or self.bias is None else y + self.bias
+
+    # -- step by step -------------------------------------------------------------------------------
+
+    def arriving(self, traffic: Traffic, like: Tensor, now: Tensor | None, taps: list[Tap]) -> tuple[Tensor, Traffic]:
+        """The current of this step (B, *post), and the traffic after it.
+
+        Args:
+            traffic: before this step.
+            like: any tensor (B, ...) of the right kind.
+            now: what the source sends in this very step; used where nothing lags.
+            taps: of `taps()`.
+        """
+        after = Traffic(traffic.pending[1:], dict(traffic.sums))
+        due = traffic.pending[0] if traffic.pending else None
+        if not self.lagged:
+            assert now is not None
+            x = self._tick(range(self.place), now, traffic, after)
+            y = x if self.connection is None else self.linear(x, taps[0][1])
+        else:
+            y = due if due is not None else like.new_zeros(len(like), *self._queued_shape())
+        y = self._biased(y)
+        return self._tick(range(self.place + 1, len(self.links)), y, traffic, after), after
+
+    def _queued_shape(self) -> Shape:
+        return self.projection.shapes[self.place + 1 if self.connection is not None else self.place]
+
+    def sent(self, traffic: Traffic, spikes: Tensor, taps: list[Tap]) -> Traffic:
+        """The traffic once the source's spikes (B, *pre) of this step are on their way."""
+        after = Traffic(list(traffic.pending), dict(traffic.sums))
+        x = self._tick(range(self.place), spikes, traffic, after)
+        parts = [(self.latency, x)]
+        if self.connection is not None:
+            parts = [(lag, self.linear(x, w)) for lag, w in taps]
+        for lag, y in parts:
+            after.pending += [None] * (lag - len(after.pending))
+            there = after.pending[lag - 1]
+            after.pending[lag - 1] = y if there is None else there + y
+        return after
+
+    def _tick(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+        for place in places:
+            link = self.links[place]
+            if isinstance(link, Filter):
+                x, after.sums[place] = link.tick(x, before.sums.get(place))
+            else:
+                x = link(x)
+        return x
+
+    def across(self, pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
+        """Currents of a gap junction into post and into pre, from the voltages (B, ...) of both."""
+        w, v, u = self.current_weight(), pre.flatten(1), post.flatten(1)
+        into_post = v @ w.mT - u * w.sum(1)
+        into_pre = u @ w - v * w.sum(0)
+        return into_post.view_as(post), into_pre.view_as(pre)
+
+    # -- plasticity -----------------------------------------------------------------------------------
+
+    def outer(self, post: Tensor, pre: Tensor) -> Tensor:
+        """Sum over the batch of post x pre, in the weights' shape."""
+        assert self.connection is not None
+        change = self.connection.outer(post, pre, tuple(self.weight.shape))
+        return change.reshape(self.weight.shape)
+
+    def outer_each(self, post: Tensor, pre: Tensor) -> Tensor:
+        """The same for each sample: (B, *weight)."""
+        if cast(Connection, self.connection).matrix:
+            return post.flatten(1)[:, :, None] * pre.flatten(1)[:, None]
+        return torch.stack([self.outer(y[None], x[None]) for y, x in zip(post, pre, strict=True)])
+
+    def extra_repr(self) -> str:
+        """The projection in words."""
+        return str(self.projection)

@@ -1,0 +1,189 @@
+"""SPAIC's study: whatever data a user has, networks of one's own, saving, predicting, and bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from repertory import checkpoint
+from repertory.data import idx, shd
+from repertory.papers.spaic import SpikingClassifier, sources
+from repertory.papers.spaic.model import Perceptron
+from repertory.papers.spaic.study import SpaicConfig, SpaicStudy
+from repertory.problem import Problem
+from repertory.study import Session
+
+SMALL: dict[str, Any] = {"epochs": 2, "lr": 0.01, "net": "mlp:16", "steps": 8, "neurons": 12, "images": 120, "seeds": 1}
+
+BUILD = """
+from repertory.papers.spaic import AvgPool, Conv, Full, Group, Input, Uniform, from_text
+
+def build(net):
+    x = Input(net.sample_shape, "current")
+    c = Group((4, 14, 14), "lif")
+    p = Group(20, from_text("dv/dt = (I - v) / tau", "v > 0.3", "v = 0", tau=4.0, trained=("tau",)))
+    o = Group(2 * net.classes, "clif")
+    x >> Conv(3) >> c >> AvgPool() >> Full(init="kaiming") >> p >> Full(init=0.1, delay=Uniform(1, 3)) >> o
+    o.read("spike_counts", pop_size=2)
+    net.record(o, "spike", "v")
+"""
+
+
+def study_in(folder: Path, **settings: Any) -> SpaicStudy:
+    return SpaicStudy(SpaicConfig(**{**SMALL, **settings}), Session(0, folder / "session"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    idx.write_sample(folder)
+    return folder
+
+
+def saved(model: nn.Module, folder: Path) -> nn.Module:
+    checkpoint.save(model, folder)
+    return checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("arm", ["stca", "stdp", "mlp"])
+def test_an_arm_of_each_kind_trains_saves_and_predicts_alike(arm: str, tmp_path: Path, digits: Path) -> None:
+    study = study_in(tmp_path)
+    data = study.read(digits)
+    model = study.train(arm, data)
+    assert isinstance(model, Perceptron if arm == "mlp" else SpikingClassifier)
+    again = saved(model, tmp_path / "model")
+    metrics = study.evaluate(model, data)
+    assert study.evaluate(again, data) == metrics
+    assert metrics["accuracy"] > 10 or arm != "mlp"
+    assert study.predict(again, digits).table == study.predict(model, digits).table
+    if arm == "stdp":
+        assert model.votes.abs().sum() > 0  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportCallIssue]
+
+
+def test_a_network_from_a_file_survives_a_new_process(tmp_path: Path, digits: Path) -> None:
+    (tmp_path / "mine.py").write_text(BUILD)
+    study = study_in(tmp_path, net=str(tmp_path / "mine.py"))
+    data = study.read(digits)
+    model = study.train("atan", data)
+    checkpoint.save(model, tmp_path / "model")
+    (tmp_path / "mine.py").unlink()
+    x = torch.stack([data.test[n][0] for n in range(5)])
+    torch.save(x, tmp_path / "x.pt")
+    code = f"""
+import torch
+from pathlib import Path
+from repertory import checkpoint
+model = checkpoint.load(Path({str(tmp_path / "model")!r}))
+torch.save(model(torch.load({str(tmp_path / "x.pt")!r})), {str(tmp_path / "y.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    found = torch.load(tmp_path / "y.pt")
+    assert torch.equal(found, model(x))
+    assert found.shape == (5, 10)
+    prediction = study.predict(model, digits)
+    assert {"network", "raster", "potentials", "weights"} <= set(prediction.figures)
+
+
+def test_spike_trains_train_and_predict(tmp_path: Path) -> None:
+    shd.write_sample(tmp_path, np.random.default_rng(0))
+    study = study_in(tmp_path, steps=16, dt=5.0, modality="events")
+    data = study.read(tmp_path)
+    assert data.events
+    assert data.train[0][0].shape == (16, 700)
+    for arm in ("atan", "stdp", "mlp"):
+        model = saved(study.train(arm, data), tmp_path / arm)
+        assert study.evaluate(model, data)["accuracy"] >= 0
+    table = study.predict(model, tmp_path / "shd_test.h5").table
+    assert len(table) == 450
+    idx.write_sample(tmp_path)
+    with pytest.raises(Problem, match="the model takes spike trains"):
+        study.predict(model, tmp_path / "t10k-images-idx3-ubyte.gz")
+
+
+def test_whatever_a_user_has(tmp_path: Path, digits: Path) -> None:
+    study = study_in(tmp_path, images=0)
+    train, test = (idx.read_part(digits, part) for part in idx.PARTS)
+    for part, data in (("train", train), ("test", test)):
+        for n in range(40):
+            folder = tmp_path / "folders" / part / f"d{data.labels[n]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(data.images[n]).save(folder / f"{n}.png")
+    flat = train.images.reshape(len(train.images), -1)
+    np.savez(tmp_path / "whole.npz", x_train=flat, y_train=train.labels, x_test=flat[:9], y_test=train.labels[:9])
+    np.savez(tmp_path / "one.npz", x=flat, y=np.array([f"d{k}" for k in train.labels]))
+    rows = "\n".join(
+        f"{label}," + ",".join(map(str, pixels)) for label, pixels in zip(train.labels[:60], flat, strict=False)
+    )
+    (tmp_path / "t.csv").write_text(
+        "label," + ",".join(f"p{k}" for k in range(256)) + "\n" + rows.replace("\\\n", "\n")
+    )
+    for name, shape, counts in (
+        ("folders", (1, 16, 16), (40, 40)), ("whole.npz", (256,), (1347, 9)), ("one.npz", (256,), (1010, 337)),
+    ):  # fmt: skip
+        data = study.read(tmp_path / name)
+        assert data.train.shape == shape
+        assert (len(data.train), len(data.test)) == counts
+        assert len(data.classes) == 10
+    model = study_in(tmp_path / "a", images=80).train("mlp", study.read(tmp_path / "folders"))
+    image = next((tmp_path / "folders" / "test" / "d0").glob("*.png"))
+    for source in (image, tmp_path / "folders", digits / "t10k-images-idx3-ubyte.gz"):
+        assert study.predict(model, source).table[0]["class"].startswith("d")
+
+
+def test_bad_data(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(Problem, match="no data for spaic"):
+        study.read(empty)
+    (tmp_path / "a.csv").write_text("p,q\n1,2\n".replace("\\\n", "\n"))
+    with pytest.raises(Problem, match="no labels"):
+        study.read(tmp_path / "a.csv")
+    np.savez(tmp_path / "b.npz", z=np.ones(3))
+    with pytest.raises(Problem, match="it holds z"):
+        study.read(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", x=np.array([[1.0], [np.nan]]), y=np.array([0, 1]))
+    with pytest.raises(Problem, match="not finite"):
+        study.read(tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", x=np.ones((2, 3)), y=np.array([0, 1]))
+    with pytest.raises(Problem, match="cannot be split"):
+        study.read(tmp_path / "d.npz")
+    with pytest.raises(Problem, match="nothing to predict here"):
+        sources.read_inputs(empty, (1, 2, 2), False, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("net", "complaint"),
+    [
+        ("mlp:12,x", "no widths: '12,x'"),
+        ("cnn:3", "no network 'cnn:3'"),
+        ("nothing.py", r"no network 'nothing\.py'"),
+        ("def other(net): pass", "defines no build"),
+        ("def build(net): pass", "0 inputs, 0 read-outs"),
+    ],
+)
+def test_bad_networks(net: str, complaint: str, tmp_path: Path, digits: Path) -> None:
+    if net.startswith("def"):
+        (tmp_path / "n.py").write_text(net)
+        net = str(tmp_path / "n.py")
+    study = study_in(tmp_path, net=net)
+    with pytest.raises(Problem, match=complaint):
+        study.train("stca", study.read(digits))
+
+
+@pytest.mark.realdata
+def test_mnist_trains(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+    real_data("mnist-png")
+    study = study_in(tmp_path, real="mnist-png", images=0, net="mlp:64", epochs=3, steps=10)
+    data = study.data()
+    assert data.train.shape == (1, 28, 28)
+    assert study.evaluate(study.train("atan", data), data)["accuracy"] > 60
