@@ -182,19 +182,21 @@ def _peak(ratio: Parameter) -> Any:
     return ratio ** (ratio / (ratio - 1)) / (ratio - 1)
 
 
+def _kernel(s: State, current: Tensor, dt: float, slow: Parameter, fast: Parameter) -> tuple[Tensor, Tensor]:
+    """M and S after this step; what a spike leaves in M - S rises to 1 and fades."""
+    scaled = _peak(slow / fast) * current
+    return decay(dt, slow) * s["m"] + scaled, decay(dt, fast) * s["s"] + scaled
+
+
 def _clif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
-    scaled = _peak(p.tau_p / p.tau_q) * current
-    m = decay(dt, p.tau_p) * s["m"] + scaled
-    q = decay(dt, p.tau_q) * s["s"] + scaled
+    m, q = _kernel(s, current, dt, p.tau_p, p.tau_q)
     v = m - q - s["e"]
     spikes = p.fire(v - p.v_th)
     return {"m": m, "s": q, "e": decay(dt, p.tau_m) * s["e"] + p.v_th * spikes, "v": v}, spikes
 
 
 def _clif2k(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
-    scaled = _peak(p.tau_m / p.tau_s) * current
-    m = decay(dt, p.tau_m) * s["m"] + scaled
-    q = decay(dt, p.tau_s) * s["s"] + scaled
+    m, q = _kernel(s, current, dt, p.tau_m, p.tau_s)
     v = m - q - s["e"]
     spikes = p.fire(v - p.v_th)
     return {"m": m, "s": q, "e": decay(dt, p.tau_m) * s["e"] + p.v_th * spikes, "v": v}, spikes
@@ -211,9 +213,7 @@ def _pclif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]
 
 def _aclif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
     a = decay(dt, p.tau_a) * s["a"] + s["o"]
-    scaled = _peak(p.tau_p / p.tau_q) * current
-    m = decay(dt, p.tau_p) * s["m"] + scaled
-    q = decay(dt, p.tau_q) * s["s"] + scaled
+    m, q = _kernel(s, current, dt, p.tau_p, p.tau_q)
     v = m - q - (p.beta * a + s["e"])
     spikes = p.fire(v - p.v_th)
     e = decay(dt, p.tau_m) * s["e"] + p.v_th * spikes
@@ -221,9 +221,7 @@ def _aclif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]
 
 
 def _nonspikinglif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
-    scaled = _peak(p.tau_p / p.tau_q) * current
-    m = decay(dt, p.tau_p) * s["m"] + scaled
-    q = decay(dt, p.tau_q) * s["s"] + scaled
+    m, q = _kernel(s, current, dt, p.tau_p, p.tau_q)
     v = s["v"] + dt / p.tau_m * (m - q - s["v"])
     return {"m": m, "s": q, "v": v}, v
 
