@@ -82,7 +82,7 @@ def spikingjelly_network(ours: APBNet) -> nn.Module:
                 tau=2.0,
                 decay_input=False,
                 # Theirs fires at the threshold too, ours above it: of ten million potentials, one is on it.
-                v_threshold=float(np.nextafter(np.float32(inner.threshold), np.float32(np.inf))),
+                v_threshold=float(np.nextafter(inner.threshold, np.inf)),  # in float64, where outputs are compared
                 surrogate_function=surrogate.Rect(),
                 step_mode="m",
             )
