@@ -27,11 +27,10 @@ import timm
 import torch
 from timm.layers import EcaModule
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from repertory.files import write_json
 from repertory.papers.eca import channel_attention, network
-from repertory.timing import race, ratio
+from repertory.timing import race, ratio, where_the_time_goes
 
 LAYERS = ("eca", "se", "se_var1", "se_var2", "se_var3", "se_gc1", "se_gc2", "se_gc3", "cbam", "eca_ns")
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
@@ -97,11 +96,8 @@ def show(title: str, row: dict[str, float]) -> None:
 
 def explain(model: nn.Module, x: Tensor, work: Callable[..., None]) -> None:
     """Where the time goes."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        work(model, x)
-    total = sum(event.self_cpu_time_total for event in seen.key_averages())
-    for event in sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)[:8]:
-        print(f"    {event.key:44s} {100 * event.self_cpu_time_total / total:5.1f} %  {event.count} calls")
+    for operator, share in where_the_time_goes(lambda: work(model, x)).items():
+        print(f"    {operator:44s} {share:5.1f} %")
 
 
 def main() -> None:

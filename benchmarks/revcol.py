@@ -28,11 +28,10 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from repertory.files import write_json
 from repertory.papers.revcol import VARIANTS, RevCol
-from repertory.timing import high_water, race, ratio
+from repertory.timing import high_water, race, ratio, where_the_time_goes
 
 PAIRS = {"revcol_tiny": "convnext_tiny", "revcol_small": "convnext_small", "revcol_base": "convnext_base"}
 COLUMNS = (2, 4, 8, 16)
@@ -68,15 +67,6 @@ def speed(ours: str, x: Tensor, rounds: int) -> dict[str, float]:
         f"{ours} reversible over {peer}, training": ratio(training, "reversible", peer),
         f"{ours} reversible over plain, training": ratio(training, "reversible", "plain"),
     }
-
-
-def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
-    """Shares of the operators that take most time by themselves, in per cent."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        run()
-    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
-    return {event.key: 100 * event.self_cpu_time_total / total for event in events[:rows]}
 
 
 def peak_here(columns: int, reversible: bool, batch: int) -> float:

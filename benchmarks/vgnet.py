@@ -20,12 +20,11 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from repertory.files import write_json
 from repertory.papers.vgnet import VGNet
 from repertory.papers.vgnet.model import Downsampling, HalfIdentity, Pointwise
-from repertory.timing import race, ratio
+from repertory.timing import race, ratio, where_the_time_goes
 
 PEERS = {
     "vgnetg_1_0mp": ("ghostnet_100", "mobilenetv2_050"),
@@ -81,15 +80,6 @@ def training_step(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object
     return step
 
 
-def profiled(run: Callable[[], object]) -> list[tuple[str, float]]:
-    """The operators that take most of the time, with their share."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
-        run()
-    events = sorted(record.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
-    return [(event.key, event.self_cpu_time_total / total) for event in events[:6]]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -127,7 +117,7 @@ def main() -> None:
             if any(row[f"over {peer}"] < 1 for peer in PEERS[name]):
                 slow[f"{name}, {task}"] = steps[name] if task == "training" else partial(_infer, ours, x)
     for label, run in slow.items():
-        print(f"{label}: " + ", ".join(f"{key} {100 * share:.0f} %" for key, share in profiled(run)))
+        print(f"{label}: " + ", ".join(f"{key} {share:.0f} %" for key, share in where_the_time_goes(run, 6).items()))
     if arguments.output:
         write_json(arguments.output, {"threads": arguments.threads, "batch": arguments.batch, **found})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from repertory.data import images
 from repertory.skeleton import write_skeleton
 from tests import toy as toy_paper
 
@@ -23,6 +24,14 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv("REPERTORY_CACHE", str(tmp_path_factory.getbasetemp().parent / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five handwritten digits of each kind, as class folders below train and val."""
+    folder = tmp_path_factory.mktemp("digits")
+    images.write_digits(folder, train=3, val=2)
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Racing alternatives against one another on the machine at hand; how much memory a process took."""
+"""Racing alternatives on the machine at hand; where the time goes, and how much memory a process took."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> floa
         3.0
     """
     return float(np.median(times[peer] / times[one]))
+
+
+def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
+    """Shares of a run, per cent, of the torch operators that take most time by themselves."""
+    from torch.profiler import ProfilerActivity, profile  # here: whoever only races does not wait for torch
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run()
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return {event.key: 100 * event.self_cpu_time_total / total for event in events[:rows]}
 
 
 def high_water() -> float:

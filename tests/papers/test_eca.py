@@ -18,7 +18,6 @@ from timm.layers import DropPath, EcaModule, SEModule
 from torch import Tensor, nn
 
 from repertory import checkpoint
-from repertory.data import images
 from repertory.nn.macs import count_macs
 from repertory.papers.eca import (
     ECA,
@@ -47,13 +46,6 @@ COUNTS = {  # parameters, those of the attention
     "eca_resnet152": (60_193_042, 234),
     "eca_mobilenet_v2": (3_504_903, 31),
 }
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    images.write_digits(folder, train=3, val=2)
-    return folder
 
 
 def study(tmp_path: Path, data: Path | None = None, scale: str = "smoke", **settings: Any) -> ECAStudy:

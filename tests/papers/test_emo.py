@@ -19,7 +19,6 @@ from timm.models import reparameterize_model
 from torch import Tensor, nn
 
 from repertory import checkpoint
-from repertory.data import images
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import EMO, VARIANTS, group, iRMB, ungroup
 from repertory.papers.emo.pictures import attention_picture, pixel_attention
@@ -36,13 +35,6 @@ COUNTS = {
     "emo_5m": (5_108_848, 902_583_776),
     "emo_6m": (6_168_496, 960_752_512),
 }
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    images.write_digits(folder, train=3, val=2)
-    return folder
 
 
 def study(tmp_path: Path, data: Path | None = None, scale: str = "smoke", **settings: Any) -> EMOStudy:

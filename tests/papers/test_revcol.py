@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory import checkpoint
-from repertory.data import images
 from repertory.nn.macs import count_macs
 from repertory.papers.revcol import VARIANTS, Block, RevCol, Supervised, compound_loss
 from repertory.papers.revcol.cost import authors_macs, peak_bytes, saved_bytes
@@ -631,13 +630,6 @@ def test_the_fitting_variant_is_found(variant: str) -> None:
 
 
 # -- the study ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    images.write_digits(folder, train=3, val=2)
-    return folder
 
 
 def test_own_data_train_save_load_predict(tmp_path: Path, digits: Path) -> None:

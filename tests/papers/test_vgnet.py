@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory import checkpoint
-from repertory.data import images
 from repertory.nn.macs import count_macs
 from repertory.papers.vgnet import KERNELS, SETS, VARIANTS, FixedDepthwise, SharedDepthwise, VGNet, fixed_kernels
 from repertory.papers.vgnet.baseline import MobileNetV2
@@ -44,13 +43,6 @@ COUNTS = {
     "5_0mp": (4_990_239, 5_887_455, 4_996_980, 5_894_196, 607_078_512, 609_943_020),
 }
 """Parameters in paper style, with SE, in release style, with SE; MACs at 224 pixels, with SE."""
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    images.write_digits(folder, train=3, val=2)
-    return folder
 
 
 def study(tmp_path: Path, data: Path | None = None, scale: str = "smoke", **settings: Any) -> VGNetStudy:

@@ -92,7 +92,7 @@ def write(path: Path, data: Recordings) -> None:
 
 # -- the sample -------------------------------------------------------------------------------------
 
-BANDS, PER_BAND = 8, 64
+PER_BAND = 64
 COLUMN_MS, JITTER_MS, RATE = 10.0, 1.5, 0.35
 
 
