@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.problem import Problem, require
+from repertory.core.timing import race, ratio
 from repertory.nn.spiking import LIF, ThresholdBatchNorm2d
 from repertory.papers.apb import APBConv2d, APBNet
 from repertory.papers.apb.model import Mode
-from repertory.problem import Problem, require
-from repertory.timing import race, ratio
 
 MODES: tuple[Mode | None, ...] = (None, "shared", "pair")
 LAYERS = {"16 -> 32, 32 px, 150 images": (150, 16, 32, 32), "64 -> 128, 48 px, 40 images": (40, 64, 128, 48)}

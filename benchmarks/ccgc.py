@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.timing import race, ratio
 from repertory.papers.ccgc import CCGC, kmeans, warmup_loss
 from repertory.papers.ccgc.loop import confident_members, guided_loss
 from repertory.papers.ccgc.recipe import SETTINGS, CCGCConfig
-from repertory.timing import race, ratio
 
 HIDDEN = 500
 SIZES = ("bat", "cora")

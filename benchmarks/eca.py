@@ -28,9 +28,9 @@ import torch
 from timm.layers import EcaModule
 from torch import Tensor, nn
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.timing import race, ratio, where_the_time_goes
 from repertory.papers.eca import channel_attention, network
-from repertory.timing import race, ratio, where_the_time_goes
 
 LAYERS = ("eca", "se", "se_var1", "se_var2", "se_var3", "se_gc1", "se_gc2", "se_gc3", "cbam", "eca_ns")
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.timing import race, ratio
 from repertory.papers.emo import EMO, VARIANTS
 from repertory.papers.emo.model import iRMB
-from repertory.timing import race, ratio
 
 
 class Straightforward(nn.Module):

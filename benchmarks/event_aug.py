@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from repertory.core.files import write_json
+from repertory.core.timing import race, ratio
 from repertory.data.events import count_frames, event_count, make_events, pick, voxel_grid
-from repertory.files import write_json
 from repertory.papers.event_aug import METHODS, EventDrift, EventDrop, EventReversal, ShiftFlip
-from repertory.timing import race, ratio
 
 SIZE = (180, 240)
 COLUMNS = {"x": 0, "y": 1, "t": 2, "p": 3}

@@ -26,10 +26,10 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MessagePassing, global_mean_pool
 
+from repertory.core.timing import high_water, race, ratio
 from repertory.data.molecules import Molecules, read_molecules, write_sample
 from repertory.papers.gapgc import Adaptation, AdaptiveClassifier, GAPGCConfig, GraphClassifier, collate
 from repertory.papers.gapgc.study import masked_bce
-from repertory.timing import high_water, race, ratio
 
 SIZES = {"L=3 d=64": (3, 64), "L=5 d=300": (5, 300)}
 BATCH = 32

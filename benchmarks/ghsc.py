@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 from scipy import sparse
 from torch import Tensor, nn
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.problem import require
+from repertory.core.timing import high_water, race, ratio
 from repertory.papers.ghsc import HGCN, HGCNII, Sparse, UnifiedHypergraph, knn_incidence
-from repertory.problem import require
-from repertory.timing import high_water, race, ratio
 
 CORA = {"n": 2708, "m": 1579, "size": 3, "f": 1433, "words": 18, "classes": 7}
 """Like co-citation Cora: vertices, hyperedges and their size, features and how many of them are 1, classes."""

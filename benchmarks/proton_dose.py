@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from repertory.core.timing import race, ratio
 from repertory.papers.proton_dose.model import Cell, DoseRNN
 from repertory.papers.proton_dose.simulator import ENERGIES, dose, emitters, phantoms
-from repertory.timing import race, ratio
 
 
 def show(times: Mapping[str, NDArray[np.float64]], against: str, per_call: float, unit: str) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.utils import scatter, softmax
 
+from repertory.core.timing import high_water, race, ratio
 from repertory.data.fair_graphs import biased_graph
 from repertory.papers.reliant import PLP, Graph, counted, smooth_difference
-from repertory.timing import high_water, race, ratio
 
 ROUNDS = range(1 + 9)
 NODES = (500, 1000, 2000, 4000)

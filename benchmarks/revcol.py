@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.timing import high_water, race, ratio, where_the_time_goes
 from repertory.papers.revcol import VARIANTS, RevCol
-from repertory.timing import high_water, race, ratio, where_the_time_goes
 
 PAIRS = {"revcol_tiny": "convnext_tiny", "revcol_small": "convnext_small", "revcol_base": "convnext_base"}
 COLUMNS = (2, 4, 8, 16)

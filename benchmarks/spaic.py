@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from repertory.core.timing import race, ratio
 from repertory.papers.spaic import LIF, Full, Group, Input, Net, Sparse, Uniform
 from repertory.papers.spaic.compiler import Compiled
 from repertory.papers.spaic.race import DECAY, Loop, linears, ours, spikes_and_labels, training_step
-from repertory.timing import race, ratio
 
 TAU_OF_PEER = 1 / (1 - DECAY)
 NEURONS, STEPS_W1, STEPS_W2 = 1000, 100, 1000

@@ -21,10 +21,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from repertory.files import write_json
+from repertory.core.files import write_json
+from repertory.core.timing import race, ratio, where_the_time_goes
 from repertory.papers.vgnet import VGNet
 from repertory.papers.vgnet.model import Downsampling, HalfIdentity, Pointwise
-from repertory.timing import race, ratio, where_the_time_goes
 
 PEERS = {
     "vgnetg_1_0mp": ("ghostnet_100", "mobilenetv2_050"),

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from repertory import catalog, checkpoint, runner
-from repertory.runner import Experiment
-from repertory.study import Session, Study
+from repertory import catalog
+from repertory.core import checkpoint
+from repertory.core.study import Session, Study
+from repertory.execution import models
+from repertory.execution.experiment import Experiment
+from repertory.verdicts.results import MEASURE
 
 PAPERS = list(catalog.packages())
 every_paper = pytest.mark.parametrize("paper", PAPERS)
@@ -32,7 +35,7 @@ def test_the_card_is_complete(paper: str) -> None:
     card, study = catalog.card(paper), catalog.load(paper)
     assert {"smoke", "laptop", "paper"} <= set(study.scales)
     assert study.method in study.arms
-    assert runner.MEASURE not in study.arms
+    assert MEASURE not in study.arms
     assert any("\u4e00" <= sign <= "\u9fff" for sign in card.summary.zh)
     tested = {name for claim in card.claim for test in claim.test for name in _arms_of(test)}
     assert tested <= set(study.arms), "a claim tests an arm that the study does not have"
@@ -121,10 +124,10 @@ PREDICT = """
 import json, sys
 from pathlib import Path
 import torch
-from repertory import runner
+from repertory.execution import models
 torch.set_num_threads(1)
-prediction = runner.predict(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
-metrics = runner.evaluate(Path(sys.argv[1]), None, Path(sys.argv[3]))
+prediction = models.predict(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+metrics = models.evaluate(Path(sys.argv[1]), None, Path(sys.argv[3]))
 print(json.dumps({"text": prediction.text, "table": prediction.table, "figures": sorted(prediction.figures),
                   "metrics": metrics}, default=str))
 """
@@ -134,7 +137,7 @@ print(json.dumps({"text": prediction.text, "table": prediction.table, "figures":
 def test_the_method_saves_loads_elsewhere_and_predicts_the_same(paper: str, tmp_path: Path) -> None:
     folder, metrics = Experiment(paper, "smoke", out=tmp_path / "model").train()
     source = _sample(paper, "smoke", tmp_path)  # the whole folder, which every study must accept
-    here = runner.predict(folder, source, tmp_path / "scratch")
+    here = models.predict(folder, source, tmp_path / "scratch")
     assert here.table or here.text
     assert here.figures, "people would rather look"
     done = subprocess.run(

@@ -26,9 +26,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from repertory import catalog
-from repertory.problem import Problem
-from repertory.study import Prediction, Study
-from repertory.training import Recipe, fit, loader
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study
+from repertory.core.training import Recipe, fit, loader
 
 PACKAGE = "toy_room"
 

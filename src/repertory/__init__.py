@@ -1,7 +1,7 @@
 """repertory: published deep-learning methods, runnable; their claims, executable.
 
     >>> import repertory
-    >>> "emo" in repertory.papers()
+    >>> "emo" in repertory.list_papers()
     True
     >>> repertory.card("emo").year
     2023
@@ -13,21 +13,24 @@ Importing this package imports no deep-learning library; running a study does.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 if TYPE_CHECKING:
-    from repertory.card import Card
-    from repertory.runner import Experiment
+    from repertory.core.card import Card
+    from repertory.execution.experiment import Experiment
+    from repertory.execution.hardware import Hardware
 
 __version__ = "0.1.0"
-__all__ = ["Problem", "card", "papers", "study"]
+__all__ = ["Problem", "Scale", "card", "list_papers", "study"]
+
+Scale = Literal["smoke", "laptop", "desk", "paper"]
 
 
-def papers() -> list[str]:
+def list_papers() -> list[str]:
     """Identifiers of all papers."""
     from repertory import catalog
 
@@ -45,41 +48,30 @@ def card(paper: str) -> Card:
     return catalog.card(paper)
 
 
-def study(paper: str, scale: str = "laptop", **options: Any) -> Experiment:
+def study(
+    paper: str,
+    scale: Scale = "laptop",
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    hardware: Hardware | None = None,
+    dry_run: bool = False,
+) -> Experiment:
     """A paper's study at one scale, ready to `run()`.
 
     Args:
         paper: identifier.
         scale: "smoke" (seconds), "laptop" (minutes), "desk" where there is real mid-size data, "paper".
-        **options: `data`, `out`, `settings`, `hardware`, `dry_run` of `repertory.runner.Experiment`.
+        data: your own data; None: the sample, or the scale's real data set.
+        out: run directory; default: runs/<paper>/<scale>.
+        settings: fields of the study's configuration to change.
+        hardware: devices, precision, strategy.
+        dry_run: two steps per loop; proves that a recipe builds.
 
     Raises:
         Problem: unknown paper, scale or setting, or a folder that does not exist.
     """
-    from repertory.runner import Experiment
+    from repertory.execution.experiment import Experiment
 
-    return Experiment(paper, scale, **options)
-
-
-class _Callable(ModuleType):
-    """A submodule that can also be called like the function of its name."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return _FUNCTIONS[self.__name__](*args, **options)
-
-
-class _Package(ModuleType):
-    """`repertory.papers`, `.card` and `.study` are functions here and submodules on disk.
-
-    Importing a submodule binds its name in the package, over the function; from then on the submodule
-    answers calls, so that `repertory.papers()` and `repertory.papers.emo` both work, in any order.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and value.__name__ in _FUNCTIONS:
-            value.__class__ = _Callable
-        super().__setattr__(name, value)
-
-
-_FUNCTIONS = {f"{__name__}.{function.__name__}": function for function in (papers, card, study)}
-sys.modules[__name__].__class__ = _Package
+    return Experiment(paper, scale, data=data, out=out, settings=settings, hardware=hardware, dry_run=dry_run)

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 import repertory.papers as builtin
-from repertory.card import Card, read_card
-from repertory.files import cache_dir, write_text
-from repertory.problem import Problem
+from repertory.core.card import Card, read_card
+from repertory.core.files import cache_dir, write_text
+from repertory.core.problem import Problem
 
 if TYPE_CHECKING:
-    from repertory.study import Study
+    from repertory.core.study import Study
 
 ENTRY_POINTS = "repertory.papers"
 
@@ -86,7 +86,8 @@ def card(paper: str) -> Card:
         return read_card(path)  # says what is wrong
     # Parsing TOML takes most of the time of `repertory list`, so the parsed form is kept. Its name changes with
     # the card and with card.py: an old form is never read.
-    stamps = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in (path, Path(__file__).with_name("card.py"))]
+    sources = (path, Path(__file__).parent / "core" / "card.py")
+    stamps = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sources]
     key = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     kept = cache_dir() / "cards" / f"{paper}-{key}.json"
     with contextlib.suppress(OSError, ValidationError):

@@ -16,12 +16,13 @@ import typer
 from rich.console import Console
 
 from repertory import catalog
-from repertory.files import json_text, replace_folder, write_text
-from repertory.problem import Problem
+from repertory.core.files import json_text, replace_folder, write_text
+from repertory.core.problem import Problem
 
 if TYPE_CHECKING:
-    from repertory.runner import Hardware, Result
-    from repertory.study import Prediction
+    from repertory.core.study import Prediction
+    from repertory.execution.hardware import Hardware
+    from repertory.verdicts.results import Result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,7 +106,7 @@ def _lang(lang: str) -> str:
 
 
 def _hardware(accelerator: str, devices: int, num_nodes: int, strategy: str, precision: str) -> Hardware:
-    from repertory.runner import Hardware
+    from repertory.execution.hardware import Hardware
 
     return Hardware(accelerator, devices, num_nodes, strategy, precision)
 
@@ -149,7 +150,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     if as_json:
         print(json_text(card.model_dump()))
         return
-    from repertory.show import show_card
+    from repertory.reports.card import show_card
 
     out.print(show_card(card, lang))
 
@@ -203,7 +204,7 @@ def run(
     for name in catalog.packages() if all_papers else [paper or ""]:
         folder = out_dir / name if out_dir and all_papers else out_dir
         catalog.folder(name)  # an unknown name is said at once, before torch is imported
-        from repertory.runner import Experiment
+        from repertory.execution.experiment import Experiment
 
         experiment = Experiment(
             name,
@@ -231,13 +232,13 @@ def run(
 
 
 def _print_result(result: Result, lang: str, as_json: bool) -> None:
-    from repertory import report
-    from repertory.runner import commit
+    from repertory.execution.provenance import commit
+    from repertory.reports import terminal
 
     if as_json:
         print(json_text(result.to_json()))
         return
-    out.print(report.terminal(result, lang))
+    out.print(terminal.report(result, lang))
     if result.commit != commit():
         then, now = result.commit or "no commit", commit() or "no commit"
         out.print(f"computed by {then}, this is {now}; --fresh computes anew", style="yellow")
@@ -264,7 +265,7 @@ def train(
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
     catalog.folder(paper)
-    from repertory.runner import Experiment
+    from repertory.execution.experiment import Experiment
 
     hardware = _hardware(accelerator, devices, num_nodes, strategy, precision)
     experiment = Experiment(paper, scale, data=data, out=out_dir, settings=_settings(settings), hardware=hardware)
@@ -280,10 +281,10 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="model directory")], data: Data = None, as_json: Json = False
 ) -> None:
     """Metrics of a trained model on the held-out part of some data."""
-    from repertory import runner
+    from repertory.execution import models
 
     with tempfile.TemporaryDirectory() as folder:
-        metrics = runner.evaluate(model, data, Path(folder), console=err)
+        metrics = models.evaluate(model, data, Path(folder), console=err)
     if as_json:
         print(json_text(metrics))
     else:
@@ -299,10 +300,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input."""
-    from repertory import runner
+    from repertory.execution import models
 
     with tempfile.TemporaryDirectory() as folder:
-        prediction = runner.predict(model, source, Path(folder), err, _settings(settings))
+        prediction = models.predict(model, source, Path(folder), err, _settings(settings))
     if as_json:
         print(json_text({"text": prediction.text, "table": prediction.table}))
     else:
@@ -314,7 +315,7 @@ def predict(
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
-    from repertory.report import number
+    from repertory.reports.words import number
 
     for name, value in metrics.items():
         out.print(f"{name:30s} {number(value)}", highlight=False)
@@ -367,7 +368,7 @@ def sample(
     catalog.folder(paper)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Problem("the folder is not empty", folder, "give a new or an empty folder")
-    from repertory.runner import Experiment
+    from repertory.execution.experiment import Experiment
 
     experiment = Experiment(paper, scale, settings=_settings(settings))
     with replace_folder(folder) as fresh, err.status("writing the sample"):
@@ -390,7 +391,7 @@ def convert(
         raise Problem("no such file", source, "give the file that the authors released")
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", folder, "give a new folder")
-    from repertory.runner import Experiment
+    from repertory.execution.experiment import Experiment
 
     Experiment(paper, "paper", settings=_settings(settings)).convert(source, folder, variant)
     out.print(f"model: {folder}", soft_wrap=True, highlight=False)
@@ -438,15 +439,15 @@ def record(
     jobs: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Re-run studies afresh and write results/PAPER.json; then README's table."""
-    from repertory import report
-    from repertory.runner import Experiment
+    from repertory.execution.experiment import Experiment
+    from repertory.reports import terminal
 
     for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
         result = experiment.run(fresh=True, jobs=jobs, console=out)
         result.save(_checkout() / "results" / f"{name}.json")
-        out.print(report.terminal(result))
+        out.print(terminal.report(result))
     table()
 
 
@@ -455,12 +456,13 @@ def table(
     check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
 ) -> None:
     """Generate README's table of papers, and the pictures beside it, from cards and recorded results."""
-    from repertory import report
-    from repertory.runner import Result
+    from repertory.reports import readme as readme_table
+    from repertory.reports import terminal
+    from repertory.verdicts.results import Result
 
     readme = _checkout() / "README.md"
     text = readme.read_text(encoding="utf-8")
-    fresh = report.with_table(text, report.markdown_table(catalog.cards(built_in=True), catalog.recorded()))
+    fresh = readme_table.with_table(text, readme_table.markdown_table(catalog.cards(built_in=True), catalog.recorded()))
     if check:
         if fresh == text:
             return
@@ -468,7 +470,7 @@ def table(
     write_text(readme, fresh)
     for path in (_checkout() / "results").glob("*.json"):
         result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-        write_text(path.with_suffix(".svg"), report.svg(result))
+        write_text(path.with_suffix(".svg"), terminal.svg(result))
 
 
 if __name__ == "__main__":

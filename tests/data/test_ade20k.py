@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from repertory.core.problem import Problem
 from repertory.data import ade20k
 from repertory.data.ade20k import IGNORE
-from repertory.problem import Problem
 
 
 @pytest.fixture(scope="module")

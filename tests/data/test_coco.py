@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from repertory.core.problem import Problem
 from repertory.data import coco
 from repertory.data.coco import CocoSet
-from repertory.problem import Problem
 
 pytest.importorskip("pycocotools")
 

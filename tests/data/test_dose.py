@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data.dose import (
     PET,
     Beam,
@@ -25,7 +26,6 @@ from repertory.data.dose import (
     write_case,
     write_metaimage,
 )
-from repertory.problem import Problem
 
 ISOTOPES = ("C11", "O15", "N13", "C10")
 RNG = np.random.default_rng(0)

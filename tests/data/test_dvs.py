@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data.dvs import PROFILES, moving, saccades, simulate, sinusoid, write_saccade_digits
 from repertory.data.events import read_class_folders, read_splits
-from repertory.problem import Problem
 
 
 def ramp(frames: int = 11) -> tuple[np.ndarray, np.ndarray]:

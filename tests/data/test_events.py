@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data.events import (
     EVENT,
     check_size,
@@ -30,7 +31,6 @@ from repertory.data.events import (
     write_atis,
     write_dat,
 )
-from repertory.problem import Problem
 
 
 def stream(count: int = 200, width: int = 34, height: int = 34, seed: int = 0, last: int = 300_000) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data.fair_graphs import (
     Encoding,
     biased_graph,
@@ -18,7 +19,6 @@ from repertory.data.fair_graphs import (
     read_fair_graph,
     write_npz,
 )
-from repertory.problem import Problem
 
 
 def people(folder: Path, name: str = "staff", edges: str = "0 1\n1 2\n4.0e+00 5.0e+00\n", **columns: list) -> Path:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from repertory.core.problem import Problem
 from repertory.data import graphs
 from repertory.data.graphs import Graph
-from repertory.problem import Problem
 
 
 @pytest.fixture

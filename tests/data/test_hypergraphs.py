@@ -14,9 +14,9 @@ import pytest
 import torch
 from scipy import io, sparse
 
+from repertory.core.problem import Problem
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import UNLABELLED, Hypergraph, make_hypergraph, read_hypergraph
-from repertory.problem import Problem
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data import idx
-from repertory.problem import Problem
 
 
 def test_the_sample_is_read_as_it_was_written(tmp_path: Path) -> None:

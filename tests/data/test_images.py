@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from repertory.core.problem import Problem
 from repertory.data import images
-from repertory.problem import Problem
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data.molecules import (
     SCAFFOLDS,
     SUBSTITUENTS,
@@ -20,7 +21,6 @@ from repertory.data.molecules import (
     scaffold_split,
     write_sample,
 )
-from repertory.problem import Problem
 
 # -- features ---------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from repertory.core.problem import Problem
 from repertory.data import shd
-from repertory.problem import Problem
 
 h5py = pytest.importorskip("h5py")
 

@@ -16,7 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory import catalog, checkpoint
+from repertory import catalog
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data import events, images
 from repertory.data.events import EventSet, make_events
 from repertory.data.images import ImageSet
@@ -37,8 +40,6 @@ from repertory.papers.apb import (
 from repertory.papers.apb.pictures import association
 from repertory.papers.apb.sample import write_moving_digits
 from repertory.papers.apb.study import ARMS, APBConfig, APBStudy, Frames, activity
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

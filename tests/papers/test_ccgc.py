@@ -17,7 +17,10 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.data import graphs
 from repertory.papers.ccgc import CCGC, kmeans, smooth, warmup_loss
 from repertory.papers.ccgc.clustering import (
@@ -38,9 +41,6 @@ from repertory.papers.ccgc.model import (
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, CCGCConfig
 from repertory.papers.ccgc.scores import accuracy, label_free_scores, relabel, relative_inertia, supervised_scores
 from repertory.papers.ccgc.study import CONTRASTIVE_ARMS, KMEANS_ARMS, CCGCStudy
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Diverged
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

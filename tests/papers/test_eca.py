@@ -17,7 +17,9 @@ from timm.data import resolve_data_config
 from timm.layers import DropPath, EcaModule, SEModule
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.nn.macs import count_macs
 from repertory.papers.eca import (
     ECA,
@@ -33,8 +35,6 @@ from repertory.papers.eca.model import fitting, kernels_of_stages, load_network,
 from repertory.papers.eca.pictures import mean_channel_weights
 from repertory.papers.eca.study import ARMS, ECAConfig, ECAStudy
 from repertory.papers.eca.weights import kernels_of
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

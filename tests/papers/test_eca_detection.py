@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data import coco
-from repertory.nn.detection import average_precision, detection_loss
 from repertory.papers.eca import detector, network
 from repertory.papers.eca.detection import COCO_IMAGES, DETECTORS, KERNELS, RECIPE, evaluate, finetune
 from repertory.papers.eca.model import ECAResNet
 from repertory.papers.eca.study import trained_parameters
 from repertory.papers.eca.weights import kernels_of
-from repertory.problem import Problem
-from repertory.study import Session
+from repertory.tasks.detection import average_precision, detection_loss
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ from timm.layers import DropPath
 from timm.models import reparameterize_model
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import EMO, VARIANTS, group, iRMB, ungroup
 from repertory.papers.emo.pictures import attention_picture, pixel_attention
 from repertory.papers.emo.study import ARMS, MINI, EMOConfig, EMOStudy, fitting_variant
 from repertory.papers.emo.weights import with_our_names
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Recipe, fit
 from repertory.data import ade20k, coco
-from repertory.nn.detection import detection_loss
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import downstream
 from repertory.papers.emo.downstream import (
@@ -27,9 +29,7 @@ from repertory.papers.emo.downstream import (
     ssdlite,
 )
 from repertory.papers.emo.model import EMO, iRMB
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Recipe, fit
+from repertory.tasks.detection import detection_loss
 
 DETECTORS: list[Callable[..., nn.Module]] = [ssdlite, retinanet]
 SEGMENTERS: list[Callable[..., nn.Module]] = [deeplabv3, pspnet]

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data.events import count_frames, event_count, event_frame, make_events, voxel_grid, write_atis
 from repertory.papers.event_aug import (
     EST,
@@ -31,8 +33,6 @@ from repertory.papers.event_aug import (
 )
 from repertory.papers.event_aug.representations import triangle
 from repertory.papers.event_aug.study import EventAugConfig, EventAugStudy
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import probe
 

@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repertory import checkpoint, problem
+from repertory.core import checkpoint, problem
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.data import molecules
 from repertory.data.molecules import Molecules, featurise
 from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, adapt_along
@@ -39,9 +42,6 @@ from repertory.papers.gapgc.model import (
 )
 from repertory.papers.gapgc.recipe import ARMS, GAPGCConfig
 from repertory.papers.gapgc.study import GAPGCStudy, load_encoder, masked_bce, mean_auc
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Diverged
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

@@ -17,7 +17,10 @@ from pydantic import ValidationError
 from scipy import sparse
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import Hypergraph, make_hypergraph
 from repertory.papers.ghsc import (
@@ -44,9 +47,6 @@ from repertory.papers.ghsc.loop import PROTOCOLS, TEST, TRAIN, VALID, having, ro
 from repertory.papers.ghsc.model import NETWORKS, HRevGNN, Linear
 from repertory.papers.ghsc.recipe import PAMI, GHSCConfig, setting
 from repertory.papers.ghsc.study import ARMS, GHSCStudy, VertexClassifier, irreversibility, walk_gap
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Diverged
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from repertory import catalog, checkpoint
+from repertory import catalog
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data.dose import PET, write_case
 from repertory.papers.proton_dose import metrics, washout
 from repertory.papers.proton_dose.model import CELLS, VARIANTS, DoseRNN, EnergyFit
 from repertory.papers.proton_dose.simulator import ISOTOPES, Beams, pet, simulate, stopping_power
 from repertory.papers.proton_dose.study import NETWORKS, ProtonDoseConfig, ProtonDoseStudy
 from repertory.papers.proton_dose.washout import HALF_LIFE, activity, decay_factor, depth_window, select_depth
-from repertory.problem import Problem
-from repertory.study import Session
 
 SETS: tuple[washout.Washout, ...] = ("A", "B", "none")
 

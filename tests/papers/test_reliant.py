@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data.fair_graphs import FairGraph, biased_graph, draw_split, write_npz
 from repertory.papers.reliant.fairness import (
     EXPANSIONS,
@@ -30,8 +32,6 @@ from repertory.papers.reliant.loop import Task, akd_loss, cpf_loss, discriminato
 from repertory.papers.reliant.model import GCN, PLP, SGC, Discriminators, Distilled, GraphSAGE, summary_of
 from repertory.papers.reliant.recipe import ARMS, ReliantConfig
 from repertory.papers.reliant.study import ReliantStudy
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

@@ -23,15 +23,15 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.nn.macs import count_macs
 from repertory.papers.revcol import VARIANTS, Block, RevCol, Supervised, compound_loss
 from repertory.papers.revcol.cost import authors_macs, peak_bytes, saved_bytes
 from repertory.papers.revcol.downstream import mask_rcnn
 from repertory.papers.revcol.study import RevColConfig, RevColStudy, centred_gram, fitting_variant
 from repertory.papers.revcol.weights import read_released
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

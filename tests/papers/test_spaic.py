@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from repertory.core.problem import Problem
 from repertory.papers.spaic import (
     ACTIONS,
     AvgPool,
@@ -48,7 +49,6 @@ from repertory.papers.spaic.decoders import Readout, first_times
 from repertory.papers.spaic.learners import RULES
 from repertory.papers.spaic.network import Assembly, positions
 from repertory.papers.spaic.neurons import MODELS, neuron
-from repertory.problem import Problem
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import probe
 

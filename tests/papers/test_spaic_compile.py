@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import Stca
 from repertory.papers.spaic import (
     RULES,
@@ -51,7 +52,6 @@ from repertory.papers.spaic import (
     to_nir,
 )
 from repertory.papers.spaic.neurons import MODELS
-from repertory.problem import Problem
 from tests.fidelity.fill import probe
 
 FLAT = ("if", "lif", "plif", "clif", "pclif", "aclif", "lifm", "izh", "glif")

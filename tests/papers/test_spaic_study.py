@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.data import idx, shd
 from repertory.papers.spaic import SpikingClassifier, sources
 from repertory.papers.spaic.model import Perceptron
 from repertory.papers.spaic.study import SpaicConfig, SpaicStudy
-from repertory.problem import Problem
-from repertory.study import Session
 
 SMALL: dict[str, Any] = {"epochs": 2, "lr": 0.01, "net": "mlp:16", "steps": 8, "neurons": 12, "images": 120, "seeds": 1}
 
@@ -81,7 +81,7 @@ def test_a_network_from_a_file_survives_a_new_process(tmp_path: Path, digits: Pa
     code = f"""
 import torch
 from pathlib import Path
-from repertory import checkpoint
+from repertory.core import checkpoint
 model = checkpoint.load(Path({str(tmp_path / "model")!r}))
 torch.save(model(torch.load({str(tmp_path / "x.pt")!r})), {str(tmp_path / "y.pt")!r})
 """

@@ -22,7 +22,9 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
 from repertory.nn.macs import count_macs
 from repertory.papers.vgnet import KERNELS, SETS, VARIANTS, FixedDepthwise, SharedDepthwise, VGNet, fixed_kernels
 from repertory.papers.vgnet.baseline import MobileNetV2
@@ -30,8 +32,6 @@ from repertory.papers.vgnet.model import SIZES, STYLES, Downsampling, HalfIdenti
 from repertory.papers.vgnet.pictures import compared, kernels_picture, summary
 from repertory.papers.vgnet.study import ARMS, MINI, VGNetConfig, VGNetStudy, variant_of
 from repertory.papers.vgnet.weights import architecture, style_of
-from repertory.problem import Problem
-from repertory.study import Session
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 

@@ -23,9 +23,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from repertory.core.problem import Problem
 from repertory.data.images import image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
-from repertory.problem import Problem
 
 CLASSES = 150
 IGNORE = 255

@@ -28,10 +28,10 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from repertory.core.files import write_json
+from repertory.core.problem import Problem, require
 from repertory.data.images import read_image
 from repertory.data.scenes import draw_scenes
-from repertory.files import write_json
-from repertory.problem import Problem, require
 
 LAYOUT = """\
 annotations/instances_{train,val}2017.json

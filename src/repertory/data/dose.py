@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from repertory.problem import Problem, require
+from repertory.core.problem import Problem, require
 
 AXES = "xyz"
 PET = "PET"

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
+from repertory.core.problem import Problem
 from repertory.data.events import NMNIST, make_events, pick, write_atis
-from repertory.problem import Problem
 
 BATCH = 100
 """Recordings that are simulated together."""

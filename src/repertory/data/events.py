@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from repertory.problem import Problem, require
+from repertory.core.problem import Problem, require
 
 LAYOUT = """\
 Train/<digit>/*.bin, Test/<digit>/*.bin (N-MNIST)

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.metrics import pairwise_distances_chunked
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 FORMATS = """\
 <name>.csv (a row a person) and <name>_edges.txt (pairs of row numbers); own tables with label= and sensitive=

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 BLOCK_BYTES = 64 << 20
 """Dense adjacency matrices are turned into CSR in blocks of rows of about this size."""

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from scipy import io, sparse
 
+from repertory.core.problem import Problem, require
 from repertory.data.graphs import load_pickle
-from repertory.problem import Problem, require
 
 FORMATS = """\
 features.pickle, labels.pickle, hypergraph.pickle, splits/*.pickle (HyperGCN format)

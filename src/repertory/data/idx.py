@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 LAYOUT = """\
 train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz]

@@ -23,7 +23,7 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 LAYOUT = """\
 train/<class>/*.png or *.jpg, grey or RGB

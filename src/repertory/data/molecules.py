@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repertory.problem import Problem, require
+from repertory.core.problem import Problem, require
 
 FORMATS = """\
 <name>.csv (a column smiles, mol or SMILES; columns of 0, 1 or blank are tasks)

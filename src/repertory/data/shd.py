@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from repertory.core.problem import Problem, require
 from repertory.data.idx import Labelled, digits
-from repertory.problem import Problem, require
 
 LAYOUT = """\
 shd_train.h5 and shd_test.h5 (or ssc_…): spikes/times, spikes/units, labels, extra/keys"""

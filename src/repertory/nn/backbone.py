@@ -7,7 +7,7 @@ from typing import ClassVar
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 
 class StagedBackbone(nn.Module):

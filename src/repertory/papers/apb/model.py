@@ -24,8 +24,8 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import PLANS, SpikingConvNet, Window
-from repertory.problem import Problem
 
 Mode = Literal["shared", "pair"]
 Where = Literal["hidden", "all"]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repertory.core.problem import Problem
 from repertory.data.events import Size, count_frames, make_events
-from repertory.problem import Problem
 
 
 def frames_of(events: np.ndarray, sensor: Size, size: Size, steps: int) -> Tensor:

@@ -28,6 +28,9 @@ from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.training import Recipe, fit, loader
 from repertory.data import events, images
 from repertory.data.events import EventSet, Size
 from repertory.data.images import ImageSet
@@ -36,9 +39,6 @@ from repertory.papers.apb import pictures
 from repertory.papers.apb.model import APBNet, Mode, Where
 from repertory.papers.apb.sample import write_moving_digits
 from repertory.papers.apb.stcf import STCF, frames_of, with_drops, with_noise
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
-from repertory.training import Recipe, fit, loader
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 DISTURBANCES = (("noise", 0.1), ("noise", 0.3), ("drop", 0.3), ("drop", 0.5))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 
 class Clusters(NamedTuple):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.papers.ccgc.clustering import Clusters, high_confidence, kmeans
 from repertory.papers.ccgc.model import (
     CCGC,
@@ -23,8 +25,6 @@ from repertory.papers.ccgc.model import (
 )
 from repertory.papers.ccgc.recipe import CCGCConfig
 from repertory.papers.ccgc.scores import accuracy, relative_inertia
-from repertory.study import Session
-from repertory.training import Diverged
 
 PROTOCOLS = {
     "oracle": "the clustering with the best ACC, chosen with the true labels: what the paper reports",

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.study import StudyConfig
+from repertory.core.study import StudyConfig
 
 RELEASED: dict[str, Any] = {"accumulate_grad": True, "skip_first_cluster": True}
 """The two quirks of the authors' code under which its results were published."""

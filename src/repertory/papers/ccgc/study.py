@@ -18,18 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.files import write_text
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
 from repertory.data import graphs
 from repertory.data.graphs import Graph
-from repertory.files import write_text
 from repertory.papers.ccgc import pictures
 from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_distinct
 from repertory.papers.ccgc.loop import Record, cluster_contrastively, cluster_restarts, last_refresh
 from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, UNKNOWN, CCGCConfig
 from repertory.papers.ccgc.scores import label_free_scores, supervised_scores
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
 
 NEVER = 1 << 30
 

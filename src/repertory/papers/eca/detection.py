@@ -20,13 +20,13 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Recipe, fit, loader
 from repertory.data import coco
-from repertory.nn.detection import average_precision, detection_loss
 from repertory.papers.eca.model import RESNETS, ECAResNet, Kernels, load_network, network
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Recipe, fit, loader
+from repertory.tasks.detection import average_precision, detection_loss
 
 DETECTORS: dict[str, type[FasterRCNN | RetinaNet]] = {
     "faster_rcnn": FasterRCNN,

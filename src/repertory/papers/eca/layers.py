@@ -21,7 +21,7 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 
 def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:

@@ -30,11 +30,11 @@ from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.eca.layers import WITH_KERNEL, WITH_REDUCTION, Gate, canonical, channel_attention
 from repertory.papers.eca.weights import accept_released_weights, kernels_of, read_weights, structure_of
-from repertory.problem import Problem
 
 Kernels = str | int | Sequence[int] | None
 """Kernel of each stage, as 3,5,5,7 or "3557"; one for all; "adaptive" or None: by equation 12 on the output width."""

@@ -21,7 +21,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from repertory.classification import ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, StudyConfig
+from repertory.core.timing import race, ratio
+from repertory.core.training import loader
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
 from repertory.papers.eca import pictures
@@ -40,10 +43,7 @@ from repertory.papers.eca.model import (
     stages_of,
 )
 from repertory.papers.eca.weights import check_kernels, kernels_of, read_weights
-from repertory.problem import Problem
-from repertory.study import Prediction, StudyConfig
-from repertory.timing import race, ratio
-from repertory.training import loader
+from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, preprocessing
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"attention": "none"},

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from repertory import checkpoint
-from repertory.problem import Problem
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
 
 ATTENTION = re.compile(r"^(?:layer(\d+)\.\d+\.eca|features\.\d+\.conv\.[34])\.conv\.weight$")
 """Names of the kernels of ECA, and their stage in a ResNet."""

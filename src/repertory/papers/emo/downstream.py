@@ -3,7 +3,7 @@
     model = ssdlite("emo_1m")                                   # an SSD of torchvision's; published AP 22.0
     train, val = (coco.read_split(folder, split) for split in ("train", "val"))
     train = train.with_objects().seen_through(AUGMENTATION["ssdlite"])
-    fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)   # of repertory.nn.detection
+    fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)  # of tasks.detection
     evaluate_detector(session, model, val)                      # {"AP": …, "AP50": …, …}
 
 The heads are torchvision's; all take images from 0 to 1 and normalise them as EMO's weights want it. An EMO goes in
@@ -32,14 +32,14 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
 
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Recipe, loader
 from repertory.data import ade20k, coco
 from repertory.data.ade20k import IGNORE, SceneSet
 from repertory.data.coco import CocoSet
-from repertory.nn.detection import average_precision
 from repertory.papers.emo.model import EMO, VARIANTS, iRMB
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Recipe, loader
+from repertory.tasks.detection import average_precision
 
 SSD_SIZE = 320
 """Height and width to which SSDLite resizes."""

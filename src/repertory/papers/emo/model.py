@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from repertory.core.problem import Problem
 from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
-from repertory.problem import Problem
 
 WindowMode = Literal["strided", "contiguous"]
 

@@ -23,16 +23,16 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from repertory import checkpoint
-from repertory.classification import ImageRecipe, ImageStudy, accuracy_picture, as_picture
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import StudyConfig
+from repertory.core.timing import race, ratio
 from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
 from repertory.papers.emo.weights import with_our_names
-from repertory.problem import Problem
-from repertory.study import StudyConfig
-from repertory.timing import race, ratio
+from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, as_picture
 
 SPEED_BATCH = 8
 

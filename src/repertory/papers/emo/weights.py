@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from repertory import checkpoint
+from repertory.core import checkpoint
 
 RENAME = {
     r"^stage0\.0\.convs\.0\.": "stem.",

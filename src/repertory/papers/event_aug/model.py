@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import SpikingConvNet
 from repertory.papers.event_aug.representations import CHANNELS, EST, Kernel, Representation
-from repertory.problem import Problem
 
 
 class EventClassifier(nn.Module, PyTorchModelHubMixin):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.data.events import Size, count_frames, event_count, event_frame, voxel_grid
-from repertory.problem import Problem
 
 Representation = Literal["count_frames", "count", "frame", "voxel", "est"]
 

@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.training import Recipe, fit, loader
 from repertory.data import dvs, events
 from repertory.data.events import EventSet, Size
 from repertory.nn.spiking import tet_loss
@@ -43,9 +46,6 @@ from repertory.papers.event_aug.transforms import (
     ShiftFlip,
     Transform,
 )
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
-from repertory.training import Recipe, fit, loader
 
 
 class EventAugConfig(Recipe):

@@ -2,7 +2,7 @@
 
 Streams are structured arrays (N,) with fields x, y, t, p, in the order of t: those of `repertory.data.events`, or
 tonic's. A transform gives a new stream and leaves its input alone; chance comes from the generator that it is called
-with, or else from NumPy's global state, so that data loaders which seed that (`repertory.training.fit`) are obeyed.
+with, or else from NumPy's global state, so that seeded data loaders (`repertory.core.training.fit`) are obeyed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from repertory.core.problem import Problem
 from repertory.data.events import Size, pick
-from repertory.problem import Problem
 
 Selection = slice | np.ndarray
 """Rows of a stream: a fragment, or indices."""

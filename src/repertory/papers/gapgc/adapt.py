@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.training import Diverged
 from repertory.papers.gapgc.graphs import GraphBatch, repeat
 from repertory.papers.gapgc.losses import (
     binary_entropy,
@@ -38,7 +39,6 @@ from repertory.papers.gapgc.model import (
     untouched_statistics,
 )
 from repertory.papers.gapgc.recipe import ARMS, GAPGCConfig
-from repertory.training import Diverged
 
 
 class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):

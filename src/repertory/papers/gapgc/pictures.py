@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from repertory.core.problem import require
 from repertory.data.molecules import Molecules
-from repertory.problem import require
 
 BEFORE, AFTER = "#57606a", "#0969da"
 GROUPS = ("#0969da", "#cf222e")

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from repertory.core.training import Recipe
 from repertory.papers.gapgc.model import Knowledge, Pool, Scorer
-from repertory.training import Recipe
 
 
 class Arm(NamedTuple):

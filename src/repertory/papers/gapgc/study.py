@@ -23,7 +23,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.training import DRY_RUN_BATCH, fit, loader
 from repertory.data import molecules
 from repertory.data.molecules import Molecules
 from repertory.papers.gapgc import pictures
@@ -31,9 +34,6 @@ from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, Stream,
 from repertory.papers.gapgc.graphs import Graphs, collate
 from repertory.papers.gapgc.model import GIN, batch_statistics, untouched_statistics
 from repertory.papers.gapgc.recipe import GAPGCConfig
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
-from repertory.training import DRY_RUN_BATCH, fit, loader
 
 RENAMED = {
     r"^gnn\.": "",

@@ -15,10 +15,10 @@ from scipy import sparse
 from sklearn.metrics import pairwise_distances_chunked
 from torch import Tensor
 
+from repertory.core.problem import Problem
 from repertory.data.hypergraphs import CSR, check_weights
 from repertory.nn.dropout import dropout
 from repertory.nn.sparse import csr
-from repertory.problem import Problem
 
 DENSEST = 8
 """T is multiplied out if that at most multiplies the number of entries by this much; else it stays two factors."""

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.data.hypergraphs import UNLABELLED, Hypergraph
 from repertory.papers.ghsc.model import Features, Network
 from repertory.papers.ghsc.recipe import GHSCConfig, Setting
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Diverged
 
 UNUSED, TRAIN, VALID, TEST = range(4)
 """Role of a vertex."""

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem, require
 from repertory.nn.dropout import dropout
 from repertory.papers.ghsc.hypergraph import Operator, Sparse, UnifiedHypergraph
-from repertory.problem import Problem, require
 
 Features = Tensor | Sparse
 """(n, f)."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.study import StudyConfig
+from repertory.core.study import StudyConfig
 
 
 class Setting(NamedTuple):

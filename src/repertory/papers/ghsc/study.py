@@ -22,10 +22,12 @@ from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.files import write_text
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import CSR, Hypergraph
-from repertory.files import write_text
 from repertory.papers.ghsc import pictures
 from repertory.papers.ghsc.hypergraph import (
     Operator,
@@ -38,8 +40,6 @@ from repertory.papers.ghsc.hypergraph import (
 from repertory.papers.ghsc.loop import PROTOCOLS, accuracy, having, roles, train_network
 from repertory.papers.ghsc.model import Network, build_network
 from repertory.papers.ghsc.recipe import GHSCConfig, setting
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
 
 KNN = 6
 DEPTHS = (2, 4, 8, 16)

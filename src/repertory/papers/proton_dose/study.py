@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.training import Recipe, fit
 from repertory.data.dose import PET, Case, find_cases, read_case, write_case
 from repertory.papers.proton_dose import metrics, plots
 from repertory.papers.proton_dose.model import VARIANTS, Cell, DoseRNN, EnergyFit
@@ -36,9 +39,6 @@ from repertory.papers.proton_dose.simulator import (
     water_depth,
 )
 from repertory.papers.proton_dose.washout import Washout, activity, depth_window, select_depth
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
-from repertory.training import Recipe, fit
 
 
 class ProtonDoseConfig(Recipe):

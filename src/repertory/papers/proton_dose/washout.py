@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repertory.core.problem import Problem
 from repertory.papers.proton_dose.simulator import ISOTOPES, Array
-from repertory.problem import Problem
 
 Washout = Literal["A", "B", "none"]
 """Set A: Mizuno 2003. Set B: by tissue. none: physical decay alone."""

@@ -14,7 +14,7 @@ from numpy.polynomial import Polynomial
 from numpy.polynomial.legendre import leg2poly
 from torch import Tensor
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 Expansion = Literal["released", "exact"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repertory.files import write_text
-from repertory.problem import Problem
+from repertory.core.files import write_text
+from repertory.core.problem import Problem
 
 
 @dataclass(frozen=True)

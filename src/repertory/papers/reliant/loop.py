@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.problem import Problem
+from repertory.core.study import Session
+from repertory.core.training import Diverged
 from repertory.data.fair_graphs import FairGraph
 from repertory.papers.reliant.fairness import counted, smooth_difference
 from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge
 from repertory.papers.reliant.model import PROXIES, Discriminators, Distilled, summary_of
 from repertory.papers.reliant.recipe import Arm, ReliantConfig
-from repertory.problem import Problem
-from repertory.study import Session
-from repertory.training import Diverged
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout
 from repertory.papers.reliant.graph import Graph
-from repertory.problem import Problem
 
 TeacherKind = Literal["gcn", "sage"]
 StudentKind = Literal["plp", "sgc"]

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from repertory.core.study import StudyConfig
 from repertory.papers.reliant.fairness import Expansion
 from repertory.papers.reliant.model import ProxyKind
-from repertory.study import StudyConfig
 
 
 class Arm(NamedTuple):

@@ -18,6 +18,8 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
 from repertory.data import fair_graphs
 from repertory.data.fair_graphs import Encoding, FairGraph
 from repertory.papers.reliant import pictures
@@ -27,8 +29,6 @@ from repertory.papers.reliant.knowledge import Knowledge, read_knowledge, write_
 from repertory.papers.reliant.loop import Task, distil, train_teacher
 from repertory.papers.reliant.model import Distilled
 from repertory.papers.reliant.recipe import ARMS, SETTINGS, STUDENTS, ReliantConfig
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
 
 COLLAPSED = 0.99
 """Share of equal decisions above which a model decides nothing."""

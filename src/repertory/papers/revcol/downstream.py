@@ -20,9 +20,9 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from repertory.core.problem import Problem
+from repertory.core.training import Recipe
 from repertory.papers.revcol.model import LEVELS, VARIANTS, RevCol
-from repertory.problem import Problem
-from repertory.training import Recipe
 
 WIDTH = 256
 """Channels of the pyramid."""

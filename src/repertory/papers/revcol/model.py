@@ -20,6 +20,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn.backbone import check_format
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
@@ -33,7 +34,6 @@ from repertory.papers.revcol.supervision import (
     default_taps,
 )
 from repertory.papers.revcol.weights import accept_released_weights
-from repertory.problem import Problem
 
 STRIDE = 32
 """Of level 3."""

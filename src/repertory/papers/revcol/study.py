@@ -23,18 +23,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory import checkpoint
-from repertory.classification import ImageData, ImageRecipe, ImageStudy, as_picture, preprocessing
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import StudyConfig
+from repertory.core.timing import race, ratio
+from repertory.core.training import loader
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.revcol import pictures
 from repertory.papers.revcol.cost import authors_macs, peak_bytes, saved_bytes
 from repertory.papers.revcol.model import STRIDE, VARIANTS, WARPED, RevCol
 from repertory.papers.revcol.supervision import Supervised, compound_loss
 from repertory.papers.revcol.weights import read_released, without_supervision
-from repertory.problem import Problem
-from repertory.study import StudyConfig
-from repertory.timing import race, ratio
-from repertory.training import loader
+from repertory.tasks.images import ImageData, ImageRecipe, ImageStudy, as_picture, preprocessing
 
 MINI: dict[str, Any] = {
     "channels": (16, 32, 48, 64), "layers": (1, 1, 2, 1), "columns": 4, "drop_path_rate": 0.0, "layer_scale": 0.1,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repertory import checkpoint
+from repertory.core import checkpoint
 
 
 class Inert:

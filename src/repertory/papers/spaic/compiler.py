@@ -22,12 +22,12 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import Surrogate, lif, spike
 from repertory.papers.spaic.learners import RSTDP, FullSTDP, Record, Synapse, reward_of
 from repertory.papers.spaic.network import Group, Input, Net, Node, Source, silent
 from repertory.papers.spaic.neurons import MODELS, State, decay
 from repertory.papers.spaic.wires import Tap, Traffic, Wire
-from repertory.problem import Problem
 
 SPARSE = 0.25
 """A loop's projections are driven by events up to this share of synapses."""

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from repertory.core.problem import Problem
 from repertory.papers.spaic.learners import Rule
 from repertory.papers.spaic.synapses import Op, Shape
-from repertory.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 
 class Kind(NamedTuple):

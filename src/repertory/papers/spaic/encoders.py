@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from repertory.core.problem import Problem, require
 from repertory.papers.spaic.neurons import Neuron, Parameter, State
-from repertory.problem import Problem, require
 
 CURRENT = "I"
 Method = Literal["auto", "euler", "exp_euler"]

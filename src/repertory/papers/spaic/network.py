@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import Atan, Surrogate
 from repertory.papers.spaic import connections, encoders, learners, synapses
 from repertory.papers.spaic.connections import Connection, Electrical, Uniform
@@ -35,7 +36,6 @@ from repertory.papers.spaic.encoders import Encoder
 from repertory.papers.spaic.equations import from_text
 from repertory.papers.spaic.neurons import MODELS, SILENT, Neuron, neuron
 from repertory.papers.spaic.synapses import Direct, Op, Shape
-from repertory.problem import Problem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

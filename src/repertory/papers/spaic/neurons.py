@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 State = dict[str, Tensor]
 Step = Callable[[State, Tensor, Any, float], tuple[State, Tensor]]

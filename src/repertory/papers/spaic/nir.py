@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from repertory.core.problem import Problem, require
 from repertory.papers.spaic.compiler import Cell, Compiled
 from repertory.papers.spaic.connections import Connection, Conv, ConvTranspose, Full, OneToOne
 from repertory.papers.spaic.network import Group, Input, Net, Node, Projection
 from repertory.papers.spaic.neurons import MODELS, Neuron
 from repertory.papers.spaic.synapses import AvgPool, Direct, Flatten, Op, Scale, SumPool
 from repertory.papers.spaic.wires import Wire
-from repertory.problem import Problem, require
 
 Array = NDArray[Any]
 

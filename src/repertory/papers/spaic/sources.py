@@ -15,9 +15,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from repertory.core.problem import Problem
 from repertory.data import idx, images, shd
 from repertory.data.shd import Recordings
-from repertory.problem import Problem
 
 LAYOUT = (
     "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-… likewise (MNIST's)\n"

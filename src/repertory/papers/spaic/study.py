@@ -22,6 +22,10 @@ from pydantic import Field
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.timing import race
+from repertory.core.training import Recipe, fit, loader
 from repertory.data import idx, shd
 from repertory.papers.spaic import circuits, pictures, sources
 from repertory.papers.spaic.connections import Connection
@@ -30,10 +34,6 @@ from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifi
 from repertory.papers.spaic.network import Input, Net
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.sources import Samples, SpikeData, together
-from repertory.problem import Problem
-from repertory.study import Prediction, Study, StudyConfig
-from repertory.timing import race
-from repertory.training import Recipe, fit, loader
 
 EVALUATED = 256
 """Samples of one evaluation batch."""

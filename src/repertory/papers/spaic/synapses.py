@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.papers.spaic.neurons import decay
-from repertory.problem import Problem
 
 Shape = tuple[int, ...]
 

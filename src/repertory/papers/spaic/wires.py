@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn.spiking import over_time
 from repertory.papers.spaic.connections import Connection, Electrical, RateToSpikes, Uniform
 from repertory.papers.spaic.network import Projection, positions
 from repertory.papers.spaic.synapses import Filter, Shape
-from repertory.problem import Problem
 
 Tap = tuple[int, Tensor]
 Sums = dict[int, list[Tensor]]

@@ -8,7 +8,7 @@ with zeros, so this offset differs at the border: it is a map, computed once for
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise
-
-if TYPE_CHECKING:
-    from repertory.papers.vgnet.model import Downsampling, HalfIdentity, Stage
 
 Affine = tuple[Tensor, Tensor]
 """Scale and shift of each channel, (C,) each."""
@@ -65,9 +62,9 @@ class AffineJoin(nn.Module):
         return torch.addcmul(self.shift, torch.cat(pair, 1), self.scale)
 
 
-def fuse_stage(stage: Stage) -> None:
-    """Fold every batch norm of a stage, in place; with squeeze-and-excitation, those of K alone."""
-    down, halves = cast("Downsampling", stage[0]), cast("list[HalfIdentity]", list(stage)[1:-1])
+def fuse_stage(stage: nn.Sequential) -> None:
+    """Fold every batch norm of a `model.Stage`, in place; with squeeze-and-excitation, those of K alone."""
+    down, *halves, _ = cast("list[Any]", list(stage))  # a Downsampling, HalfIdentity layers, a Join
     for half in halves:
         half.kernel = plain_kernel(half.kernel)
     if not isinstance(down.pw.norm, nn.BatchNorm2d) or not isinstance(down.pw.se, nn.Identity):
@@ -84,8 +81,8 @@ def fuse_stage(stage: Stage) -> None:
     stage[-1] = AffineJoin(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]]))
 
 
-def _fold(half: HalfIdentity, a: Affine, b: Affine) -> None:
-    """Let a layer read a and b as they were before scale and shift."""
+def _fold(half: Any, a: Affine, b: Affine) -> None:
+    """Let a `model.HalfIdentity` read a and b as they were before scale and shift."""
     conv, kernel = half.pw.conv, half.kernel
     weights = conv.weight.flatten(1)
     weight_a, weight_b = weights.chunk(2, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.problem import Problem
+from repertory.core.problem import Problem
 
 Rows = tuple[tuple[float, float, float], ...]
 

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
+from repertory.core.problem import Problem
 from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
 from repertory.papers.vgnet.weights import adopt
-from repertory.problem import Problem
 
 Downsample = Literal["blur", "dwconv", "maxpool"]
 Kernels = Literal["learned", "learned_bn", "edge", "edge_gaussian", "identity"]

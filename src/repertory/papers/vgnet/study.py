@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from repertory import checkpoint
-from repertory.classification import ImageData, ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, StudyConfig
+from repertory.core.timing import race, ratio
+from repertory.core.training import loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.imagenet import label_names
@@ -37,10 +40,7 @@ from repertory.papers.vgnet.baseline import MobileNetV2
 from repertory.papers.vgnet.kernels import FixedDepthwise
 from repertory.papers.vgnet.model import SIZES, VARIANTS, VGNet
 from repertory.papers.vgnet.weights import adopt, architecture, is_authors, with_our_names
-from repertory.problem import Problem
-from repertory.study import Prediction, StudyConfig
-from repertory.timing import race, ratio
-from repertory.training import loader
+from repertory.tasks.images import ImageData, ImageRecipe, ImageStudy, accuracy_picture, preprocessing
 
 MINI: dict[str, Any] = {
     "channels": (16, 32, 64, 96, 128),

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repertory import checkpoint
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
 from repertory.papers.vgnet.kernels import SETS, FixedDepthwise, fixed_kernels
-from repertory.problem import Problem
 
 TAIL = r"^features\.stage4\.\d+\.0\.(mux\.)?weight$"
 """The kernel of the tail, which comes behind the layers of stage 4."""

@@ -1,0 +1,172 @@
+"""Model directories (config.json + model.safetensors), and the way in for weights that others released.
+
+A model is an `nn.Module` with `huggingface_hub.PyTorchModelHubMixin`: its constructor takes JSON values,
+so `save_pretrained`, `from_pretrained` and `push_to_hub` work. `repertory.json` beside the weights names
+the class and the paper, so that `repertory predict my_model/ photo.jpg` needs no further word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from repertory.core.files import replace_folder, write_json
+from repertory.core.problem import Problem
+
+ABOUT = "repertory.json"
+
+
+def save(model: nn.Module, folder: Path, **about: Any) -> None:
+    """Write a model directory atomically; `about` (JSON values: paper, arm, config) goes into repertory.json."""
+    if not isinstance(model, PyTorchModelHubMixin):
+        raise TypeError(f"{type(model).__name__} cannot be saved: derive it from PyTorchModelHubMixin")
+    with replace_folder(Path(folder)) as fresh:
+        model.save_pretrained(fresh)
+        write_json(fresh / ABOUT, {"class": f"{type(model).__module__}:{type(model).__qualname__}", **about})
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What repertory.json says of a model directory.
+
+    Raises:
+        Problem: not a model directory.
+    """
+    try:
+        content = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason: Exception | None = None
+    except (OSError, ValueError) as error:
+        reason = error
+    raise Problem(
+        "not a model directory of repertory", folder, "give the folder that `repertory train --out` wrote"
+    ) from reason
+
+
+def load(folder: Path, package: str = "repertory") -> nn.Module:
+    """Load a model directory, in evaluation mode, on the CPU.
+
+    Only classes below `package` (or repertory itself) are built: a model directory from a stranger names
+    a class, and naming one must not be a way to import anything else.
+
+    Raises:
+        Problem: not a model directory, a class outside `package`, or weights that do not fit.
+    """
+    name = str(about(folder).get("class", ""))
+    module, _, qualname = name.partition(":")
+    foreign = Problem(f"the model directory names a foreign class: {name!r}", folder, "load it with its own package")
+    if module.split(".")[0] not in {"repertory", package.split(".")[0]}:
+        raise foreign
+    try:
+        cls = getattr(importlib.import_module(module), qualname)
+        if not (isinstance(cls, type) and issubclass(cls, PyTorchModelHubMixin) and cls.__module__ == module):
+            raise foreign  # something that our own modules import
+        with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
+            return cast(nn.Module, cls.from_pretrained(str(folder), strict=True)).eval()
+    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise Problem(
+            f"the model directory cannot be loaded: {reason}", folder, "it may be damaged, or of another version"
+        ) from error
+
+
+def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "net")) -> dict[str, torch.Tensor]:
+    """Tensors of a released checkpoint: safetensors, or a pickle of tensors (`weights_only`).
+
+    Args:
+        path: `.safetensors`, or anything that `torch.load` reads.
+        prefer: keys under which releases wrap their state dict; the first that is present is taken.
+
+    Raises:
+        Problem: unreadable, not weights, or a pickle that holds more than tensors.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; all mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Problem(
+            f"cannot read weights: {reason}", path, "give a .safetensors or a .pth of tensors only"
+        ) from error
+    for key in prefer:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = (
+        {k.removeprefix("module."): v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not state:
+        raise Problem("the file holds no weights", path, "give the state dict that the authors released")
+    return state
+
+
+def rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    r"""Rename the keys of a state dict by regular expressions, applied in order, each to every key.
+
+    Raises:
+        Problem: two tensors would get the same name.
+
+    Example:
+        >>> rename({"stem.conv.weight": torch.zeros(1)}, {r"^stem\.conv\.": "stem."}).keys()
+        dict_keys(['stem.weight'])
+    """
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, replacement in table.items():
+            key = re.sub(pattern, replacement, key)
+        if key in renamed:
+            raise Problem(f"two tensors would be called {key!r}", "weights", "give the file that the authors released")
+        renamed[key] = tensor
+    return renamed
+
+
+def fit_weights(
+    model: nn.Module, state: Mapping[str, torch.Tensor], where: object = "", spare: tuple[str, ...] = ()
+) -> list[str]:
+    """Load a state dict strictly, except for tensors below the prefixes `spare` whose shape differs.
+
+    Returns:
+        The keys left at their initial values: a head with another number of classes, say.
+
+    Raises:
+        Problem: keys are missing, unknown, or of another shape; names the first of each.
+    """
+    own = model.state_dict()
+    left = (
+        [k for k in own if k.startswith(spare) and (k not in state or state[k].shape != own[k].shape)] if spare else []
+    )
+    state = {k: v for k, v in state.items() if k not in left}
+    missing = [k for k in own if k not in state and k not in left]
+    unknown = [k for k in state if k not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} against {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    complaints = [
+        f"{len(found)} {word} (first: {found[0]})"
+        for found, word in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+        if found
+    ]
+    if complaints:
+        raise Problem(
+            f"the weights do not fit: {'; '.join(complaints)}", where, "choose the variant they were made for"
+        )
+    model.load_state_dict(dict(state), strict=False)
+    return left

@@ -1,0 +1,404 @@
+"""How a paper's claims are tested: a study, its configuration, and the session it runs in."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import Progress
+from torch import nn
+
+from repertory.core import checkpoint
+from repertory.core.files import cache_dir, replace_folder, write_text
+from repertory.core.problem import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+DRY_RUN_STEPS = 2
+
+
+class StudyConfig(BaseModel):
+    """What every study can be told. A paper's own configuration adds fields, each documented and bounded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    seeds: int = Field(default=3, ge=1, description="number of repetitions; claims are judged on paired seeds")
+    real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
+    threads: int = Field(
+        default=1,
+        ge=0,
+        description="CPU threads of a trial, 0: all cores; small models run best on one, and --jobs fills the others",
+    )
+
+
+C = TypeVar("C", bound=StudyConfig)
+
+
+@dataclass
+class Prediction:
+    """What a model says about a user's own input; the command line prints and saves whatever is there.
+
+    Arrays are saved as .npy; those with named columns (structured dtypes) as .csv.
+    """
+
+    text: str = ""
+    table: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Session:
+    """One trial's surroundings: its seed, its device, its folders, its progress bars and its safety net.
+
+    Args:
+        seed: repetition number; all randomness of the trial derives from it.
+        out_dir: folder of this trial; made if absent.
+        data_dir: the user's data, or None to use the sample.
+        fabric: devices, precision and strategy; default: this machine's first device in float32.
+        shared_dir: where modules that several arms share are kept; default: beside the trial.
+        package: import path below which stored modules may be loaded.
+        dry_run: loops end after two steps.
+        display: a rich progress display to draw into; None draws nothing.
+        keep_seconds: least time between two resume points of a loop; default: $REPERTORY_KEEP_SECONDS, or 5.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        out_dir: Path,
+        data_dir: Path | None = None,
+        *,
+        fabric: Fabric | None = None,
+        shared_dir: Path | None = None,
+        package: str = "repertory",
+        dry_run: bool = False,
+        display: Progress | None = None,
+        keep_seconds: float | None = None,
+    ) -> None:
+        self.seed = seed
+        self.out_dir = Path(out_dir)
+        self.data_dir = None if data_dir is None else Path(data_dir)
+        self.fabric = fabric or Fabric(devices=1)
+        self.shared_dir = shared_dir or self.out_dir / "shared"
+        self.package = package
+        self.dry_run = dry_run
+        self.display = display
+        self.keep_seconds = float(os.environ.get("REPERTORY_KEEP_SECONDS", 5)) if keep_seconds is None else keep_seconds
+        self._kept = time.monotonic()
+        self._board: Any = None
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+
+    # -- randomness -----------------------------------------------------------------------------
+
+    def _entropy(self, *key: int | str) -> int:
+        words = [int.from_bytes(sha256(k.encode()).digest()[:4]) if isinstance(k, str) else k for k in key]
+        # As a spawn key, since entropy is padded with zeros: (seed, "a") and (seed, "a", 0) would be the same.
+        return int(np.random.SeedSequence(self.seed, spawn_key=words).generate_state(1)[0])
+
+    def reseed(self, *key: int | str) -> None:
+        """Set the global generators (torch, numpy, random) from the seed and `key`.
+
+        A loop that calls `session.reseed(step)` needs no stored generator state to resume exactly.
+        """
+        seed = self._entropy(*key)
+        set_generators(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
+
+    def generator(self, *key: int | str) -> torch.Generator:
+        """A CPU generator of its own, from the seed and `key`."""
+        return torch.Generator().manual_seed(self._entropy(*key))
+
+    def rng(self, *key: int | str) -> np.random.Generator:
+        """A NumPy generator of its own, from the seed and `key`."""
+        return np.random.default_rng(self._entropy(*key))
+
+    # -- progress and records -------------------------------------------------------------------
+
+    def progress(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        """Iterate with a progress bar. In a dry run it ends after two items."""
+        if total is None and hasattr(items, "__len__"):
+            total = len(items)  # pyright: ignore[reportArgumentType]
+        display = self.display if self.fabric.is_global_zero else None
+        task = display.add_task(label, total=total) if display else None
+        try:
+            for count, item in enumerate(items, start=1):
+                yield item
+                if display and task is not None:
+                    display.advance(task)
+                if self.dry_run and count == DRY_RUN_STEPS:
+                    break
+        finally:
+            if display and task is not None:
+                display.remove_task(task)
+
+    def log(self, step: int, *, part: str = "", **metrics: float) -> None:
+        """Append to metrics.jsonl and to the TensorBoard events of this trial.
+
+        `part` names the loop when a trial has several (a teacher's, then a student's).
+        """
+        if not self.fabric.is_global_zero:
+            return
+        values = {name: float(value) for name, value in metrics.items()}
+        record = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        with (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, **({"part": part} if part else {}), **record}) + "\n")
+        if self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self.out_dir / "tensorboard"), purge_step=step)
+        for name, value in values.items():
+            self._board.add_scalar(f"{part}/{name}" if part else name, value, step)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Save a matplotlib figure as figures/<name>.png of this trial, and close it."""
+        path = self.out_dir / "figures" / f"{name}.png"
+        if self.fabric.is_global_zero:
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(path, dpi=110, bbox_inches="tight")
+        figure.clear()
+        return path
+
+    # -- safety net -----------------------------------------------------------------------------
+
+    def _resume_point(self, part: str) -> Path:
+        return self.out_dir / "resume" / (part or "loop")
+
+    def keep(self, step: int, *, part: str = "", now: bool = False, **state: Any) -> None:
+        """Store a loop's state after `step` steps, unless the last time was less than `keep_seconds` ago.
+
+        Values with `state_dict` / `load_state_dict` are stored through these; others must be tensors,
+        numbers, strings or containers of them. `now` stores regardless of the time: at the end of a loop
+        that another one follows.
+        """
+        due = now or time.monotonic() - self._kept >= self.keep_seconds
+        if self.fabric.world_size > 1:
+            due = self.fabric.broadcast(due)
+        if not due:
+            return
+        point = self._resume_point(part)
+        fresh = point.with_name(f"{point.name}.new")
+        self.fabric.save(fresh, {**state, "step": step})
+        if self.fabric.is_global_zero:
+            if point.is_dir():  # a sharded checkpoint is a folder
+                shutil.rmtree(point)
+            fresh.replace(point)
+        self.fabric.barrier()
+        self._kept = time.monotonic()
+
+    def resume(self, *, part: str = "", **state: Any) -> dict[str, Any]:
+        """Load what `keep` stored: modules and optimizers in place, plain values in the returned dict.
+
+        The dict is empty when there is nothing to resume. Records past the resume point are dropped,
+        since the loop will write them again.
+        """
+        point = self._resume_point(part)
+        saved = self.fabric.load(point, dict(state), weights_only=True) if point.exists() else {}
+        if self.fabric.is_global_zero:
+            self._drop_records_from(saved.get("step", 0), part)
+        return saved
+
+    def _drop_records_from(self, step: int, part: str) -> None:
+        records = self.out_dir / "metrics.jsonl"
+        if not records.exists():
+            return
+        whole = [line for line in records.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in whole if (r := json.loads(line)).get("part", "") != part or r["step"] < step]
+        write_text(records, "".join(f"{line}\n" for line in kept))
+
+    def finish(self) -> None:
+        """Close the records and remove the resume points: the trial is done."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        if self.fabric.is_global_zero:
+            shutil.rmtree(self.out_dir / "resume", ignore_errors=True)
+
+    # -- what arms share ------------------------------------------------------------------------
+
+    def shared(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """A module that several arms of one seed need (a teacher, a source model): built once, kept on disk.
+
+        Safe when two trial processes ask at the same time: the second waits for the first.
+        """
+        folder = self.shared_dir / f"{name}-{self.seed}"
+        module: nn.Module | None = None
+        if self.fabric.is_global_zero:
+            self.shared_dir.mkdir(parents=True, exist_ok=True)
+        self.fabric.barrier()
+        with FileLock(f"{folder}.lock") if self.fabric.is_global_zero else _nothing():
+            if self.fabric.broadcast(not folder.exists()):
+                self.reseed("shared", name)
+                module = build()
+                if self.fabric.is_global_zero:
+                    checkpoint.save(module, folder)
+        self.fabric.barrier()
+        # Loaded even by the one who built it, so that every arm starts from the very same state, also of chance.
+        module = self.fabric.to_device(checkpoint.load(folder, self.package))
+        self.reseed("after", name)
+        return module
+
+
+@dataclass
+class _nothing:
+    """Stands for the lock in the processes that do not hold it."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Study(ABC, Generic[C, D]):
+    """How one paper's claims are tested. Straight-line code: a reader follows it top to bottom.
+
+    A paper declares the class variables and implements `write_sample`, `read`, `train` and `evaluate`;
+    `measure`, `predict` and `convert` where they make sense.
+    """
+
+    paper: ClassVar[str]
+    """Identifier of the paper."""
+    arms: ClassVar[Mapping[str, str]]
+    """name -> one line; published baselines, the method, ablations."""
+    method: ClassVar[str]
+    """The arm that is the paper's own."""
+    Config: ClassVar[type[StudyConfig]]
+    scales: ClassVar[Mapping[str, StudyConfig]]
+    """"smoke", "laptop", "paper"; with real mid-size data also "desk"."""
+    sample_name: ClassVar[str]
+    """What the sample is, in a word or two: verdicts name it."""
+    sample_version: ClassVar[int] = 1
+    """Raise it when `write_sample` changes what it writes."""
+    sample_fields: ClassVar[tuple[str, ...]] = ()
+    """Config fields that `write_sample` depends on."""
+    layout: ClassVar[str]
+    """The folder layout that `read` expects, one path a line; shown when data are missing."""
+
+    def __init__(self, config: C, session: Session) -> None:
+        self.config = config
+        self.session = session
+
+    # -- data -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write_sample(self, folder: Path) -> None:
+        """Write the sample data set into an empty folder, in the real on-disk format."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> D:
+        """Read a data set from disk: the real one as its owners distribute it, the sample, or the user's."""
+
+    def data(self) -> D:
+        """The data of this session.
+
+        Raises:
+            Problem: the folder does not exist; names the layout expected.
+        """
+        return self.read(self.data_folder())
+
+    def data_folder(self) -> Path:
+        """The folder to read: the session's, else the real data set of this scale, else the sample."""
+        folder = self.session.data_dir
+        if folder is None and self.config.real:
+            folder = real_data(self.config.real)
+        if folder is None:
+            folder = self._cached_sample()
+        if not folder.exists():
+            raise self.missing(folder)
+        return folder
+
+    def missing(self, folder: Path) -> Problem:
+        """The Problem that says what `read` looked for and how to see an example."""
+        layout = "; ".join(line.strip() for line in self.layout.strip().splitlines())
+        return Problem(
+            f"no data for {self.paper} here; expected: {layout}",
+            folder,
+            f"repertory sample {self.paper} some_dir/ writes an example in this layout",
+        )
+
+    def data_name(self) -> str:
+        """What verdicts call the data."""
+        if self.session.data_dir is not None:
+            return self.session.data_dir.name
+        return self.config.real or self.sample_name
+
+    def _cached_sample(self) -> Path:
+        fields = self.config.model_dump(include=set(self.sample_fields), mode="json")
+        key = sha256(json.dumps([self.sample_version, fields], sort_keys=True).encode()).hexdigest()[:12]
+        folder = cache_dir() / "samples" / f"{self.paper}-{key}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with replace_folder(folder) as fresh:
+                    self.write_sample(fresh)
+        return folder
+
+    # -- the experiment -------------------------------------------------------------------------
+
+    @abstractmethod
+    def train(self, arm: str, data: D) -> nn.Module:
+        """Train one arm and return the module: the trained state, savable and loadable by itself."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, data: D) -> dict[str, float]:
+        """Metrics of a trained module on the held-out part of `data`."""
+
+    def measure(self) -> dict[str, float]:
+        """Figures that need no training: parameters, multiply-accumulates, memory, speed."""
+        return {}
+
+    def predict(self, model: nn.Module, source: Path) -> Prediction:
+        """Apply a trained module to the user's own input."""
+        raise Problem(f"{self.paper} has no predict", self.paper, f"repertory show {self.paper} tells what it offers")
+
+    def convert(self, source: Path, variant: str = "") -> nn.Module:
+        """Build a module from weights that the authors released."""
+        raise Problem(f"{self.paper}: the authors released no weights", source, "train your own: repertory train")
+
+
+def set_generators(seed: int) -> None:
+    """Set the global generators of torch (on the CPU), numpy and random.
+
+    `torch.manual_seed` does too, but queues a formatted stack for each kind of device that is not in use yet:
+    0.7 ms and some memory every time, more than many a training step takes.
+    """
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  augmentation libraries draw from the global generator
+    random.seed(seed)
+
+
+def real_data(name: str) -> Path:
+    """The folder of a real data set under $REPERTORY_DATA.
+
+    Raises:
+        Problem: the variable is unset, or the folder is not there.
+    """
+    root = os.environ.get("REPERTORY_DATA", "")
+    folder = Path(root) / name
+    if not root or not folder.exists():
+        raise Problem(
+            f"this scale reads the real data set {name}",
+            f"REPERTORY_DATA={root or '(unset)'}",
+            f"set REPERTORY_DATA to a folder that holds {name}/, or pass --data, or use --scale laptop",
+        )
+    return folder

@@ -1,0 +1,439 @@
+"""The supervised loop: one recipe, one function, on Lightning Fabric.
+
+Everything random in step `s` is a function of the seed and `s` (and of the sample, for augmentation), so
+a run that is killed and resumed gives the same weights as one that was not, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from pydantic import Field, field_validator
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from repertory.core.problem import Problem
+from repertory.core.study import Session, StudyConfig, set_generators
+
+DRY_RUN_BATCH = 2
+"""Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
+LOG_EVERY = 20
+"""Steps between two records; losses are fetched from the device, and checked, only then."""
+
+
+class Diverged(Problem):
+    """The loss is not finite: the outcome of this one trial, not a fault of the input."""
+
+
+class Recipe(StudyConfig):
+    """How a model is trained. Studies that use `fit` derive their configuration from it."""
+
+    epochs: int = Field(default=10, ge=1, description="passes over the training data")
+    batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
+    accumulate: int = Field(default=1, ge=1, description="gradients summed up for one step")
+    optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
+    decay_all: bool = Field(default=False, description="apply weight_decay to biases and 1-d parameters too")
+    layer_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="learning rate of a layer relative to the next, by the model's group_matcher; 0: one for all",
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle has its own")
+    schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
+        default="cosine", description="learning rate over steps"
+    )
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up; onecycle has its own")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at step 0 of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    decay_epochs: float = Field(default=30.0, gt=0, description="step schedule: epochs between two decays")
+    milestones: tuple[float, ...] = Field(
+        default=(), description="step schedule: epochs after which it decays, in place of every decay_epochs"
+    )
+    decay_rate: float = Field(default=0.1, gt=0, le=1, description="step schedule: factor of a decay")
+    power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
+    ema_returned: bool = Field(
+        default=True, description="the moving average is what training gives; False: it is only evaluated beside"
+    )
+    eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
+    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
+    workers: int = Field(default=0, ge=0, description="data-loading processes")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        get_optimizer_info(name.removeprefix("lookahead_"))  # raises ValueError
+        return name
+
+
+def fit(
+    session: Session,
+    model: nn.Module,
+    dataset: Dataset[Any],
+    recipe: Recipe,
+    loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]],
+    *,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    monitor: str = "",
+    better: Literal["higher", "lower"] = "higher",
+    collate: Callable[[list[Any]], Any] | None = None,
+    part: str = "",
+) -> nn.Module:
+    """Train `model` on a map-style `dataset` and return it on the session's device, in evaluation mode.
+
+    Args:
+        session: seed, device, progress, records, resume points.
+        model: trained in place.
+        dataset: `dataset[i]` may draw from the global torch, numpy and random generators (augmentation);
+            they are set from the seed, the epoch and `i` beforehand.
+        recipe: epochs, optimizer, schedule, ...
+        loss: (model, batch) -> scalar, or a mapping with "loss" whose other entries are recorded too.
+        evaluate: called with the module (and with its moving average, if there is one) every
+            `recipe.eval_every` epochs.
+        monitor: metric of `evaluate` that picks the weights to return and drives early stopping. Empty: the
+            last weights (their moving average, if there is one and the recipe returns it).
+        better: whether a higher or a lower `monitor` is better.
+        collate: list of samples -> batch; default: torch's.
+        part: name of this loop, where a trial has several.
+
+    Raises:
+        Problem: the data set is empty, or optimizer and schedule do not go together.
+        Diverged: the loss is not finite; the last resume point stays on disk.
+    """
+    fabric = session.fabric
+    batches = _Batches(session, dataset, recipe, collate)  # before setup: an empty data set is said first
+    per_epoch = len(batches)
+    total = recipe.epochs * per_epoch
+
+    try:
+        optimizer = create_optimizer_v2(
+            model,
+            recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_all,
+            layer_decay=recipe.layer_decay or None,
+        )
+    except ValueError as error:  # Nesterov's momentum of 0, say
+        raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", "change them") from error
+    average = ModelEmaV3(model, decay=recipe.ema_decay, device=fabric.device) if recipe.ema_decay else None
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    schedule = _schedule(optimizer, recipe, total, per_epoch)
+
+    best: dict[str, Any] = {"value": math.nan, "weights": {}, "stale": 0}
+    stateful = {"model": wrapped, "optimizer": optimizer, "schedule": schedule}
+    if average:
+        stateful["average"] = average.module
+    saved = session.resume(part=part, **stateful)
+    best, start = saved.get("best", best), saved.get("step", 0)
+    if recipe.patience and best["stale"] >= recipe.patience:
+        start = total
+
+    step = start
+    pending: list[dict[str, Tensor]] = []
+    stream: Iterator[Any] = iter(())
+    wrapped.train()
+    for step in session.progress(range(start, total), "train"):
+        epoch, position = divmod(step, per_epoch)
+        if step == start or position == 0:
+            stream = batches.of(epoch, position)
+        means: dict[str, Tensor] = {}
+        for micro in range(recipe.accumulate):
+            batch = fabric.to_device(next(stream))
+            session.reseed("step", step, micro, fabric.global_rank)
+            with fabric.no_backward_sync(wrapped, enabled=micro + 1 < recipe.accumulate):
+                result = loss(wrapped, batch)
+                parts = result if isinstance(result, Mapping) else {"loss": result}
+                fabric.backward(parts["loss"] / recipe.accumulate)
+            for name, value in parts.items():
+                means[name] = means.get(name, 0.0) + value.detach() / recipe.accumulate
+        if recipe.clip_norm:
+            fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad()
+        lr = optimizer.param_groups[0]["lr"]
+        schedule.step_update(step + 1)
+        if average:
+            average.update(model)
+        pending.append(means)
+
+        end_of_epoch = position + 1 == per_epoch
+        if end_of_epoch or len(pending) == LOG_EVERY:
+            session.log(step, part=part, lr=lr, **_records(fabric, pending, step))
+            _check_weights(fabric, model, step)
+            pending.clear()
+        if end_of_epoch and evaluate and ((epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs):
+            _assess(
+                session,
+                {"": model, "ema_": average.module if average else None},
+                evaluate,
+                monitor,
+                better,
+                best,
+                step,
+                part,
+            )
+            wrapped.train()
+        if not pending:  # only weights that are known to be finite, as their losses are
+            session.keep(step + 1, part=part, best=best, **stateful)
+        if recipe.patience and best["stale"] >= recipe.patience:
+            break
+
+    _records(fabric, pending, step)
+    if best["weights"]:
+        model.load_state_dict(best["weights"])
+    elif average and recipe.ema_returned:
+        model.load_state_dict(average.module.state_dict())
+    return model.eval()
+
+
+def loader(
+    session: Session,
+    dataset: Dataset[Any],
+    batch_size: int,
+    *,
+    collate: Callable[[list[Any]], Any] | None = None,
+    workers: int = 0,
+    label: str = "evaluate",
+    shard: bool = False,
+) -> Iterator[Any]:
+    """Batches of `dataset` in order, on the session's device, with a progress bar.
+
+    Args:
+        shard: with several processes, give each every `world_size`-th sample and none twice, for metrics that
+            merge across processes (torchmetrics do). Otherwise every process sees all samples.
+    """
+    fabric = session.fabric
+    first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
+    batch_size, workers = _affordable(session, batch_size, workers)
+    own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
+    keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
+    seeded = _Seeded(dataset, collate or default_collate)
+    batches = iter(DataLoader(seeded, batch_sampler=keyed, collate_fn=_single, num_workers=workers))
+    for _ in session.progress(keyed, label):
+        with _generators_kept():
+            batch = _sound(next(batches))
+        yield fabric.to_device(batch)
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose random samples depend on (seed, epoch, index) alone.
+
+    Whole batches are fetched and collated here, so that a Problem can travel from a loading process as a value.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
+        samples = []
+        try:
+            for index, seed in keys:
+                set_generators(seed)
+                samples.append(self.dataset[index])
+        except Problem as problem:
+            return [problem]
+        return [self.collate(samples)]
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """What is drawn between two batches does not depend on whether the samples are made in this process."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
+
+
+def _single(batches: list[Any]) -> Any:
+    return batches[0]
+
+
+def _sound(batch: Any) -> Any:
+    if not isinstance(batch, Problem):
+        return batch
+    try:
+        raise batch
+    finally:
+        del batch  # or the exception and this frame keep each other, and the loader's processes, alive
+
+
+class _Batches:
+    """Shuffled batches of an epoch, from any position on; incomplete ones are left out.
+
+    Process r of w takes the r-th part of each w * batch_size samples, so that w processes see together
+    what one process with a w times larger batch would see.
+    """
+
+    def __init__(
+        self, session: Session, dataset: Any, recipe: Recipe, collate: Callable[[list[Any]], Any] | None
+    ) -> None:
+        self.session, self.recipe, self.size = session, recipe, len(dataset)
+        world = session.fabric.world_size
+        if self.size < world:
+            raise Problem(f"{self.size} training samples for {world} process(es)", "training data", "add samples")
+        batch_size, workers = _affordable(session, recipe.batch_size, recipe.workers)
+        self.batch = min(batch_size, self.size // world)
+        self.steps = max(1, self.size // (self.batch * world * recipe.accumulate))
+        self._keys: list[list[tuple[int, int]]] = []
+        self._loader = DataLoader(
+            _Seeded(dataset, collate or default_collate),
+            batch_sampler=self._keys,
+            collate_fn=_single,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=session.fabric.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def of(self, epoch: int, position: int) -> Iterator[Any]:
+        order = torch.randperm(self.size, generator=self.session.generator("order", epoch)).tolist()
+        base = int(self.session.rng("sample", epoch).integers(2**32))
+        rank, world = self.session.fabric.global_rank, self.session.fabric.world_size
+        self._keys.clear()
+        for k in range(position * self.recipe.accumulate, self.steps * self.recipe.accumulate):
+            first = (k * world + rank) * self.batch
+            # Wraps around where the data are fewer than one accumulated step needs.
+            mine = [order[i % self.size] for i in range(first, first + self.batch)]
+            self._keys.append([(i, (base + i * 2_654_435_761) % 2**32) for i in mine])
+        return map(_sound, self._loader)
+
+
+def _affordable(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
+    """Batch size and number of loading processes, small in a dry run."""
+    if not session.dry_run:
+        return batch_size, workers
+    return (min(batch_size, DRY_RUN_BATCH) if session.fabric.device.type == "cpu" else batch_size), 0
+
+
+class _OneCycle(OneCycleLR):
+    """OneCycleLR with the interface of timm's schedulers."""
+
+    def step_update(self, num_updates: int) -> None:
+        if num_updates < self.total_steps:
+            self.step()
+
+
+def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Scheduler | _OneCycle:
+    common = {
+        "warmup_t": round(recipe.warmup_epochs * per_epoch),
+        "warmup_lr_init": recipe.warmup_lr,
+        "warmup_prefix": False,  # the warm-up is part of the schedule, as in most recipes
+        "t_in_epochs": False,
+    }
+    match recipe.schedule:
+        case "onecycle":
+            if not {"momentum", "betas"} & set(optimizer.defaults):
+                raise Problem(
+                    f"onecycle cycles a momentum, and {recipe.optimizer} has none",
+                    "schedule",
+                    "choose cosine, or adamw",
+                )
+            peaks = [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+            return _OneCycle(optimizer, max_lr=peaks, total_steps=max(total, 2))
+        case "cosine":
+            schedule = CosineLRScheduler(optimizer, t_initial=total, lr_min=recipe.min_lr, **common)
+        case "poly":
+            schedule = PolyLRScheduler(optimizer, t_initial=total, power=recipe.power, lr_min=recipe.min_lr, **common)
+        case "step" if recipe.milestones:
+            # timm decays one step before a milestone.
+            decays = [round(epoch * per_epoch) + 1 for epoch in sorted(recipe.milestones)]
+            schedule = MultiStepLRScheduler(optimizer, decay_t=decays, decay_rate=recipe.decay_rate, **common)
+        case "step":
+            decay = max(1, round(recipe.decay_epochs * per_epoch))
+            schedule = StepLRScheduler(optimizer, decay_t=decay, decay_rate=recipe.decay_rate, **common)
+        case "constant":
+            schedule = StepLRScheduler(optimizer, decay_t=total + 1, **common)
+    schedule.step_update(0)
+    return schedule
+
+
+def _records(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dict[str, float]:
+    """Means of the pending losses over steps and processes; `step` is the last of the steps.
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
+    if not pending:
+        return {}
+    # Every process sees the mean over all, so that none of them stops alone.
+    table = {name: _mean(fabric, torch.stack([p[name] for p in pending])) for name in pending[0]}
+    wrong = (~torch.isfinite(table["loss"])).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise Diverged(f"the loss is {table['loss'][first].item()} at step {step + 1 - len(pending) + first}", *_ADVICE)
+    return {name: float(values.mean()) for name, values in table.items()}
+
+
+def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
+    """A finite loss may have a gradient that is not.
+
+    Raises:
+        Diverged: a weight is not finite.
+    """
+    finite = torch.stack([weight.detach().isfinite().all() for weight in model.parameters()]).all()
+    if _mean(fabric, finite) < 1:
+        raise Diverged(f"the weights are no longer finite after step {step}", *_ADVICE)
+
+
+def _mean(fabric: Fabric, values: Tensor) -> Tensor:
+    """Mean over processes."""
+    return cast(Tensor, fabric.all_reduce(values.float()))
+
+
+_ADVICE = (
+    "training; the last good state is kept",
+    "lower lr, set clip_norm, or use full precision; then start afresh with --fresh",
+)
+
+
+def _assess(
+    session: Session,
+    candidates: Mapping[str, nn.Module | None],
+    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    monitor: str,
+    better: str,
+    best: dict[str, Any],
+    step: int,
+    part: str,
+) -> None:
+    """Evaluate the model and its moving average; keep the better weights in `best`."""
+    improved = False
+    for prefix, module in candidates.items():
+        if module is None:
+            continue
+        session.reseed("assess", step)
+        with torch.no_grad():
+            metrics = evaluate(module.eval())
+        session.log(step, part=part, **{f"{prefix}{name}": value for name, value in metrics.items()})
+        if not monitor:
+            continue
+        value = metrics[monitor]
+        if math.isnan(best["value"]) or (value > best["value"] if better == "higher" else value < best["value"]):
+            weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+            best.update(value=float(value), weights=weights)
+            improved = True
+    if monitor:
+        best["stale"] = 0 if improved else best["stale"] + 1

@@ -1,0 +1,1 @@
+"""Experiments: arms x seeds = trials, executed inline, in processes or on Ray; models on disk."""

@@ -1,0 +1,72 @@
+"""Model directories in use: evaluate, predict."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from torch import nn
+
+from repertory import catalog
+from repertory.core import checkpoint
+from repertory.core.card import explain
+from repertory.core.problem import Problem
+from repertory.core.study import Prediction, Session, Study
+from repertory.execution.executors import progress_display
+from repertory.execution.experiment import changed
+from repertory.execution.hardware import Hardware
+from repertory.execution.trials import threads
+
+
+@contextlib.contextmanager
+def open_model(
+    model_dir: Path,
+    data: Path | None,
+    out: Path,
+    console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Study, nn.Module]]:
+    """The study and the model of a model directory, ready for `evaluate` or `predict`.
+
+    Raises:
+        Problem: not a model directory, or one of an unknown paper.
+    """
+    origin = checkpoint.about(model_dir)
+    paper = str(origin.get("paper", ""))
+    study = catalog.load(paper)
+    package = catalog.packages()[paper]
+    try:
+        config = study.Config.model_validate(origin.get("config", {}))
+    except ValidationError as error:
+        raise Problem(f"the model is of another version: {explain(error)}", model_dir, "train it anew") from error
+    config = changed(study, config, settings)
+    fabric = Hardware().fabric()
+    with progress_display(console) as display, torch.no_grad(), threads(config.threads):
+        session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
+        session.reseed("evaluate")
+        yield study(config, session), fabric.to_device(checkpoint.load(model_dir, package))
+
+
+def evaluate(model_dir: Path, data: Path | None, out: Path, console: Console | None = None) -> dict[str, float]:
+    """Metrics of a saved model on the held-out part of `data`."""
+    with open_model(model_dir, data, out, console) as (study, model):
+        return study.evaluate(model, study.data())
+
+
+def predict(
+    model_dir: Path,
+    source: Path,
+    out: Path,
+    console: Console | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Prediction:
+    """What a saved model says about the user's own input; `settings` change fields of its configuration."""
+    if not source.exists():
+        raise Problem("no such file or folder", source, "give the path of the input to predict")
+    with open_model(model_dir, None, out, console, settings) as (study, model):
+        return study.predict(model, source)

@@ -1,0 +1,129 @@
+"""One trial: train (or resume, or load) one arm under one seed, evaluate it, write down what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import Progress
+
+from repertory import catalog
+from repertory.core import checkpoint
+from repertory.core.files import write_json
+from repertory.core.problem import Problem
+from repertory.core.study import Session, Study, StudyConfig
+from repertory.core.training import Diverged
+from repertory.execution.hardware import Hardware
+from repertory.execution.provenance import now, provenance
+from repertory.verdicts.results import MEASURE, Outcome
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm under one seed (or the measuring of a study, arm = "measure"): all a worker needs to know."""
+
+    paper: str
+    config: str
+    """JSON of the study's configuration."""
+    arm: str
+    seed: int
+    run_dir: str
+    data_dir: str | None = None
+    dry_run: bool = False
+    hardware: Hardware = field(default_factory=Hardware)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run_dir) / "trials" / (MEASURE if self.arm == MEASURE else f"{self.arm}-{self.seed}")
+
+
+def about(paper: str, arm: str, seed: int, config: StudyConfig) -> dict[str, Any]:
+    """What a model directory says of its origin."""
+    return {"paper": paper, "arm": arm, "seed": seed, "config": config.model_dump(mode="json"), **provenance()}
+
+
+def finished(trial: Trial) -> bool:
+    path = trial.folder / "result.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "done"
+
+
+def perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str, float]:
+    """Train (or resume, or load what is trained already) and evaluate one trial; or measure the study."""
+    study_class = catalog.load(trial.paper)
+    session = Session(
+        trial.seed,
+        trial.folder,
+        None if trial.data_dir is None else Path(trial.data_dir),
+        fabric=fabric,
+        shared_dir=Path(trial.run_dir) / "shared",
+        package=catalog.packages()[trial.paper],
+        dry_run=trial.dry_run,
+        display=display,
+    )
+    study = study_class(study_class.Config.model_validate_json(trial.config), session)
+    with threads(study.config.threads):
+        session.reseed()
+        return study.measure() if trial.arm == MEASURE else _train_and_evaluate(study, trial)
+
+
+def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
+    session, fabric = study.session, study.session.fabric
+    data = study.data()
+    saved = trial.folder / "checkpoint"
+    session.reseed("train")
+    if not fabric.broadcast(saved.exists()):
+        model = study.train(trial.arm, data)
+        if fabric.is_global_zero:
+            checkpoint.save(model, saved, **about(trial.paper, trial.arm, trial.seed, study.config))
+        fabric.barrier()
+    # Evaluated as loaded: what is reported is what the files on disk do.
+    model = fabric.to_device(checkpoint.load(saved, session.package))
+    session.reseed("evaluate")
+    with torch.no_grad():
+        metrics = {name: float(value) for name, value in study.evaluate(model, data).items()}
+    session.finish()
+    return metrics
+
+
+def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None = None) -> Outcome:
+    """Carry out a trial and write its result.json, also when it fails."""
+    fabric = fabric or trial.hardware.fabric()
+    started = time.perf_counter()
+    error = ""
+    metrics: dict[str, float] = {}
+    try:
+        metrics = perform(trial, fabric, display)
+    except Diverged as diverged:
+        error = diverged.what
+    except Problem:
+        raise  # bad input: the other trials would fare no better
+    except Exception:
+        error = traceback.format_exc()
+    outcome = Outcome(trial.arm, trial.seed, metrics, time.perf_counter() - started, error)
+    if fabric.is_global_zero:
+        result = {"status": "failed" if error else "done", **vars(outcome), "date": now()}
+        write_json(trial.folder / "result.json", result)
+    return outcome
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads of the CPU; 0: as many as before.
+
+    A chain of small operations gains nothing from several threads, and on a machine that does something else too
+    they wait for one another: ten times slower was seen. A fixed number also fixes the order of sums.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,117 @@
+"""A run's report as one HTML file, and in notebooks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from repertory import catalog
+from repertory.core.files import write_text
+from repertory.reports.words import claimed_metrics, duration, figure_of, interval_of, measured_in, number, spread
+from repertory.verdicts.judge import t_interval
+from repertory.verdicts.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+HEX = {"holds": "#1a7f37", "fails": "#cf222e", "undecided": "#9a6700", "not tested": "#6e7781"}
+
+
+class Report(Result):
+    """A result that shows itself as the report: in a notebook, or as a file."""
+
+    def write_html(self, path: Path) -> Path:
+        """One self-contained file: verdicts, figures and all metrics."""
+        write_text(path, _template("report.html").render(**_page(self)))
+        return path
+
+    def _repr_html_(self) -> str:
+        """The same without the page around it, for notebooks."""
+        return _template("body.html").render(**_page(self))
+
+
+def _template(name: str) -> Any:
+    folder = str(files("repertory.reports") / "templates")
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True).get_template(name)
+
+
+def _page(result: Result) -> dict[str, Any]:
+    card = catalog.card(result.paper)
+    claims = [
+        {
+            "claim": claim,
+            "verdict": verdict,
+            "colour": HEX[verdict.word],
+            "published": [figure_of(p) for p in claim.published],
+            "measured": measured_in(claim, result),
+            "findings": [(interval_of(f) if f.label else "", f.word, HEX[f.word], f.reason) for f in verdict.findings],
+        }
+        for claim, verdict in zip(card.claim, result.verdicts, strict=True)
+    ]
+    metrics = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics))
+    rows = [
+        (arm, [spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics])
+        for arm, seeds in result.metrics.items()
+    ]
+    charts = [(metric, _data_uri(chart(result, metric))) for metric in claimed_metrics(result)]
+    pictures = (
+        []
+        if result.folder is None
+        else [
+            (f"{path.parent.parent.name}: {path.stem}", _png_uri(path.read_bytes()))
+            for path in _first_seed_figures(result)
+        ]
+    )
+    return {
+        "card": card, "result": result, "claims": claims, "metrics": metrics, "rows": rows, "charts": charts,
+        "pictures": pictures, "duration": duration(result.seconds), "number": number,
+    }  # fmt: skip
+
+
+def _first_seed_figures(result: Result) -> list[Path]:
+    """The figures of each arm's first seed: one of each kind is enough to look at."""
+    assert result.folder is not None
+    first = min((outcome.seed for outcome in result.outcomes), default=0)
+    folders = ["measure", *(f"{arm}-{first}" for arm in result.metrics)]
+    return [path for name in folders for path in sorted((result.folder / "trials" / name / "figures").glob("*.png"))]
+
+
+def chart(result: Result, metric: str) -> Figure:
+    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm."""
+    from matplotlib.figure import Figure
+
+    arms = list(result.metrics)
+    figure = Figure(figsize=(7, 0.6 + 0.34 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    for row, arm in enumerate(arms):
+        values = [m[metric] for m in result.metrics[arm].values() if math.isfinite(m.get(metric, math.nan))]
+        if not values:
+            continue
+        mean, low, high = t_interval(values)
+        axes.plot(values, [row] * len(values), "o", color="#8c959f", markersize=4, alpha=0.8)
+        if math.isfinite(low):
+            axes.plot([low, high], [row, row], color="#0969da", linewidth=2)
+        axes.plot([mean], [row], "|", color="#0969da", markersize=12, markeredgewidth=2)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.invert_yaxis()
+    axes.set_xlabel(metric)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _png_uri(buffer.getvalue())
+
+
+def _png_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,326 @@
+"""Model directories, and weights that others released."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from tests.toy import ToyNet
+
+PACKAGE = "tests"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[ToyNet, Path]:
+    model = ToyNet(hidden=4)
+    checkpoint.save(model, tmp_path / "model", paper="toy", arm="wide")
+    return model, tmp_path / "model"
+
+
+class Evil:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (str(self.target),)
+
+
+# -- model directories --------------------------------------------------------------------------
+
+
+def test_a_model_comes_back_as_it_was(saved: tuple[ToyNet, Path]) -> None:
+    model, folder = saved
+    again = checkpoint.load(folder, PACKAGE)
+    assert type(again) is ToyNet
+    assert not again.training
+    assert list(again.state_dict()) == list(model.state_dict())
+    x = torch.randn(3, 2)
+    assert torch.equal(again(x), model.eval()(x))
+    about = checkpoint.about(folder)
+    assert about == {"class": "tests.toy:ToyNet", "paper": "toy", "arm": "wide"}
+    assert json.loads((folder / "config.json").read_text()) == {"hidden": 4}
+    assert sorted(load_file(folder / "model.safetensors")) == sorted(model.state_dict())
+
+
+def test_a_model_comes_back_in_another_process(toy: Path, tmp_path: Path) -> None:
+    """Of a class that lives in another package, named by its import path alone."""
+    from toy_room.study import ToyNet as Foreign  # pyright: ignore[reportMissingImports]
+
+    model = Foreign(hidden=3)
+    checkpoint.save(model, tmp_path / "model")
+    script = (
+        "import sys, torch; from pathlib import Path; from repertory.core import checkpoint\n"
+        "print(checkpoint.load(Path(sys.argv[1]), 'toy_room')(torch.ones(1, 2)).tolist())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == model(torch.ones(1, 2)).tolist()  # and nothing else was printed
+
+
+def test_saving_again_replaces_the_whole_folder(saved: tuple[ToyNet, Path]) -> None:
+    _, folder = saved
+    (folder / "stray.txt").write_text("")
+    checkpoint.save(ToyNet(), folder)
+    assert not (folder / "stray.txt").exists()
+    assert checkpoint.load(folder, PACKAGE).body.__class__ is nn.Identity
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_only_modules_with_the_hub_interface_can_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="PyTorchModelHubMixin"):
+        checkpoint.save(nn.Linear(2, 2), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "3"])
+def test_what_is_no_model_directory_is_said(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / checkpoint.ABOUT).write_text(content)
+    with pytest.raises(Problem, match="not a model directory"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(Problem, match="not a model directory"):
+        checkpoint.about(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os:system", "tests_evil.model:Net", "torch.nn:Linear", "repertoryx.model:Net", "", ":", "subprocess",
+        # What our own modules import is foreign all the same.
+        "repertory.core.study:os", "repertory.core.checkpoint:load_file",
+        "repertory.core.checkpoint:PyTorchModelHubMixin",
+        "repertory.core.study:Session",
+    ],
+)  # fmt: skip
+def test_a_foreign_class_is_refused(saved: tuple[ToyNet, Path], name: str) -> None:
+    _, folder = saved
+    (folder / checkpoint.ABOUT).write_text(json.dumps({"class": name}))
+    with pytest.raises(Problem, match="foreign class"):
+        checkpoint.load(folder)
+
+
+def test_naming_a_foreign_module_does_not_import_it(
+    saved: tuple[ToyNet, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = saved
+    (tmp_path / "stranger.py").write_text(f"import os; os.mkdir({str(tmp_path / 'hacked')!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / checkpoint.ABOUT).write_text(json.dumps({"class": "stranger:Net"}))
+    with pytest.raises(Problem, match="foreign class"):
+        checkpoint.load(folder, PACKAGE)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_class_that_is_no_longer_there_is_a_problem(saved: tuple[ToyNet, Path]) -> None:
+    _, folder = saved
+    for name in ("tests.toy:Gone", "tests.gone:ToyNet", "tests.toy:nn.Module", "tests.toy:os.mkdir"):
+        (folder / checkpoint.ABOUT).write_text(json.dumps({"class": name}))
+        with pytest.raises(Problem, match="cannot be loaded"):
+            checkpoint.load(folder, PACKAGE)
+
+
+def test_a_damaged_model_directory_is_a_problem(saved: tuple[ToyNet, Path]) -> None:
+    model, folder = saved
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole = weights.read_bytes()
+
+    def refused() -> str:
+        with pytest.raises(Problem, match="cannot be loaded") as caught:
+            checkpoint.load(folder, PACKAGE)
+        assert len(str(caught.value).splitlines()) == 3
+        return caught.value.what
+
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused()
+    weights.write_bytes(b"")
+    refused()
+    weights.unlink()
+    refused()
+    save_file({k: v for k, v in model.state_dict().items() if k != "head.bias"}, weights)
+    assert "head.bias" in refused()  # a tensor that is missing must not stay at random values
+    save_file({**model.state_dict(), "extra": torch.zeros(1)}, weights)
+    assert "extra" in refused()
+    save_file({**model.state_dict(), "head.bias": torch.zeros(7)}, weights)
+    assert "head.bias" in refused()
+    weights.write_bytes(whole)
+    config.write_text('{"hidden": 4, "unknown": 1}')
+    checkpoint.load(folder, PACKAGE)  # the hub leaves unknown names out: another version may have added them
+    config.write_text('{"hidden": "many"}')
+    refused()
+    config.write_text('{"hidden"')
+    refused()
+
+
+def test_a_malicious_pickle_in_a_model_directory_is_not_opened(saved: tuple[ToyNet, Path], tmp_path: Path) -> None:
+    _, folder = saved
+    payload = pickle.dumps(Evil(tmp_path / "hacked"))
+    (folder / "model.safetensors").unlink()
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (folder / name).write_bytes(payload)
+        with pytest.raises(Problem, match="cannot be loaded"):
+            checkpoint.load(folder, PACKAGE)
+    assert not (tmp_path / "hacked").exists()
+
+
+# -- released weights ---------------------------------------------------------------------------
+
+STATE = {"stem.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, -1.0])}
+
+
+def same(state: dict[str, Tensor], expected: dict[str, Tensor] = STATE) -> bool:
+    return state.keys() == expected.keys() and all(torch.equal(state[k], expected[k]) for k in expected)
+
+
+def test_weights_of_plain_and_nested_files(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    parallel = {f"module.{k}": v for k, v in STATE.items()}
+    for content in (
+        STATE,
+        parallel,
+        {"state_dict": STATE, "epoch": 3, "optimizer": {"lr": torch.tensor(1.0)}},
+        {"model": parallel, "args": {"lr": 0.1}},
+        {"net": STATE, "acc": 93.1},
+        {**STATE, "epoch": 3, "note": "text"},
+    ):
+        torch.save(content, path)
+        assert same(checkpoint.read_weights(path))
+
+
+def test_weights_of_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(STATE, path)
+    assert same(checkpoint.read_weights(path))
+    save_file({f"module.{k}": v for k, v in STATE.items()}, path)
+    assert same(checkpoint.read_weights(path))
+
+
+def test_one_can_say_which_of_several_state_dicts_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    average = {k: v + 1 for k, v in STATE.items()}
+    torch.save({"state_dict": STATE, "state_dict_ema": average}, path)
+    assert same(checkpoint.read_weights(path))
+    assert same(checkpoint.read_weights(path, prefer=("state_dict_ema", "state_dict")), average)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_malicious_pickle_is_refused_unopened(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"state_dict": Evil(tmp_path / "hacked")}, protocol=protocol))
+        with pytest.raises(Problem, match="cannot read weights"):
+            checkpoint.read_weights(path)
+    torch.save({"state_dict": STATE, "extra": Evil(tmp_path / "hacked")}, path)
+    with pytest.raises(Problem, match="cannot read weights"):
+        checkpoint.read_weights(path)
+    torch.save(ToyNet(), path)  # a whole module is code too
+    with pytest.raises(Problem, match="cannot read weights") as caught:
+        checkpoint.read_weights(path)
+    assert not (tmp_path / "hacked").exists()
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.zeros(2)], 7, {"state_dict": {}}, {0: torch.zeros(1)}])
+def test_files_without_weights_are_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(Problem, match="holds no weights"):
+        checkpoint.read_weights(path)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    for name in ("weights.pth", "weights.safetensors"):
+        with pytest.raises(Problem, match="cannot read weights"):
+            checkpoint.read_weights(tmp_path / name)
+        (tmp_path / name).write_bytes(b"these are no weights")
+        with pytest.raises(Problem, match="cannot read weights"):
+            checkpoint.read_weights(tmp_path / name)
+
+
+def test_renaming_applies_each_pattern_in_order_to_each_key() -> None:
+    table = {r"^backbone\.": "", r"\.norm(\d)\.": r".norms.\1.", r"^layer": "stage"}
+    state = {"backbone.layer1.norm2.weight": torch.zeros(1), "backbone.layerless": torch.ones(1)}
+    renamed = checkpoint.rename(state, table)
+    assert list(renamed) == ["stage1.norms.2.weight", "stageless"]
+    assert renamed["stageless"] is state["backbone.layerless"]
+
+
+def test_renaming_must_not_lose_a_tensor() -> None:
+    with pytest.raises(Problem, match=r"a\.weight"):
+        checkpoint.rename({"a.weight": torch.zeros(1), "b.weight": torch.ones(1)}, {r"^b\.": "a."})
+
+
+# -- fitting ------------------------------------------------------------------------------------
+
+
+def test_weights_that_fit_are_loaded() -> None:
+    source, target = ToyNet(4), ToyNet(4)
+    assert checkpoint.fit_weights(target, source.state_dict()) == []
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_first_of_each_kind_and_change_nothing() -> None:
+    model = ToyNet(4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = dict(ToyNet(4).state_dict())
+    del state["body.0.weight"], state["body.0.bias"]
+    state["neck.weight"] = torch.zeros(1)
+    state["head.weight"] = torch.zeros(2, 9)
+    with pytest.raises(Problem) as caught:
+        checkpoint.fit_weights(model, state, where="released.pth")
+    what = caught.value.what
+    assert "2 missing (first: body.0.weight)" in what
+    assert "1 unknown (first: neck.weight)" in what
+    assert "1 of another shape (first: head.weight (2, 9) against (2, 4))" in what
+    assert caught.value.where == "released.pth"
+    assert same(model.state_dict(), before)
+
+
+def test_a_spare_head_may_differ_or_be_absent() -> None:
+    model = ToyNet(4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = {k: torch.full_like(v, 2.0) for k, v in model.state_dict().items()}
+    state["head.weight"] = torch.zeros(10, 4)  # ten classes
+    state["head.bias"] = torch.zeros(10)
+    assert checkpoint.fit_weights(model, state, spare=("head.",)) == ["head.weight", "head.bias"]
+    assert torch.equal(model.head.weight, before["head.weight"])
+    assert bool((model.state_dict()["body.0.weight"] == 2).all())
+    body_only = {k: v for k, v in state.items() if k.startswith("body.")}
+    assert checkpoint.fit_weights(model, body_only, spare=("head.",)) == ["head.weight", "head.bias"]
+    # One that fits is taken.
+    assert checkpoint.fit_weights(model, ToyNet(4).state_dict(), spare=("head.",)) == []
+    with pytest.raises(Problem, match=r"1 missing \(first: body.0.bias\)"):
+        checkpoint.fit_weights(model, {k: v for k, v in state.items() if k != "body.0.bias"}, spare=("head.",))
+
+
+class Tied(nn.Module, PyTorchModelHubMixin):
+    """Two names for one tensor, as in language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights_survive_saving(tmp_path: Path) -> None:
+    model = Tied()
+    checkpoint.save(model, tmp_path / "model")
+    again = checkpoint.load(tmp_path / "model", PACKAGE)
+    assert isinstance(again, Tied)
+    assert again.head.weight is again.embed.weight
+    assert torch.equal(again.head.weight, model.head.weight)

@@ -1,0 +1,177 @@
+"""What studies of image classifiers share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from repertory.core import checkpoint
+from repertory.core.problem import Problem
+from repertory.core.study import Session, StudyConfig
+from repertory.data import images
+from repertory.nn.imagenet import IMAGENET, label_names
+from repertory.tasks.images import ImageRecipe, ImageStudy, as_picture, label_texts, preprocessing
+from tests.core.test_study import records
+
+
+class Pixels(nn.Module, PyTorchModelHubMixin):
+    """A linear classifier of 8 x 8 averages."""
+
+    def __init__(self, num_classes: int, pretrained_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.pretrained_cfg = {**IMAGENET, **pretrained_cfg}
+        self.body = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.BatchNorm1d(192))
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class PixelStudy(ImageStudy[ImageRecipe]):
+    paper = "pixels"
+    arms: ClassVar[Mapping[str, str]] = {"linear": "a linear classifier"}
+    method = "linear"
+    Config = ImageRecipe
+    scales: ClassVar[Mapping[str, StudyConfig]] = {"smoke": ImageRecipe(epochs=1, lr=1e-2)}
+
+    def build(self, arm: str, classes: tuple[str, ...]) -> Pixels:
+        size = self.config.image_size or 32
+        return Pixels(len(classes), {"input_size": [3, size, size], "crop_pct": 1.0, "label_names": list(classes)})
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    images.write_digits(folder, train=8, val=4)
+    return folder
+
+
+def study(tmp_path: Path, data: Path | None, seed: int = 0, **settings: Any) -> PixelStudy:
+    config = ImageRecipe.model_validate({"epochs": 6, "lr": 1e-2, "batch_size": 16, **settings})
+    return PixelStudy(config, Session(seed, tmp_path / "session", data))
+
+
+def trained(tmp_path: Path, data: Path, **settings: Any) -> Pixels:
+    this = study(tmp_path, data, **settings)
+    return cast(Pixels, this.train("linear", this.data()))
+
+
+def test_train_evaluate_save_load_predict(tmp_path: Path, digits: Path) -> None:
+    this = study(tmp_path, digits)
+    model = this.train("linear", this.data())
+    metrics = this.evaluate(model, this.data())
+    assert metrics["top1"] > 60
+    assert metrics["top1"] <= metrics["top5"] <= 100
+    assert metrics["parameters"] == 2 * 192 + 193 * 10
+    checkpoint.save(model, tmp_path / "model")
+    loaded = Pixels.from_pretrained(tmp_path / "model").eval()
+    assert this.evaluate(loaded, this.data()) == metrics
+    prediction = this.predict(loaded, digits / "val")
+    right = [row["class"] == Path(row["file"]).parts[0] for row in prediction.table]
+    assert 100 * np.mean(right) == pytest.approx(metrics["top1"])
+    assert prediction.arrays["probabilities"].sum(1) == pytest.approx(np.ones(40), rel=1e-5)
+    assert set(prediction.figures) == {"predictions"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixup": 0.8},
+        {"cutmix": 1.0, "label_smoothing": 0.1},
+        {"crop_scale": 0.5, "color_jitter": 0.4, "random_erasing": 0.5, "auto_augment": "rand-m9-mstd0.5-inc1"},
+        {"crop_scale": 0.5, "train_size": 24, "crop_interpolation": "bicubic"},
+    ],
+)
+def test_augmented_training_is_deterministic_and_another_one(
+    tmp_path: Path, digits: Path, changes: dict[str, Any]
+) -> None:
+    first, again = (trained(tmp_path / name, digits, epochs=1, **changes).head.weight for name in ("a", "b"))
+    plain = trained(tmp_path / "c", digits, epochs=1).head.weight
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, plain)
+
+
+def test_mixed_targets_are_soft_and_smoothed(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(PixelStudy, "loss", lambda self, m, x, y: seen.append(y) or self.cross_entropy(m(x), y))
+    trained(tmp_path, digits, epochs=1, mixup=1.0, label_smoothing=0.1)
+    y = torch.cat(seen)
+    assert y.shape == (80, 10)
+    torch.testing.assert_close(y.sum(1), torch.ones(80))
+    torch.testing.assert_close(y.min(), torch.tensor(0.01))
+
+
+def test_mixing_needs_pairs(tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(Problem, match="a batch of 5 cannot be mixed in pairs"):
+        trained(tmp_path, digits, batch_size=5, cutmix=1.0)
+
+
+def test_the_best_weights_are_kept_if_asked(tmp_path: Path, digits: Path) -> None:
+    settings: dict[str, Any] = {"schedule": "constant", "lr": 1.0, "optimizer": "sgd", "epochs": 8}
+    this = study(tmp_path, digits, keep_best=True, **settings)
+    best = this.accuracy(this.train("linear", this.data()), this.data().test)["top1"]
+    history = [record["top1"] for record in records(tmp_path / "session") if "top1" in record]
+    assert len(history) == 8
+    assert best == max(history)
+
+
+def test_a_moving_average_is_watched(tmp_path: Path, digits: Path) -> None:
+    trained(tmp_path, digits, ema_decay=0.9, ema_returned=False)
+    assert any("ema_top1" in record for record in records(tmp_path / "session"))
+
+
+def test_labels_of_the_sample_are_drawn_for_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, ...]] = []
+    monkeypatch.setattr("repertory.tasks.images.fit", lambda _s, m, data, *_a, **_k: seen.append(data.paths) or m)
+    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(PixelStudy, "write_sample", lambda _self, folder: images.write_digits(folder, train=4, val=1))
+    for seed in (0, 0, 1):
+        this = study(tmp_path, None, seed, sample_labels=2)
+        this.train("linear", this.data())
+    assert seen[0] == seen[1] != seen[2]
+    assert len(seen[0]) == 20
+
+
+def test_training_starts_from_given_weights_and_says_what_it_could_not_take(tmp_path: Path, digits: Path) -> None:
+    source = Pixels(3, {})
+    nn.init.constant_(cast(nn.BatchNorm1d, source.body[2]).weight, 7.0)
+    checkpoint.save(source, tmp_path / "source")
+    with pytest.warns(UserWarning, match="the head is for other classes"):
+        model = trained(tmp_path, digits, pretrained=str(tmp_path / "source"), lr=1e-12)
+    torch.testing.assert_close(cast(nn.BatchNorm1d, model.body[2]).weight, torch.full((192,), 7.0))
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(Problem, match="the weights do not fit"):
+        trained(tmp_path, digits, pretrained=str(tmp_path / "other.pth"))
+
+
+def test_images_come_back_from_the_network_as_they_were(digits: Path) -> None:
+    model = Pixels(10, {"input_size": [3, 32, 32], "crop_pct": 1.0})
+    one = images.read_image(digits / "val" / "3" / "0000.png")
+    assert as_picture(model, preprocessing(model)(one)) == pytest.approx(np.asarray(one) / 255, abs=1e-6)
+
+
+def test_classes_are_called_by_their_descriptions_names_or_numbers() -> None:
+    assert label_texts(Pixels(2, {})) == ["0", "1"]
+    assert label_texts(Pixels(2, {"label_names": ["cat", "dog"]})) == ["cat", "dog"]
+    assert label_texts(Pixels(1000, label_names(1000)))[0] == "tench"
+
+
+def test_bad_folders(tmp_path: Path, digits: Path) -> None:
+    this = study(tmp_path, digits)
+    with pytest.raises(Problem, match="no data for pixels here"):
+        this.read(tmp_path)
+    with pytest.raises(Problem, match="no images here"):
+        this.predict(Pixels(2, {}), tmp_path)
+    for part in ("train", "val"):
+        shutil.copytree(digits / part / "5", tmp_path / "one" / part / "5")
+    with pytest.raises(Problem, match="one class only: 5"):
+        this.train("linear", this.read(tmp_path / "one"))
