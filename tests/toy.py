@@ -124,7 +124,7 @@ class ToyConfig(Recipe):
     noise: float = Field(default=0.02, ge=0, description="augmentation: standard deviation of the jitter")
 
 
-class ToyStudy(Study[ToyConfig, tuple[Rings, Rings]]):
+class ToyStudy(Study[ToyConfig, tuple[Rings, Rings], nn.Module]):
     paper = "toy"
     arms: ClassVar[Mapping[str, str]] = {"plain": "a linear model", "wide": "one hidden layer"}
     method = "wide"

@@ -36,7 +36,7 @@ class Pixels(nn.Module, PyTorchModelHubMixin):
         return self.head(self.body(x))
 
 
-class PixelStudy(ImageStudy[ImageRecipe]):
+class PixelStudy(ImageStudy[ImageRecipe, nn.Module]):
     paper = "pixels"
     arms: ClassVar[Mapping[str, str]] = {"linear": "a linear classifier"}
     method = "linear"

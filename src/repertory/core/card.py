@@ -182,6 +182,9 @@ class Card(_Part):
     fidelity: Literal["exact", "partial", "reconstruction"]
     fidelity_note: str = ""
     topic: Topic
+    keywords: tuple[Sentence, ...] = Field(default=(), description="English, Chinese, abbreviations, tasks: for search")
+    extra: str = Field(default="", description="optional dependencies that the paper needs: an extra of the package")
+    minutes: float = Field(default=0.0, ge=0, description="of the laptop scale on two cores")
     usage: Sentence
     summary: Text
     claim: tuple[Claim, ...] = Field(min_length=1)

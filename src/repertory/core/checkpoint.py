@@ -55,8 +55,8 @@ def about(folder: Path) -> dict[str, Any]:
     ) from reason
 
 
-def load(folder: Path, package: str = "repertory") -> nn.Module:
-    """Load a model directory, in evaluation mode, on the CPU.
+def load(folder: Path, package: str = "repertory") -> Any:
+    """Load a model directory: the module that was saved, in evaluation mode, on the CPU.
 
     Only classes below `package` (or repertory itself) are built: a model directory from a stranger names
     a class, and naming one must not be a way to import anything else.
@@ -71,11 +71,16 @@ def load(folder: Path, package: str = "repertory") -> nn.Module:
         raise foreign
     try:
         cls = getattr(importlib.import_module(module), qualname)
-        if not (isinstance(cls, type) and issubclass(cls, PyTorchModelHubMixin) and cls.__module__ == module):
-            raise foreign  # something that our own modules import
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Problem(
+            f"the model directory cannot be loaded: {error}", folder, "it may be damaged, or of another version"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, PyTorchModelHubMixin) and cls.__module__ == module):
+        raise foreign  # something that our own modules import
+    try:
         with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
             return cast(nn.Module, cls.from_pretrained(str(folder), strict=True)).eval()
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+    except (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise Problem(
             f"the model directory cannot be loaded: {reason}", folder, "it may be damaged, or of another version"

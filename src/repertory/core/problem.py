@@ -6,10 +6,11 @@ import importlib
 from types import ModuleType
 
 
-class Problem(Exception):
+class Problem(ValueError):
     """Something the user can put right: what is wrong, where, and what to do about it.
 
-    The command line prints the three lines and exits with status 2; `--debug` shows the traceback too.
+    A ValueError too, since layers that others import raise it. The command line prints the three lines and
+    exits with status 2; `--debug` shows the traceback too.
 
     Example:
         >>> print(Problem("no such paper: 'emoo'", where="repertory", remedy="did you mean 'emo'?"))

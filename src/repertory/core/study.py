@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
+M = TypeVar("M", bound=nn.Module)
 
 DRY_RUN_STEPS = 2
 
@@ -51,6 +52,29 @@ class StudyConfig(BaseModel):
 
 
 C = TypeVar("C", bound=StudyConfig)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called and how it is written; reports, plots and verdicts take it from here.
+
+    Example:
+        >>> Metric("top-1 accuracy", "top-1 准确率", unit="%", better="higher", decimals=1).unit
+        '%'
+    """
+
+    en: str
+    zh: str
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    """Empty: neither (a count, a share that only describes)."""
+    decimals: int | None = None
+    """None: four significant digits."""
+    needs: str = ""
+    """What the data must have for the metric to exist, in words ("true labels"); empty: nothing."""
+
+    def __getitem__(self, lang: str) -> str:
+        return self.zh if lang == "zh" else self.en
 
 
 @dataclass
@@ -237,25 +261,24 @@ class Session:
 
     # -- what arms share ------------------------------------------------------------------------
 
-    def shared(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    def shared(self, name: str, build: Callable[[], M]) -> M:
         """A module that several arms of one seed need (a teacher, a source model): built once, kept on disk.
 
         Safe when two trial processes ask at the same time: the second waits for the first.
         """
         folder = self.shared_dir / f"{name}-{self.seed}"
-        module: nn.Module | None = None
         if self.fabric.is_global_zero:
             self.shared_dir.mkdir(parents=True, exist_ok=True)
         self.fabric.barrier()
         with FileLock(f"{folder}.lock") if self.fabric.is_global_zero else _nothing():
             if self.fabric.broadcast(not folder.exists()):
                 self.reseed("shared", name)
-                module = build()
+                built = build()
                 if self.fabric.is_global_zero:
-                    checkpoint.save(module, folder)
+                    checkpoint.save(built, folder)
         self.fabric.barrier()
         # Loaded even by the one who built it, so that every arm starts from the very same state, also of chance.
-        module = self.fabric.to_device(checkpoint.load(folder, self.package))
+        module: M = self.fabric.to_device(checkpoint.load(folder, self.package))
         self.reseed("after", name)
         return module
 
@@ -269,11 +292,11 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-class Study(ABC, Generic[C, D]):
+class Study(ABC, Generic[C, D, M]):
     """How one paper's claims are tested. Straight-line code: a reader follows it top to bottom.
 
     A paper declares the class variables and implements `write_sample`, `read`, `train` and `evaluate`;
-    `measure`, `predict` and `convert` where they make sense.
+    `measure`, `predict` and `convert` where they make sense. Type parameters: configuration, data, trained module.
     """
 
     paper: ClassVar[str]
@@ -282,6 +305,8 @@ class Study(ABC, Generic[C, D]):
     """name -> one line; published baselines, the method, ablations."""
     method: ClassVar[str]
     """The arm that is the paper's own."""
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    """All that `evaluate` and `measure` give, by name; "{x}" in a name stands for a number ("memory_{x}")."""
     Config: ClassVar[type[StudyConfig]]
     scales: ClassVar[Mapping[str, StudyConfig]]
     """"smoke", "laptop", "paper"; with real mid-size data also "desk"."""
@@ -356,22 +381,22 @@ class Study(ABC, Generic[C, D]):
     # -- the experiment -------------------------------------------------------------------------
 
     @abstractmethod
-    def train(self, arm: str, data: D) -> nn.Module:
+    def train(self, arm: str, data: D) -> M:
         """Train one arm and return the module: the trained state, savable and loadable by itself."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, data: D) -> dict[str, float]:
+    def evaluate(self, model: M, data: D) -> dict[str, float]:
         """Metrics of a trained module on the held-out part of `data`."""
 
     def measure(self) -> dict[str, float]:
         """Figures that need no training: parameters, multiply-accumulates, memory, speed."""
         return {}
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: M, source: Path) -> Prediction:
         """Apply a trained module to the user's own input."""
         raise Problem(f"{self.paper} has no predict", self.paper, f"repertory show {self.paper} tells what it offers")
 
-    def convert(self, source: Path, variant: str = "") -> nn.Module:
+    def convert(self, source: Path, variant: str = "") -> M:
         """Build a module from weights that the authors released."""
         raise Problem(f"{self.paper}: the authors released no weights", source, "train your own: repertory train")
 

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from repertory.core.problem import Problem
 from repertory.core.study import Session, StudyConfig, set_generators
+
+M = TypeVar("M", bound=nn.Module)
 
 DRY_RUN_BATCH = 2
 """Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
@@ -84,17 +86,17 @@ class Recipe(StudyConfig):
 
 def fit(
     session: Session,
-    model: nn.Module,
+    model: M,
     dataset: Dataset[Any],
     recipe: Recipe,
     loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]],
     *,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    evaluate: Callable[[M], Mapping[str, float]] | None = None,
     monitor: str = "",
     better: Literal["higher", "lower"] = "higher",
     collate: Callable[[list[Any]], Any] | None = None,
     part: str = "",
-) -> nn.Module:
+) -> M:
     """Train `model` on a map-style `dataset` and return it on the session's device, in evaluation mode.
 
     Args:
@@ -411,8 +413,8 @@ _ADVICE = (
 
 def _assess(
     session: Session,
-    candidates: Mapping[str, nn.Module | None],
-    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    candidates: Mapping[str, M | None],
+    evaluate: Callable[[M], Mapping[str, float]],
     monitor: str,
     better: str,
     best: dict[str, Any],

@@ -81,6 +81,7 @@ class ImageRecipe(Recipe):
 
 
 R = TypeVar("R", bound=ImageRecipe)
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class ImageData:
     test: ImageSet
 
 
-class ImageStudy(Study[R, ImageData]):
+class ImageStudy(Study[R, ImageData, M]):
     """A study whose arms are image classifiers.
 
     A paper implements `build`. The network has `num_classes` and `pretrained_cfg` (timm's keys and `label_names`),
@@ -105,7 +106,7 @@ class ImageStudy(Study[R, ImageData]):
     """Prefixes of the classifier's weights, which start anew where the classes are others."""
 
     @abstractmethod
-    def build(self, arm: str, classes: tuple[str, ...]) -> nn.Module:
+    def build(self, arm: str, classes: tuple[str, ...]) -> M:
         """The untrained network of an arm."""
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | Mapping[str, Tensor]:
@@ -130,7 +131,7 @@ class ImageStudy(Study[R, ImageData]):
         """Which `arch` has tensors of these shapes, whatever its number of classes; "" if none, or not known."""
         return ""
 
-    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+    def pictures(self, model: M, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """What else `predict` draws, beside the predictions.
 
         Args:
@@ -158,7 +159,7 @@ class ImageStudy(Study[R, ImageData]):
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def train(self, arm: str, data: ImageData) -> nn.Module:
+    def train(self, arm: str, data: ImageData) -> M:
         """Train one arm.
 
         Raises:
@@ -191,7 +192,7 @@ class ImageStudy(Study[R, ImageData]):
             monitor="top1" if config.keep_best or config.patience else "",
         )
 
-    def evaluate(self, model: nn.Module, data: ImageData) -> dict[str, float]:
+    def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
         """Top-1 and top-5 accuracy on the held-out images, in per cent; parameters; MACs of an image.
 
         Raises:
@@ -262,7 +263,7 @@ class ImageStudy(Study[R, ImageData]):
     # -- use ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: M, source: Path) -> Prediction:
         """Classify an image, or all images below a folder.
 
         Raises:

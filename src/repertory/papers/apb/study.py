@@ -118,7 +118,7 @@ class SpikingData:
     test: EventSet | ImageSet
 
 
-class APBStudy(Study[APBConfig, SpikingData]):
+class APBStudy(Study[APBConfig, SpikingData, APBNet]):
     """Classify recordings, or images, by spiking networks with and without association and STCF."""
 
     paper = "apb"
@@ -255,7 +255,7 @@ class APBStudy(Study[APBConfig, SpikingData]):
                 stacklevel=2,
             )
 
-    def evaluate(self, model: nn.Module, data: SpikingData) -> dict[str, float]:
+    def evaluate(self, model: APBNet, data: SpikingData) -> dict[str, float]:
         """Accuracy and spikes on held-out samples; with recordings, accuracy under disturbances too.
 
         Returns:
@@ -266,7 +266,6 @@ class APBStudy(Study[APBConfig, SpikingData]):
         Raises:
             Problem: samples of a class that the model does not know.
         """
-        model = cast(APBNet, model)
         test = data.test.named(model.names)
         metrics = self._clean(model, test)
         if isinstance(test, EventSet):
@@ -282,8 +281,7 @@ class APBStudy(Study[APBConfig, SpikingData]):
         return metrics
 
     @torch.inference_mode()
-    def _clean(self, model: nn.Module, test: EventSet | ImageSet) -> dict[str, float]:
-        model = cast(APBNet, model)
+    def _clean(self, model: APBNet, test: EventSet | ImageSet) -> dict[str, float]:
         accuracy, found, neurons = self._accuracy(model), [], torch.empty(0)
         for x, y in self._batches(self._seen(model, test), "evaluate"):
             logits, spikes = activity(model, x)
@@ -326,13 +324,12 @@ class APBStudy(Study[APBConfig, SpikingData]):
     # -- use ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: APBNet, source: Path) -> Prediction:
         """Classify a recording or an image, or all below a folder; tell what each layer fires.
 
         Raises:
             Problem: nothing there that the model can see, or a file that cannot be read.
         """
-        model = cast(APBNet, model)
         paths = tuple(images.image_files(source) if model.static else events.event_files(source))
         if not paths:
             kind = "images" if model.static else "recordings (.aedat, .bin, .dat, .npy, .npz, .h5)"

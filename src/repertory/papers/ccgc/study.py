@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.files import write_text
@@ -51,7 +51,7 @@ CONTRASTIVE_ARMS: dict[str, dict[str, Any]] = {
 """What each differs in from the configuration."""
 
 
-class CCGCStudy(Study[CCGCConfig, Graph]):
+class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
     """Cluster one attributed graph, and score it under three protocols; see `loop.PROTOCOLS`."""
 
     paper = "ccgc"
@@ -124,9 +124,8 @@ class CCGCStudy(Study[CCGCConfig, Graph]):
             write_text(self.session.out_dir / "clusters.csv", table.to_csv(index=False))
         return model
 
-    def evaluate(self, model: nn.Module, data: Graph) -> dict[str, float]:
+    def evaluate(self, model: GraphClustering, data: Graph) -> dict[str, float]:
         """Scores of every protocol's clustering of the graph; those against true labels only if it has labels."""
-        model = cast(GraphClustering, model)
         x = self._smoothed(data, model.smoothing_steps)
         metrics: dict[str, float] = {}
         for protocol in model.moments:
@@ -140,7 +139,7 @@ class CCGCStudy(Study[CCGCConfig, Graph]):
 
     # -- use --------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: GraphClustering, source: Path) -> Prediction:
         """Assign the nodes of a graph, the same or another, to the clusters of the last epoch.
 
         A model without centres (converted weights) first gets them by K-means on this graph.
@@ -152,7 +151,6 @@ class CCGCStudy(Study[CCGCConfig, Graph]):
         Raises:
             Problem: no readable graph, or another number of features.
         """
-        model = cast(GraphClustering, model)
         graph = graphs.read_graph(source)
         if graph.features.shape[1] != model.in_features:
             raise Problem(

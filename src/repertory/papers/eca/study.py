@@ -106,7 +106,7 @@ class ECAConfig(ImageRecipe):
         return value
 
 
-class ECAStudy(ImageStudy[ECAConfig]):
+class ECAStudy(ImageStudy[ECAConfig, nn.Module]):
     """Classify images with each of the layers; count; race."""
 
     paper = "eca"

@@ -14,14 +14,14 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import timm
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
@@ -95,7 +95,7 @@ class EMOConfig(ImageRecipe):
     pixel_column: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 left, 1 right")
 
 
-class EMOStudy(ImageStudy[EMOConfig]):
+class EMOStudy(ImageStudy[EMOConfig, EMO]):
     """Classify images with and without the two halves of the block; count, race."""
 
     paper = "emo"
@@ -228,9 +228,8 @@ class EMOStudy(ImageStudy[EMOConfig]):
 
     # -- use ------------------------------------------------------------------------------------
 
-    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+    def pictures(self, model: EMO, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """Where a pixel of the first image looks."""
-        model = cast(EMO, model)
         attention = pictures.pixel_attention(model, x[0], self.config.pixel_row, self.config.pixel_column)
         return {"attention": pictures.attention_picture(as_picture(model, x[0]), attention)} if attention else {}
 

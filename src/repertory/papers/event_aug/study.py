@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import timm
@@ -116,7 +116,7 @@ class Streams(Dataset[tuple[Tensor, int]]):
         return represent(stream, model.representation, model.size, model.bins), self.data.labels[index]
 
 
-class EventAugStudy(Study[EventAugConfig, EventData]):
+class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
     """Train a classifier under each augmentation; test it in constant and in changing light."""
 
     paper = "event_aug"
@@ -213,7 +213,7 @@ class EventAugStudy(Study[EventAugConfig, EventData]):
             return tet_loss(module(x), y) if model.spiking else F.cross_entropy(module(x), y)
 
         streams = Streams(train, model, self.augmentation(arm, train.size))
-        return cast(EventClassifier, fit(self.session, model, streams, c, loss, collate=collate(model)))
+        return fit(self.session, model, streams, c, loss, collate=collate(model))
 
     def _start_from(self, network: nn.Module, path: Path) -> None:
         """Weights of a network of timm, but for the first convolution and the classifier where these differ."""
@@ -223,13 +223,12 @@ class EventAugStudy(Study[EventAugConfig, EventData]):
         fresh = tuple(f"{cfg[part]}." for part in ("first_conv", "classifier"))
         checkpoint.fit_weights(network, checkpoint.read_weights(path), path, spare=fresh)
 
-    def evaluate(self, model: nn.Module, data: EventData) -> dict[str, float]:
+    def evaluate(self, model: EventClassifier, data: EventData) -> dict[str, float]:
         """Accuracy, per cent, on the test streams; where there are streams in changed light, on each kind of them.
 
         Returns:
             accuracy; accuracy_<kind>; changed, the mean over kinds; drop, accuracy - changed.
         """
-        model = cast(EventClassifier, model)
         found = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
         metrics = {"accuracy": found["constant"]}
         if data.changed:
@@ -264,13 +263,12 @@ class EventAugStudy(Study[EventAugConfig, EventData]):
     # -- use ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: EventClassifier, source: Path) -> Prediction:
         """Classify a stream, or all streams below a folder.
 
         Raises:
             Problem: no streams there, or one that cannot be read or does not fit the sensor.
         """
-        model = cast(EventClassifier, model)
         paths, c = events.event_files(source), self.config
         if not paths:
             raise Problem("no streams here", source, f"give a file, or a folder with {', '.join(events.READERS)} files")

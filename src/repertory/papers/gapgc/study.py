@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ RENAMED = {
 """Names of pretrain-gnns -> ours."""
 
 
-class GAPGCStudy(Study[GAPGCConfig, Molecules]):
+class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     """Train a classifier on frequent scaffolds; adapt it to a stream of molecules with rare ones."""
 
     paper = "gapgc"
@@ -121,7 +121,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules]):
 
     def train(self, arm: str, data: Molecules) -> AdaptiveClassifier:
         """Train the source model (once for all arms); what adapts it is set up, the adaptation is `evaluate`'s."""
-        source = cast(AdaptiveClassifier, self.session.shared("source", lambda: self._source(data)))
+        source = self.session.shared("source", lambda: self._source(data))
         self.session.reseed("projector")
         model = self._model(arm, data.tasks)
         model.start_from(source)
@@ -206,7 +206,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules]):
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def evaluate(self, model: nn.Module, data: Molecules) -> dict[str, float]:
+    def evaluate(self, model: AdaptiveClassifier, data: Molecules) -> dict[str, float]:
         """Adapt along the stream of test molecules, in several orders; means over the orders.
 
         Returns:
@@ -215,7 +215,6 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules]):
             (updates without a signal), refused (molecules that came alone), undefined_tasks (one class only in the
             test: left out of the mean), dropped_first and dropped_last (R), where bonds are dropped.
         """
-        model = cast(AdaptiveClassifier, model)
         data = data if data.tasks == model.tasks else data.of_tasks(model.tasks)
         found: list[dict[str, float]] = []
         for order in self.session.progress(range(self.config.orders), "orders"):
@@ -286,7 +285,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules]):
 
     # -- use ------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: AdaptiveClassifier, source: Path) -> Prediction:
         """Adapt to the molecules of a table, in a shuffled order, and predict them; labels are not needed.
 
         Where the table has the model's tasks, AUC and ROC curves are told too; the adaptation does not see them.
@@ -295,7 +294,6 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules]):
         Raises:
             Problem: no table, or no molecules in it.
         """
-        model = cast(AdaptiveClassifier, model)
         table = molecules.find_table(source)
         if table is None:
             raise self.missing(source)

@@ -128,7 +128,7 @@ class Inputs(NamedTuple):
     """On which T stands, but for the arms with an operator of another kind."""
 
 
-class GHSCStudy(Study[GHSCConfig, Hypergraph]):
+class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
     """Classify the vertices of a hypergraph, transductively, under two protocols; see `loop.PROTOCOLS`."""
 
     paper = "ghsc"
@@ -290,13 +290,12 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph]):
         return {"name": name, **{key: value for key, value in (options | changes).items() if key in taken}}
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Hypergraph) -> dict[str, float]:
+    def evaluate(self, model: VertexClassifier, data: Hypergraph) -> dict[str, float]:
         """Accuracy in percent under both protocols, on the roles of training; on other vertices, on all with a label.
 
         `accuracy_edvw` is the accuracy again, on data whose vertices weigh differently inside hyperedges: it is what
         the claims about such weights compare.
         """
-        model = cast(VertexClassifier, model)
         known = self._renumbered(data, model)
         x, T, _ = self.inputs(data, model.operator)
         weighted = data.incidence is None or bool((data.incidence.data != 1).any())
@@ -353,7 +352,7 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph]):
 
     # -- use --------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: VertexClassifier, source: Path) -> Prediction:
         """Classify the vertices of a hypergraph, the same or another; its operator is computed anew.
 
         Args:
@@ -363,7 +362,6 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph]):
         Raises:
             Problem: no readable hypergraph, or another number of features.
         """
-        model = cast(VertexClassifier, model)
         data = hypergraphs.read_hypergraph(source)
         x, T, hypergraph = self._demand_features(data, model, source)
         hidden, logits = classify(model, x, T)

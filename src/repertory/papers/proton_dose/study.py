@@ -129,7 +129,7 @@ MOST_PICTURES = 20
 """Of one prediction over many cases."""
 
 
-class ProtonDoseStudy(Study[ProtonDoseConfig, DoseData]):
+class ProtonDoseStudy(Study[ProtonDoseConfig, DoseData, nn.Module]):
     """Train on undisturbed activity, test on washed-out and truncated activity."""
 
     paper = "proton_dose"

@@ -34,7 +34,7 @@ COLLAPSED = 0.99
 """Share of equal decisions above which a model decides nothing."""
 
 
-class ReliantStudy(Study[ReliantConfig, FairGraph]):
+class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
     """Teach students on one graph of people; how right are they, and how unequal?"""
 
     paper = "reliant"
@@ -92,7 +92,7 @@ class ReliantStudy(Study[ReliantConfig, FairGraph]):
         model, framework = self._model(arm, data, config), ARMS[arm].framework
         model.remember(task.x, task.train, task.labels[task.train])
         if not config.knowledge:
-            shared = cast(Distilled, self.session.shared("teacher", lambda: self._teacher(data, task)))
+            shared = self.session.shared("teacher", lambda: self._teacher(data, task))
             model.teacher.load_state_dict(shared.teacher.state_dict())
         if framework == "teacher":
             return model.eval()
@@ -141,12 +141,11 @@ class ReliantStudy(Study[ReliantConfig, FairGraph]):
                 write_knowledge(self.session.out_dir / name, knowledge)
         return knowledge
 
-    def evaluate(self, model: nn.Module, data: FairGraph) -> dict[str, float]:
+    def evaluate(self, model: Distilled, data: FairGraph) -> dict[str, float]:
         """On the test nodes, in per cent: accuracy, balanced accuracy, ΔSP, ΔEO, the largest share of one decision.
 
         `collapsed` is 1 if nearly all decisions are the same, for then both differences are 0 for nothing.
         """
-        model = cast(Distilled, model)
         task = Task.of(data, self.session.fabric.device)
         p = self._scores(model, task.x, task.graph, task.sensitive)[task.test]
         labels, sensitive = (values[task.test].cpu() for values in (task.labels, task.sensitive))
@@ -192,7 +191,7 @@ class ReliantStudy(Study[ReliantConfig, FairGraph]):
 
     # -- use ------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
+    def predict(self, model: Distilled, source: Path) -> Prediction:
         """Decide for everybody in a graph, the one of training or another; groups need not be known.
 
         People of the training graph keep their known labels and their λ (CPF); strangers have neither.
@@ -200,7 +199,6 @@ class ReliantStudy(Study[ReliantConfig, FairGraph]):
         Raises:
             Problem: no readable graph, or other columns than in training.
         """
-        model = cast(Distilled, model)
         graph = fair_graphs.read_fair_graph(source, encoding=Encoding(**model.encoding))
         found = graph.features.shape[1]
         if found != model.features:

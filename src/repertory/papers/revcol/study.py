@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ FINETUNE: dict[str, Any] = {
 }  # fmt: skip
 
 
-class RevColStudy(ImageStudy[RevColConfig]):
+class RevColStudy(ImageStudy[RevColConfig, RevCol]):
     """Classify images with one column and several, supervised and not; count, weigh, race."""
 
     paper = "revcol"
@@ -211,10 +211,10 @@ class RevColStudy(ImageStudy[RevColConfig]):
         terms = compound_loss(said, denormalised(x), y, *weights, cross_entropy=self.cross_entropy)
         return {"loss": torch.stack(terms).sum(), "label_loss": terms[-1]}
 
-    def evaluate(self, model: nn.Module, data: ImageData) -> dict[str, float]:
+    def evaluate(self, model: RevCol, data: ImageData) -> dict[str, float]:
         """As every classifier; and the linear CKA of each column's c(3, i) with the labels and the image."""
         metrics = super().evaluate(model, data)
-        similarities = self._similarities(cast(RevCol, model), data)
+        similarities = self._similarities(model, data)
         self.session.figure("cka-per-column", pictures.cka_picture(similarities))
         named = {f"cka_{name}_{i}": v for name, values in similarities.items() for i, v in enumerate(values, start=1)}
         return {**metrics, **named}
@@ -312,9 +312,9 @@ class RevColStudy(ImageStudy[RevColConfig]):
 
     # -- use ------------------------------------------------------------------------------------
 
-    def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
+    def pictures(self, model: RevCol, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """What the supervised columns make of the first images: what they keep of them."""
-        model, x = cast(RevCol, model), x[:REBUILT]
+        x = x[:REBUILT]
         if not model.supervise_at:
             return {}
         rebuilt = [torch.sigmoid(r.float()).cpu() for r in model.forward_supervised(x).reconstructions]

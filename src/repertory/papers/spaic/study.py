@@ -68,7 +68,7 @@ class SpaicConfig(Recipe):
     speed_steps: int = Field(default=100, ge=2, description="T of the speed figures")
 
 
-class SpaicStudy(Study[SpaicConfig, SpikeData]):
+class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
     """Train by surrogate gradients, learn by STDP, both from the same front end."""
 
     paper = "spaic"

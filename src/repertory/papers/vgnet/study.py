@@ -114,7 +114,7 @@ class VGNetConfig(ImageRecipe):
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against MobileNetV2; 0: no race")
 
 
-class VGNetStudy(ImageStudy[VGNetConfig]):
+class VGNetStudy(ImageStudy[VGNetConfig, nn.Module]):
     """Classify images with learned and with fixed kernels; move the images; count; race."""
 
     paper = "vgnet"
