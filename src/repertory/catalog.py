@@ -8,7 +8,6 @@ value = import path of the paper's package, which holds card.toml and study.py.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import importlib
@@ -17,8 +16,10 @@ import importlib.util
 import json
 import math
 import re
+import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -26,9 +27,10 @@ from pydantic import ValidationError
 import repertory.papers as builtin
 from repertory.core.card import Card, read_card
 from repertory.core.files import cache_dir, write_text
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, suggest
 
 if TYPE_CHECKING:
+    from repertory.core.settings import Design
     from repertory.core.study import Study
 
 ENTRY_POINTS = "repertory.papers"
@@ -64,8 +66,7 @@ def folder(paper: str) -> Path:
     """
     known = packages()
     if paper not in known:
-        close = difflib.get_close_matches(paper, known, n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(close)}?" if close else "`repertory list` names them all"
+        remedy = suggest(paper, known, "") or "`repertory list` names them all"
         raise Problem(f"no paper is called {paper!r}", "the repertory", remedy)
     if known[paper].startswith(f"{builtin.__name__}."):
         return Path(builtin.__path__[0]) / paper
@@ -106,6 +107,49 @@ def cards(built_in: bool = False) -> list[Card]:
     return sorted((card(paper) for paper in papers), key=lambda c: (c.topic, c.id))
 
 
+@functools.cache
+def design(paper: str) -> type[Design[Any]]:
+    """The arms, settings and scales of a paper: its `settings.py` alone, which imports no torch.
+
+    A paper without one is loaded whole.
+
+    Raises:
+        Problem: unknown paper, or no Design for it.
+    """
+    where = folder(paper)
+    if not (where / "settings.py").exists():
+        return load(paper)
+    found = _declared(_import_alone(packages()[paper], "settings"), paper)
+    if found is None:
+        raise Problem(f"no Design with paper = {paper!r}", where / "settings.py", "define it; see CONTRIBUTING")
+    return found
+
+
+def _import_alone(package: str, module: str) -> ModuleType:
+    """A module of a package without what the package's own __init__ imports: the method, and torch with it.
+
+    An empty package stands in for it meanwhile. Nothing imported is kept: the package will import its own.
+    """
+    if package in sys.modules:
+        return importlib.import_module(f"{package}.{module}")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, "`folder` has found it"
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    try:
+        return importlib.import_module(f"{package}.{module}")
+    finally:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            del sys.modules[name]
+
+
+def _declared(module: ModuleType, paper: str) -> type | None:
+    """The class that a module defines for a paper."""
+    for found in vars(module).values():
+        if isinstance(found, type) and found.__module__ == module.__name__ and getattr(found, "paper", "") == paper:
+            return found
+    return None
+
+
 def load(paper: str) -> type[Study]:
     """The study class of a paper; imports its code.
 
@@ -115,9 +159,8 @@ def load(paper: str) -> type[Study]:
     where = folder(paper)
     if (where / "study.py").exists():
         module = importlib.import_module(f"{packages()[paper]}.study")
-        for found in vars(module).values():
-            if isinstance(found, type) and found.__module__ == module.__name__ and getattr(found, "paper", "") == paper:
-                return cast("type[Study]", found)
+        if found := _declared(module, paper):
+            return cast("type[Study]", found)
     raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
 
 

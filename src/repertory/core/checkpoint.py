@@ -14,22 +14,23 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from typing import TYPE_CHECKING, Any, cast
 
 from repertory.core.files import replace_folder, write_json
 from repertory.core.problem import Problem
+
+# What a model directory says of itself is read without torch; functions that need torch import it.
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 ABOUT = "repertory.json"
 
 
 def save(model: nn.Module, folder: Path, **about: Any) -> None:
     """Write a model directory atomically; `about` (JSON values: paper, arm, config) goes into repertory.json."""
+    from huggingface_hub import PyTorchModelHubMixin
+
     if not isinstance(model, PyTorchModelHubMixin):
         raise TypeError(f"{type(model).__name__} cannot be saved: derive it from PyTorchModelHubMixin")
     with replace_folder(Path(folder)) as fresh:
@@ -64,6 +65,9 @@ def load(folder: Path, package: str = "repertory") -> Any:
     Raises:
         Problem: not a model directory, a class outside `package`, or weights that do not fit.
     """
+    from huggingface_hub import PyTorchModelHubMixin
+    from safetensors import SafetensorError
+
     name = str(about(folder).get("class", ""))
     module, _, qualname = name.partition(":")
     foreign = Problem(f"the model directory names a foreign class: {name!r}", folder, "load it with its own package")
@@ -79,7 +83,7 @@ def load(folder: Path, package: str = "repertory") -> Any:
         raise foreign  # something that our own modules import
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
-            return cast(nn.Module, cls.from_pretrained(str(folder), strict=True)).eval()
+            return cast("nn.Module", cls.from_pretrained(str(folder), strict=True)).eval()
     except (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise Problem(
@@ -97,6 +101,9 @@ def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "
     Raises:
         Problem: unreadable, not weights, or a pickle that holds more than tensors.
     """
+    import torch
+    from safetensors.torch import load_file
+
     try:
         if Path(path).suffix == ".safetensors":
             content = load_file(path)
@@ -128,6 +135,7 @@ def rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[
         Problem: two tensors would get the same name.
 
     Example:
+        >>> import torch
         >>> rename({"stem.conv.weight": torch.zeros(1)}, {r"^stem\.conv\.": "stem."}).keys()
         dict_keys(['stem.weight'])
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -41,3 +43,16 @@ def require(module: str, extra: str) -> ModuleType:
             where=f"import {module}: {error}",
             remedy=f"pip install 'repertory[{extra}]'",
         ) from error
+
+
+def suggest(name: str, known: Iterable[str], before: str = ": ") -> str:
+    """The known names that are closest to a mistyped one, as a clause for a message; "" if none is close.
+
+    Example:
+        >>> suggest("epoch", ["epochs", "lr"])
+        ': did you mean epochs?'
+        >>> suggest("momentum", ["epochs", "lr"])
+        ''
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"{before}did you mean {' or '.join(close)}?" if close else ""

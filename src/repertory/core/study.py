@@ -19,39 +19,24 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import nn
 
 from repertory.core import checkpoint
 from repertory.core.files import cache_dir, replace_folder, write_text
 from repertory.core.problem import Problem
+from repertory.core.settings import C, Design, StudyConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = ["Metric", "Prediction", "Session", "Study", "StudyConfig", "real_data", "set_generators"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 M = TypeVar("M", bound=nn.Module)
 
 DRY_RUN_STEPS = 2
-
-
-class StudyConfig(BaseModel):
-    """What every study can be told. A paper's own configuration adds fields, each documented and bounded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    seeds: int = Field(default=3, ge=1, description="number of repetitions; claims are judged on paired seeds")
-    real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
-    threads: int = Field(
-        default=1,
-        ge=0,
-        description="CPU threads of a trial, 0: all cores; small models run best on one, and --jobs fills the others",
-    )
-
-
-C = TypeVar("C", bound=StudyConfig)
 
 
 @dataclass(frozen=True)
@@ -292,24 +277,16 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-class Study(ABC, Generic[C, D, M]):
+class Study(Design[C], ABC, Generic[C, D, M]):
     """How one paper's claims are tested. Straight-line code: a reader follows it top to bottom.
 
-    A paper declares the class variables and implements `write_sample`, `read`, `train` and `evaluate`;
-    `measure`, `predict` and `convert` where they make sense. Type parameters: configuration, data, trained module.
+    A paper declares the class variables, those of `Design` included, and implements `write_sample`, `read`, `train`
+    and `evaluate`; `measure`, `predict` and `convert` where they make sense. Type parameters: configuration, data,
+    trained module.
     """
 
-    paper: ClassVar[str]
-    """Identifier of the paper."""
-    arms: ClassVar[Mapping[str, str]]
-    """name -> one line; published baselines, the method, ablations."""
-    method: ClassVar[str]
-    """The arm that is the paper's own."""
     metrics: ClassVar[Mapping[str, Metric]] = {}
     """All that `evaluate` and `measure` give, by name; "{x}" in a name stands for a number ("memory_{x}")."""
-    Config: ClassVar[type[StudyConfig]]
-    scales: ClassVar[Mapping[str, StudyConfig]]
-    """"smoke", "laptop", "paper"; with real mid-size data also "desk"."""
     sample_name: ClassVar[str]
     """What the sample is, in a word or two: verdicts name it."""
     sample_version: ClassVar[int] = 1

@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
-from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
-from repertory.core.card import Card, explain
+from repertory.core.card import Card
 from repertory.core.files import write_json
 from repertory.core.problem import Problem
-from repertory.core.study import Session, Study, StudyConfig
+from repertory.core.settings import check_arms, study_config
+from repertory.core.study import Session, Study
 from repertory.core.training import Diverged
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
@@ -38,41 +38,6 @@ from repertory.execution.provenance import provenance
 from repertory.execution.trials import Trial, about, finished, perform
 from repertory.reports.html import Report
 from repertory.verdicts.results import MEASURE
-
-
-def study_config(study: type[Study], scale: str, changes: Mapping[str, Any] | None = None) -> StudyConfig:
-    """The configuration of a scale, with fields changed.
-
-    Raises:
-        Problem: unknown scale or field, or a value out of its range.
-    """
-    if scale not in study.scales:
-        raise Problem(f"{study.paper} has no scale {scale!r}", "--scale", f"choose from {', '.join(study.scales)}")
-    return changed(study, study.scales[scale], changes)
-
-
-def changed(study: type[Study], config: StudyConfig, changes: Mapping[str, Any] | None) -> StudyConfig:
-    """A configuration with fields changed.
-
-    Raises:
-        Problem: unknown field, or a value out of its range.
-    """
-    changes = dict(changes or {})
-    unknown = [name for name in changes if name not in study.Config.model_fields]
-    if unknown:
-        raise Problem(
-            f"{study.paper} has no setting {unknown[0]!r}",
-            f"--set {unknown[0]}={changes[unknown[0]]}",
-            f"settings: {', '.join(study.Config.model_fields)}",
-        )
-    try:
-        return study.Config.model_validate({**config.model_dump(), **changes})
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
-        described = study.Config.model_fields[name].description if name else ""
-        raise Problem(
-            f"bad setting {explain(error)}", f"--set {name}={changes.get(name)}", f"{name}: {described}"
-        ) from error
 
 
 class Experiment:
@@ -136,9 +101,7 @@ class Experiment:
             Problem: unknown arm.
         """
         wanted = list(arms or self.study.arms)
-        unknown = [arm for arm in wanted if arm not in self.study.arms]
-        if unknown:
-            raise Problem(f"{self.card.id} has no arm {unknown[0]!r}", "--arms", f"arms: {', '.join(self.study.arms)}")
+        check_arms(self.study, wanted)
         numbers = range(self.config.seeds if seeds is None else seeds) if not isinstance(seeds, Sequence) else seeds
         common = Trial(
             self.card.id,

@@ -16,9 +16,9 @@ from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.card import explain
 from repertory.core.problem import Problem
+from repertory.core.settings import changed
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
-from repertory.execution.experiment import changed
 from repertory.execution.hardware import Hardware
 from repertory.execution.trials import threads
 

@@ -11,13 +11,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from pydantic import Field
 from timm.data import Mixup, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,58 +25,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study
-from repertory.core.training import Recipe, fit, loader
+from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
+from repertory.tasks.settings import ImageRecipe
 
 PREDICT_BATCH = 32
 SHOWN = 12
 """Images in the picture of predictions."""
-
-
-class ImageRecipe(Recipe):
-    """How an image classifier is trained."""
-
-    image_size: int | None = Field(
-        default=None, ge=8, le=1024, description="height and width of the input; empty: as the architecture wants it"
-    )
-    train_size: int | None = Field(
-        default=None, ge=8, le=1024, description="height and width in training, with random crops; empty: image_size"
-    )
-    drop_path: float | None = Field(
-        default=None, ge=0, lt=1, description="drop-path rate; empty: as published for the size"
-    )
-    pretrained: str = Field(default="", description="weights to start from: the authors' file, or a model directory")
-    keep_best: bool = Field(
-        default=False,
-        description="return the weights that did best on the held-out images, as many published figures do",
-    )
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
-    crop_scale: float = Field(
-        default=1.0, gt=0, le=1, description="least area of a random crop; 1: images whole and unchanged"
-    )
-    flip: float = Field(
-        default=0.5, ge=0, le=1, description="probability of mirroring, where images are cropped at random"
-    )
-    crop_interpolation: Literal["random", "bilinear", "bicubic"] = Field(
-        default="random", description="how random crops are resized"
-    )
-    color_jitter: float = Field(default=0.0, ge=0, le=1, description="strength, with random crops only")
-    auto_augment: str = Field(
-        default="", description="timm's name of an automatic augmentation, with random crops only"
-    )
-    random_erasing: float = Field(
-        default=0.0, ge=0, le=1, description="probability that a box becomes noise, with random crops only"
-    )
-    mixup: float = Field(default=0.0, ge=0, description="alpha of mixup; 0: none")
-    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix; 0: none. With both, either every other time")
-    sample: Literal["digits", "photo-crops"] = Field(default="photo-crops", description="which sample is written")
-    sample_labels: int = Field(
-        default=0,
-        ge=0,
-        description="training images per class drawn from the sample for each seed; 0: all. Own data are whole",
-    )
 
 
 R = TypeVar("R", bound=ImageRecipe)

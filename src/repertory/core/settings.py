@@ -1,0 +1,190 @@
+"""What a study can be told: its arms, its settings and their values at each scale.
+
+Nothing here imports torch, so that the command line checks an arm, a scale or a setting at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from repertory.core.card import explain
+from repertory.core.problem import Problem, suggest
+
+Group = Literal["model", "training", "evaluation", "prediction", "data", "sample", "run"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""In the order in which settings are shown."""
+
+
+class StudyConfig(BaseModel):
+    """What every study can be told. A paper's own configuration adds fields, each documented and bounded.
+
+    Fields are shown by group. A field belongs to the group whose entry in `groups` names it, else to the `main_group`
+    of the class that declares it first: the model's, for a paper's own fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    main_group: ClassVar[Group] = "run"
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {"data": ("real",)}
+
+    seeds: int = Field(default=3, ge=1, description="number of repetitions; claims are judged on paired seeds")
+    real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
+    threads: int = Field(
+        default=1,
+        ge=0,
+        description="CPU threads of a trial, 0: all cores; small models run best on one, and --jobs fills the others",
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        named = {name for names in cls.groups.values() for name in names}
+        if absent := sorted(named - set(cls.model_fields)):
+            raise TypeError(f"{cls.__name__}.groups: no field is called {', '.join(absent)}")
+
+    @classmethod
+    def group_of(cls, field: str) -> Group:
+        """The group that a field is shown in."""
+        bases = [base for base in cls.__mro__ if issubclass(base, StudyConfig)]
+        for base in bases:
+            for group, names in vars(base).get("groups", {}).items():
+                if field in names:
+                    return group
+        declaring = [base for base in bases if field in inspect.get_annotations(base)]
+        return vars(declaring[-1]).get("main_group", "model")
+
+
+OPTIMIZERS = frozenset(
+    """
+    adabelief adadelta adafactor adafactorbv adafactorbvc adagrad adahessian adam adamax adamc adamp adamuon adamw
+    adamwlegacy adan adanw adopt adoptc adoptw bnbadam bnbadam8bit bnbadamw bnbadamw8bit bnbademamix
+    bnbademamix8bit bnblion bnblion8bit bnbsgd bnbsgd8bit cadafactor cadafactorbv cadafactorbvc cadamc cadamp
+    cadamw cadan cadanw cadopt cadoptc cadoptw clamb clambw claprop clion clionc cmars cnadamc cnadamw crmsproptf
+    csgdc csgdp csgdw fusedadam fusedadamw fusedlamb fusednovograd fusedsgd kron kronc kronw lamb lambc lambcd
+    lambcw lambw laprop lapropc larc lars lion lionc madgrad madgradw mars momentum muon nadam nadamc nadamlegacy
+    nadamuon nadamw nesterov nesterovw nlarc nlars nmuon novograd novogradc novogradw radabelief radam radamlegacy
+    radamw rmsprop rmsproptf rmsproptfc rmsproptfw sgd sgdc sgdp sgdw
+    """.split()  # noqa: SIM905  a hundred names
+)
+"""The optimizers of timm. It has them by name only once it is imported, and torch with it."""
+
+
+class Recipe(StudyConfig):
+    """How a model is trained. Studies that use `fit` derive their configuration from it."""
+
+    main_group: ClassVar[Group] = "training"
+
+    epochs: int = Field(default=10, ge=1, description="passes over the training data")
+    batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
+    accumulate: int = Field(default=1, ge=1, description="gradients summed up for one step")
+    optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
+    decay_all: bool = Field(default=False, description="apply weight_decay to biases and 1-d parameters too")
+    layer_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="learning rate of a layer relative to the next, by the model's group_matcher; 0: one for all",
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle has its own")
+    schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
+        default="cosine", description="learning rate over steps"
+    )
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up; onecycle has its own")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at step 0 of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    decay_epochs: float = Field(default=30.0, gt=0, description="step schedule: epochs between two decays")
+    milestones: tuple[float, ...] = Field(
+        default=(), description="step schedule: epochs after which it decays, in place of every decay_epochs"
+    )
+    decay_rate: float = Field(default=0.1, gt=0, le=1, description="step schedule: factor of a decay")
+    power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
+    ema_returned: bool = Field(
+        default=True, description="the moving average is what training gives; False: it is only evaluated beside"
+    )
+    eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
+    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
+    workers: int = Field(default=0, ge=0, description="data-loading processes")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        plain = name.removeprefix("lookahead_")
+        if plain not in OPTIMIZERS:
+            raise ValueError(f"timm has no optimizer of this name{suggest(plain, OPTIMIZERS, '; ')}")
+        return name
+
+
+C = TypeVar("C", bound=StudyConfig)
+
+
+class Design(Generic[C]):
+    """What a paper compares, and with which settings. `settings.py` of a paper declares it; its study derives from it.
+
+    A `settings.py` must not import torch, nor any module of the paper that does: the command line loads it alone.
+    """
+
+    paper: ClassVar[str]
+    """Identifier of the paper."""
+    arms: ClassVar[Mapping[str, str]]
+    """name -> one line; published baselines, the method, ablations."""
+    method: ClassVar[str]
+    """The arm that is the paper's own."""
+    Config: ClassVar[type[StudyConfig]]
+    scales: ClassVar[Mapping[str, StudyConfig]]
+    """"smoke", "laptop", "paper"; with real mid-size data also "desk"."""
+
+
+def study_config(design: type[Design[Any]], scale: str, changes: Mapping[str, Any] | None = None) -> StudyConfig:
+    """The configuration of a scale, with fields changed.
+
+    Raises:
+        Problem: unknown scale or field (names the closest ones), or a value out of its range.
+    """
+    if scale not in design.scales:
+        raise Problem(
+            f"{design.paper} has no scale {scale!r}{suggest(scale, design.scales)}",
+            "--scale",
+            f"choose from {', '.join(design.scales)}",
+        )
+    return changed(design, design.scales[scale], changes)
+
+
+def changed(design: type[Design[Any]], config: StudyConfig, changes: Mapping[str, Any] | None) -> StudyConfig:
+    """A configuration with fields changed.
+
+    Raises:
+        Problem: unknown field (names the closest ones), or a value out of its range.
+    """
+    changes, known = dict(changes or {}), design.Config.model_fields
+    for name, value in changes.items():
+        if name not in known:
+            raise Problem(
+                f"{design.paper} has no setting {name!r}{suggest(name, known)}",
+                f"--set {name}={value}",
+                f"`repertory settings {design.paper}` lists them all",
+            )
+    try:
+        return design.Config.model_validate({**config.model_dump(), **changes})
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
+        described = known[name].description if name else ""
+        raise Problem(
+            f"bad setting {explain(error)}", f"--set {name}={changes.get(name)}", f"{name}: {described}"
+        ) from error
+
+
+def check_arms(design: type[Design[Any]], arms: Iterable[str], where: str = "--arms") -> None:
+    """Raises `Problem` for an arm that the paper does not have; names the closest ones."""
+    for arm in arms:
+        if arm not in design.arms:
+            raise Problem(
+                f"{design.paper} has no arm {arm!r}{suggest(arm, design.arms)}",
+                where,
+                f"arms: {', '.join(design.arms)}",
+            )

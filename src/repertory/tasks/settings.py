@@ -1,0 +1,60 @@
+"""Settings that the papers of one job share. Like all settings, they import no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from repertory.core.settings import Group, Recipe
+
+
+class ImageRecipe(Recipe):
+    """How an image classifier is trained."""
+
+    main_group: ClassVar[Group] = "training"
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
+        "model": ("image_size", "drop_path"),
+        "sample": ("sample", "sample_labels"),
+    }
+
+    image_size: int | None = Field(
+        default=None, ge=8, le=1024, description="height and width of the input; empty: as the architecture wants it"
+    )
+    train_size: int | None = Field(
+        default=None, ge=8, le=1024, description="height and width in training, with random crops; empty: image_size"
+    )
+    drop_path: float | None = Field(
+        default=None, ge=0, lt=1, description="drop-path rate; empty: as published for the size"
+    )
+    pretrained: str = Field(default="", description="weights to start from: the authors' file, or a model directory")
+    keep_best: bool = Field(
+        default=False,
+        description="return the weights that did best on the held-out images, as many published figures do",
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    crop_scale: float = Field(
+        default=1.0, gt=0, le=1, description="least area of a random crop; 1: images whole and unchanged"
+    )
+    flip: float = Field(
+        default=0.5, ge=0, le=1, description="probability of mirroring, where images are cropped at random"
+    )
+    crop_interpolation: Literal["random", "bilinear", "bicubic"] = Field(
+        default="random", description="how random crops are resized"
+    )
+    color_jitter: float = Field(default=0.0, ge=0, le=1, description="strength, with random crops only")
+    auto_augment: str = Field(
+        default="", description="timm's name of an automatic augmentation, with random crops only"
+    )
+    random_erasing: float = Field(
+        default=0.0, ge=0, le=1, description="probability that a box becomes noise, with random crops only"
+    )
+    mixup: float = Field(default=0.0, ge=0, description="alpha of mixup; 0: none")
+    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix; 0: none. With both, either every other time")
+    sample: Literal["digits", "photo-crops"] = Field(default="photo-crops", description="which sample is written")
+    sample_labels: int = Field(
+        default=0,
+        ge=0,
+        description="training images per class drawn from the sample for each seed; 0: all. Own data are whole",
+    )
