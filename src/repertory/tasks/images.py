@@ -185,7 +185,7 @@ class ImageStudy(Study[R, ImageData, M]):
         return fit(
             self.session,
             model,
-            train.seen_through(self._augmentation(model)),
+            train.with_transform(self._augmentation(model)),
             config,
             loss,
             evaluate=(lambda module: self.accuracy(module, data.test)) if watched else None,
@@ -211,7 +211,7 @@ class ImageStudy(Study[R, ImageData, M]):
         """Top-1 and top-5 accuracy, in per cent."""
         classes, device = cast(int, model.num_classes), self.session.fabric.device
         top1, top5 = (MulticlassAccuracy(classes, top_k=min(k, classes), average="micro").to(device) for k in (1, 5))
-        recipe, seen = self.config, test.seen_through(preprocessing(model))
+        recipe, seen = self.config, test.with_transform(preprocessing(model))
         with torch.inference_mode():
             for x, y in loader(self.session, seen, recipe.batch_size, workers=recipe.workers, shard=True):
                 logits = model(x)
@@ -273,7 +273,7 @@ class ImageStudy(Study[R, ImageData, M]):
         if not paths:
             raise Problem("no images here", source, "give an image, or a folder that holds some")
         names = label_texts(model)
-        seen = ImageSet(tuple(paths), (0,) * len(paths), tuple(names)).seen_through(preprocessing(model))
+        seen = ImageSet(tuple(paths), (0,) * len(paths), tuple(names)).with_transform(preprocessing(model))
         probabilities = torch.cat(
             [model(x).softmax(1).cpu() for x, _ in loader(self.session, seen, PREDICT_BATCH, label="predict")]
         )

@@ -192,7 +192,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         """What the model sees: frames or normalised images."""
         config = self.config
         if isinstance(data, ImageSet):
-            return data.seen_through(_image_transform(model, augmented, config.crop_pad, config.hflip))
+            return data.with_transform(_image_transform(model, augmented, config.crop_pad, config.hflip))
         look: Callable[[np.ndarray, Size, Size, int], Tensor] = frames_of
         if augmented:
             look = STCF(
