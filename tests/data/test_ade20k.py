@@ -60,11 +60,11 @@ def test_the_archive_is_read_as_it_unpacks_and_names_are_optional(sample: Path, 
 def test_transforms_move_image_and_classes_together(sample: Path) -> None:
     data = ade20k.read_split(sample, "train")
     image, classes = data[2]
-    mirrored, moved = data.seen_through(v2.RandomHorizontalFlip(1.0))[2]
+    mirrored, moved = data.with_transform(v2.RandomHorizontalFlip(1.0))[2]
     assert torch.equal(mirrored, image.flip(-1))
     assert torch.equal(moved, classes.flip(-1))
     fill: Any = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE}
-    padded, filled = data.seen_through(v2.Pad(4, fill=fill))[2]
+    padded, filled = data.with_transform(v2.Pad(4, fill=fill))[2]
     assert padded.shape == (3, 136, 136)
     assert (filled[:4] == IGNORE).all()
     assert torch.equal(filled[4:-4, 4:-4], classes)

@@ -141,7 +141,7 @@ def test_every_form_of_segmentation_gives_the_same_mask(form: str, tmp_path: Pat
 def test_transforms_move_image_boxes_and_masks_together(train: CocoSet) -> None:
     index = next(i for i in range(12) if len(train[i][1]["labels"]))
     image, target = train[index]
-    mirrored, moved = train.seen_through(v2.RandomHorizontalFlip(1.0))[index]
+    mirrored, moved = train.with_transform(v2.RandomHorizontalFlip(1.0))[index]
     assert torch.equal(mirrored, image.flip(-1))
     torch.testing.assert_close(moved["boxes"][:, [2, 0]], 128 - target["boxes"][:, [0, 2]])
     assert torch.equal(moved["masks"], target["masks"].flip(-1))

@@ -78,7 +78,7 @@ def test_a_small_set_is_decoded_once_and_a_large_one_is_not_kept(digits: Path, m
     original = images.read_image
     monkeypatch.setattr(images, "read_image", lambda path: decoded.append(path) or original(path))
     train, _ = images.read_splits(digits)
-    for view in (train, train.seen_through(np.asarray), train.subset(range(40))):
+    for view in (train, train.with_transform(np.asarray), train.subset(range(40))):
         for i in range(40):
             view[i]
     assert len(decoded) == 40

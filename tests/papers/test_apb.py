@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ from repertory.papers.apb import (
 )
 from repertory.papers.apb.pictures import association
 from repertory.papers.apb.sample import write_moving_digits
-from repertory.papers.apb.study import ARMS, APBConfig, APBStudy, Frames, activity
+from repertory.papers.apb.study import ARMS, APBConfig, APBStudy, DisturbedSet, activity
+from repertory.tasks.events import Streams
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 
@@ -483,11 +485,12 @@ def test_mnist_dvs_as_its_owners_distribute_it_is_split_nine_to_one(digits: Path
 
 def test_recordings_become_frames_and_disturbed_ones_are_always_the_same(digits: Path) -> None:
     test, model = events.read_splits(digits)[1], net(size=(16, 16), steps=4)
-    frames, label = Frames(test, model, frames_of)[3]
+    represent = partial(frames_of, sensor=test.size, size=model.size, steps=model.steps)
+    frames, label = Streams(test, represent)[3]
     assert (frames.shape, label) == ((2, 16, 16, 4), test.labels[3])
     count = len(test.events(3))
     assert frames.sum() == count
-    noisy, lossy = (Frames(test, model, frames_of, kind, 0.3) for kind in ("noise", "drop"))
+    noisy, lossy = (Streams(DisturbedSet(**vars(test), kind=kind, share=0.3), represent) for kind in ("noise", "drop"))
     assert noisy[3][0].sum() == count + round(0.3 * count)
     assert lossy[3][0].sum() == round(0.7 * count)
     assert torch.equal(noisy[3][0], noisy[3][0])
@@ -498,7 +501,7 @@ def test_folders_of_other_formats_and_sensors(tmp_path: Path) -> None:
     for name in ("left", "right"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for k in range(3):
-            recording = stream(400, (12, 14), seed=k)
+            recording = stream(400, (12, 14), seed=2 * k + (name == "left"))
             columns = np.stack([recording[field] for field in "xytp"], axis=1)
             np.save(tmp_path / "mine" / name / f"{k}.npy", columns)
     with pytest.raises(Problem, match="how large the sensor is"):
@@ -571,7 +574,7 @@ def test_arms_differ_in_what_they_say_they_differ_in(tmp_path: Path, digits: Pat
                      "apb-pair-hidden": {0.5}}  # fmt: skip
     assert associating(study.build("apb-pair-hidden", data.train)) == [False, True]
     model = study.build("lif", data.train)
-    plain, augmented = (study._seen(model, data.train, augmented) for augmented in (False, True))
+    plain, augmented = (study._dataset(model, data.train, augment) for augment in (False, True))
     torch.manual_seed(1)
     assert torch.equal(cast(Any, plain)[0][0], cast(Any, plain)[0][0])
     assert not torch.equal(cast(Any, augmented)[0][0], cast(Any, plain)[0][0])
@@ -659,7 +662,7 @@ def test_the_desk_scale_reads_cifar10(tmp_path: Path, real_data: Callable[[str],
 def test_what_cannot_be_read_or_learned_is_said(tmp_path: Path, digits: Path) -> None:
     with pytest.raises(Problem, match="no data for apb"):
         study_in(tmp_path / "a", tmp_path).data()
-    with pytest.raises(Problem, match="no recordings"):
+    with pytest.raises(Problem, match="no streams here"):
         study_in(tmp_path / "a").predict(net(), tmp_path)
     write_images(tmp_path / "few", count=1)
     with pytest.raises(Problem, match="cannot be split"):
@@ -681,8 +684,8 @@ def test_more_steps_than_filled_bins_is_warned_of(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for k in range(2):
-            t = np.repeat([0, 90_000, 99_999], 30)
-            columns = np.stack([np.arange(90) % 20, np.arange(90) % 18, t, np.arange(90) % 2], axis=1)
+            t, x = np.repeat([0, 90_000, 99_999], 30), np.arange(90) + 2 * k + (name == "b")
+            columns = np.stack([x % 20, np.arange(90) % 18, t, np.arange(90) % 2], axis=1)
             np.save(tmp_path / "data" / name / f"{k}.npy", columns)
     study = study_in(tmp_path / "session", tmp_path / "data", sensor="20x20", steps=5)
     with pytest.warns(UserWarning, match="of 5 bins of time, 2 have events"):

@@ -274,7 +274,7 @@ def test_unlabelled_pixels_do_not_count(scenes: Path) -> None:
 @pytest.mark.parametrize("build", DETECTORS)
 def test_fit_and_evaluate_a_detector(build: Callable[..., nn.Module], boxes: Path, tmp_path: Path) -> None:
     name = build.__name__
-    train = coco.read_split(boxes, "train").with_objects().seen_through(AUGMENTATION[name])
+    train = coco.read_split(boxes, "train").with_objects().with_transform(AUGMENTATION[name])
     recipe = RECIPES[name].model_copy(update={"epochs": 1, "batch_size": 2})
     session = Session(0, tmp_path)
     session.reseed()
@@ -291,7 +291,7 @@ def test_fit_and_evaluate_a_detector(build: Callable[..., nn.Module], boxes: Pat
 def test_fit_and_evaluate_a_segmenter(build: Callable[..., nn.Module], scenes: Path, tmp_path: Path) -> None:
     name = build.__name__
     train = ade20k.read_split(scenes, "train")
-    assert [tuple(x.shape) for x in train.seen_through(AUGMENTATION[name])[0]] == [(3, 512, 512), (512, 512)]
+    assert [tuple(x.shape) for x in train.with_transform(AUGMENTATION[name])[0]] == [(3, 512, 512), (512, 512)]
     recipe = RECIPES[name].model_copy(update={"epochs": 1, "batch_size": 2})
     session = Session(0, tmp_path)
     session.reseed()
@@ -322,7 +322,7 @@ def test_a_perfect_segmenter_has_100_and_a_perfect_detector_too(boxes: Path, sce
 
 
 def test_augmentation_copes_with_images_without_objects_and_keeps_masks_apart(boxes: Path) -> None:
-    data = coco.read_split(boxes, "train", masks=True).seen_through(AUGMENTATION["ssdlite"])
+    data = coco.read_split(boxes, "train", masks=True).with_transform(AUGMENTATION["ssdlite"])
     for seed in range(20):
         torch.manual_seed(seed)
         image, target = data[seed % len(data)]

@@ -377,8 +377,10 @@ def test_networks_that_make_no_sense() -> None:
         EventClassifier(["a"], [4, 4], network="resnet")
     with pytest.raises(ValueError, match="neither cnn, snn nor a network"):
         EventAugConfig(network="resnet")
-    with pytest.raises(Problem, match="not the size of a sensor"):
+    with pytest.raises(ValueError, match="not the size of a sensor: 'big'; give WIDTHxHEIGHT"):
         EventAugConfig(sensor="big")
+    with pytest.raises(ValueError, match="optimizer"):
+        EventAugConfig(optimizer="adamant")
 
 
 # -- the study --------------------------------------------------------------------------------------

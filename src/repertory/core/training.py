@@ -179,7 +179,7 @@ def loader(
     """
     fabric = session.fabric
     first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
-    batch_size, workers = _affordable(session, batch_size, workers)
+    batch_size, workers = _dry_run_limits(session, batch_size, workers)
     own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
     keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
     seeded = _Seeded(dataset, collate or default_collate)
@@ -249,7 +249,7 @@ class _Batches:
         world = session.fabric.world_size
         if self.size < world:
             raise Problem(f"{self.size} training samples for {world} process(es)", "training data", "add samples")
-        batch_size, workers = _affordable(session, recipe.batch_size, recipe.workers)
+        batch_size, workers = _dry_run_limits(session, recipe.batch_size, recipe.workers)
         self.batch = min(batch_size, self.size // world)
         self.steps = max(1, self.size // (self.batch * world * recipe.accumulate))
         self._keys: list[list[tuple[int, int]]] = []
@@ -278,7 +278,7 @@ class _Batches:
         return map(_sound, self._loader)
 
 
-def _affordable(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
+def _dry_run_limits(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
     """Batch size and number of loading processes, small in a dry run."""
     if not session.dry_run:
         return batch_size, workers

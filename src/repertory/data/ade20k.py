@@ -75,7 +75,7 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         image = TF.to_dtype(image, torch.float32, scale=True)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
 
-    def seen_through(self, transform: Callable[[Any, Any], Any] | None) -> SceneSet:
+    def with_transform(self, transform: Callable[[Any, Any], Any] | None) -> SceneSet:
         """The same photographs, transformed."""
         return replace(self, transform=transform)
 

@@ -134,7 +134,7 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             return torch.zeros(0, info.height, info.width, dtype=torch.uint8)
         return torch.from_numpy(np.ascontiguousarray(coder.decode(runs).transpose(2, 0, 1)))
 
-    def seen_through(self, transform: Callable[[Any, Any], Any] | None) -> CocoSet:
+    def with_transform(self, transform: Callable[[Any, Any], Any] | None) -> CocoSet:
         """The same images, transformed."""
         return replace(self, transform=transform)
 

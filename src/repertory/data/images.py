@@ -73,7 +73,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
             self._decoded[path] = image
         return self._decoded[path]
 
-    def seen_through(self, transform: Callable[[Image.Image], Any]) -> ImageSet:
+    def with_transform(self, transform: Callable[[Image.Image], Any]) -> ImageSet:
         """The same images, transformed."""
         return replace(self, transform=transform)
 

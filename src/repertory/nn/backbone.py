@@ -16,7 +16,7 @@ class StagedBackbone(nn.Module):
     With `build_model_with_cfg(..., feature_cfg={"feature_cls": "getter"})` it serves timm's `features_only=True`.
     """
 
-    behind: ClassVar[str]
+    post_stage: ClassVar[str]
     """Name of the module between the last stage and the pooling; `norm`: it normalises the last map."""
     stem: nn.Sequential
     stages: nn.ModuleList
@@ -31,7 +31,7 @@ class StagedBackbone(nn.Module):
         x = self.stem(self.checked(x))
         for stage in self.stages:
             x = stage(x)
-        return self.get_submodule(self.behind)(x)
+        return self.get_submodule(self.post_stage)(x)
 
     def forward_intermediates(
         self,
@@ -57,14 +57,14 @@ class StagedBackbone(nn.Module):
         """
         check_format(output_fmt)
         wanted, last = feature_take_indices(len(self.stages), indices)
-        behind = self.get_submodule(self.behind)
-        normalised = len(self.stages) - 1 if norm and self.behind == "norm" else None
+        post_stage = self.get_submodule(self.post_stage)
+        normalised = len(self.stages) - 1 if norm and self.post_stage == "norm" else None
         x, maps = self.stem(self.checked(x)), []
         for i, stage in enumerate(self.stages[: last + 1] if stop_early or intermediates_only else self.stages):
             x = stage(x)
             if i in wanted:
-                maps.append(behind(x) if i == normalised else x)
-        return maps if intermediates_only else (behind(x), maps)
+                maps.append(post_stage(x) if i == normalised else x)
+        return maps if intermediates_only else (post_stage(x), maps)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -72,7 +72,7 @@ class StagedBackbone(nn.Module):
         """Remove what the maps of the stages `indices` do not need; returns these as absolute indices."""
         wanted, last = feature_take_indices(len(self.stages), indices)
         if prune_norm or last + 1 < len(self.stages):
-            self.set_submodule(self.behind, nn.Identity())
+            self.set_submodule(self.post_stage, nn.Identity())
         self.stages = self.stages[: last + 1]
         if prune_head:
             self.reset_classifier(0)

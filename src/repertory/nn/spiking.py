@@ -391,6 +391,11 @@ class OverTime(nn.Sequential):
         return super().forward(together).unflatten(0, input.shape[:2])
 
 
+def mean_over_time(logits: Tensor) -> Tensor:
+    """Logits of a spiking network (T, B, K) -> (B, K); those of other networks (B, K) pass unchanged."""
+    return logits.mean(0) if logits.ndim == 3 else logits
+
+
 def tet_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over time of the cross-entropy of each step's logits (temporal efficient training, Deng et al., ICLR 2022).
 

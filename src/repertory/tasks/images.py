@@ -20,7 +20,6 @@ from PIL import Image
 from timm.data import Mixup, create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
@@ -29,6 +28,7 @@ from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
+from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
 from repertory.tasks.settings import ImageRecipe
 
 PREDICT_BATCH = 32
@@ -122,9 +122,7 @@ class ImageStudy(Study[R, ImageData, M]):
             Problem: images of one class only; `pretrained` does not fit the architecture (names the size that fits).
         """
         config, train = self.config, data.train
-        if len(train.classes) < 2:
-            found = ", ".join(train.classes)
-            raise Problem(f"one class only: {found}", "training data", "give images of two classes or more")
+        check_classes(train.classes, "training data", "images")
         if config.sample_labels and self.session.data_dir is None and not config.real:
             train = train.drawn(config.sample_labels, self.session.rng("labels"))
         self.session.reseed("weights")
@@ -141,7 +139,7 @@ class ImageStudy(Study[R, ImageData, M]):
         return fit(
             self.session,
             model,
-            train.seen_through(self._augmentation(model)),
+            train.with_transform(self._augmentation(model)),
             config,
             loss,
             evaluate=(lambda module: self.accuracy(module, data.test)) if watched else None,
@@ -165,15 +163,11 @@ class ImageStudy(Study[R, ImageData, M]):
 
     def accuracy(self, model: nn.Module, test: ImageSet) -> dict[str, float]:
         """Top-1 and top-5 accuracy, in per cent."""
-        classes, device = cast(int, model.num_classes), self.session.fabric.device
-        top1, top5 = (MulticlassAccuracy(classes, top_k=min(k, classes), average="micro").to(device) for k in (1, 5))
-        recipe, seen = self.config, test.seen_through(preprocessing(model))
-        with torch.inference_mode():
-            for x, y in loader(self.session, seen, recipe.batch_size, workers=recipe.workers, shard=True):
-                logits = model(x)
-                top1.update(logits, y)
-                top5.update(logits, y)
-        return {"top1": 100 * float(top1.compute()), "top5": 100 * float(top5.compute())}
+        recipe, data = self.config, test.with_transform(preprocessing(model))
+        batches = loader(self.session, data, recipe.batch_size, workers=recipe.workers, shard=True)
+        scored = ((model(x), y) for x, y in batches)
+        top1, top5 = top_k_accuracy(scored, cast(int, model.num_classes), self.session.fabric.device, top=(1, 5))
+        return {"top1": top1, "top5": top5}
 
     def _start_from(self, model: nn.Module, source: Path) -> None:
         """Load weights; a head for other classes stays as it was initialised, with a warning."""
@@ -225,23 +219,18 @@ class ImageStudy(Study[R, ImageData, M]):
         Raises:
             Problem: no images there, or one that cannot be read.
         """
-        paths = images.image_files(source)
-        if not paths:
-            raise Problem("no images here", source, "give an image, or a folder that holds some")
         names = label_texts(model)
-        seen = ImageSet(tuple(paths), (0,) * len(paths), tuple(names)).seen_through(preprocessing(model))
-        probabilities = torch.cat(
-            [model(x).softmax(1).cpu() for x, _ in loader(self.session, seen, PREDICT_BATCH, label="predict")]
-        )
-        top = probabilities.topk(min(5, len(names)), dim=1)
-        table: list[dict[str, Any]] = []
-        for path, values, indices in zip(paths, top.values.tolist(), top.indices.tolist(), strict=True):
-            best = [f"{names[k]} {100 * p:.1f} %" for k, p in zip(indices, values, strict=True)]
-            file = path.name if source.is_file() else str(path.relative_to(source))
-            row = {"file": file, "class": names[indices[0]], "probability": values[0], "top5": ", ".join(best)}
-            table.append(row)
+        data = unlabelled(source, names).with_transform(preprocessing(model))
+        batches = loader(self.session, data, PREDICT_BATCH, label="predict")
+        probabilities = torch.cat([model(x).softmax(1).cpu() for x, _ in batches])
+        table = prediction_table(data.paths, source, names, probabilities)
+        ranked = probabilities.sort(dim=1, descending=True, stable=True)  # of equal ones the first, as in the table
+        for row, values, labels in zip(
+            table, ranked.values[:, :5].tolist(), ranked.indices[:, :5].tolist(), strict=True
+        ):
+            row["top5"] = ", ".join(f"{names[k]} {100 * p:.1f} %" for k, p in zip(labels, values, strict=True))
 
-        x = torch.stack([seen[i][0] for i in range(min(SHOWN, len(seen)))])
+        x = torch.stack([data[i][0] for i in range(min(SHOWN, len(data)))])
         titles = [f"{row['class']}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
@@ -249,6 +238,22 @@ class ImageStudy(Study[R, ImageData, M]):
 
 
 # -- images in and out of a network -------------------------------------------------------------
+
+
+def unlabelled(source: Path, classes: Sequence[str]) -> ImageSet:
+    """One image, or all images below a folder, to be classified; labels are 0.
+
+    Args:
+        source: file or folder.
+        classes: names of the classes that the model knows.
+
+    Raises:
+        Problem: no images.
+    """
+    paths = tuple(images.image_files(source))
+    if not paths:
+        raise Problem("no images here", source, "give an image, or a folder that holds some")
+    return ImageSet(paths, (0,) * len(paths), tuple(classes))
 
 
 def preprocessing(model: nn.Module) -> Callable[[Image.Image], Any]:

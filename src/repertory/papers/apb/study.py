@@ -12,7 +12,7 @@ repertory train apb --data my_recordings/ --arm lif+stcf --out net/    # then: r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,26 +22,28 @@ import numpy as np
 import torch
 from pydantic import Field
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study, StudyConfig
-from repertory.core.training import Recipe, fit, loader
+from repertory.core.training import fit, loader
 from repertory.data import events, images
-from repertory.data.events import EventSet, Size
+from repertory.data.events import EventSet
 from repertory.data.images import ImageSet
-from repertory.nn.spiking import LIF, tet_loss
+from repertory.nn.spiking import LIF
 from repertory.papers.apb import pictures
 from repertory.papers.apb.model import APBNet, Mode, Where
 from repertory.papers.apb.sample import write_moving_digits
 from repertory.papers.apb.stcf import STCF, frames_of, with_drops, with_noise
+from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
+from repertory.tasks.events import EventRecipe, Streams, classification_loss, read_splits, unlabelled
+from repertory.tasks.images import unlabelled as unlabelled_images
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-DISTURBANCES = (("noise", 0.1), ("noise", 0.3), ("drop", 0.3), ("drop", 0.5))
+Disturbance = Literal["noise", "drop"]
+DISTURBANCES: tuple[tuple[Disturbance, float], ...] = (("noise", 0.1), ("noise", 0.3), ("drop", 0.3), ("drop", 0.5))
 """Events added, and events lost, as shares of a recording's."""
 
 
@@ -67,8 +69,8 @@ ARMS: dict[str, Arm] = {
 }
 
 
-class APBConfig(Recipe):
-    """Recipe, neurons, association and augmentation; the authors' settings are not published."""
+class APBConfig(EventRecipe):
+    """Recipe, reading, neurons, association and augmentation; the authors' settings are not published."""
 
     epochs: int = Field(default=100, ge=1, description="passes over the training data")
     optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
@@ -99,10 +101,6 @@ class APBConfig(Recipe):
     transpose: bool = Field(default=False, description="stcf: exchange rows and columns, half of the time")
     tflip: bool = Field(default=True, description="stcf: reverse time, half of the time")
     swap_polarity: bool = Field(default=False, description="stcf: exchange polarities where time is reversed")
-    sensor: str = Field(default="", description="WIDTHxHEIGHT of the camera; empty: by layout or header")
-    time_unit: Literal["", "us", "ms", "s"] = Field(default="", description="of t in .npy, .npz and .h5 files")
-    upright: bool = Field(default=False, description="turn a DVS128's picture upright, as is usual for CIFAR10-DVS")
-    dvs_scale: Literal[4, 8, 16] = Field(default=16, description="MNIST-DVS: how large the digits are")
     sample: Literal["mnist-dvs", "digits"] = Field(
         default="mnist-dvs", description="which sample is written: recordings, or images"
     )
@@ -175,30 +173,25 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         Raises:
             Problem: neither, or one of the problems of `repertory.data.events` and `repertory.data.images`.
         """
-        config = self.config
         if (folder / "cifar-10-batches-py").is_dir():
             return SpikingData(*(images.read_cifar10(folder, train) for train in (True, False)))
         if folder.is_dir() and events.event_files(folder):
-            size = events.parse_size(config.sensor) if config.sensor else None
-            options: dict[str, Any] = {"unit": config.time_unit, "upright": config.upright, "scale": config.dvs_scale}
-            return SpikingData(*events.read_splits(folder, size=size, **options))
+            return SpikingData(*read_splits(folder, self.config))
         if not folder.is_dir() or not images.image_files(folder):
             raise self.missing(folder)
         if any((folder / part).is_dir() for part in ("val", "test")):
             return SpikingData(*images.read_splits(folder))
         return _nine_to_one(images.read_class_folders(folder), folder)
 
-    def _seen(self, model: APBNet, data: EventSet | ImageSet, augmented: bool = False) -> Dataset[tuple[Tensor, int]]:
-        """What the model sees: frames or normalised images."""
-        config = self.config
+    def _dataset(self, model: APBNet, data: EventSet | ImageSet, augment: bool = False) -> Dataset[tuple[Tensor, int]]:
+        """Inputs of the network: frames, or normalised images."""
+        c = self.config
         if isinstance(data, ImageSet):
-            return data.seen_through(_image_transform(model, augmented, config.crop_pad, config.hflip))
-        look: Callable[[np.ndarray, Size, Size, int], Tensor] = frames_of
-        if augmented:
-            look = STCF(
-                config.least_crop, config.crop_pad, config.hflip, config.transpose, config.tflip, config.swap_polarity
-            )
-        return Frames(data, model, look)
+            return data.with_transform(_image_transform(model, augment, c.crop_pad, c.hflip))
+        frames = (
+            STCF(c.least_crop, c.crop_pad, c.hflip, c.transpose, c.tflip, c.swap_polarity) if augment else frames_of
+        )
+        return Streams(data, partial(frames, sensor=data.size, size=model.size, steps=model.steps))
 
     # -- the experiment -------------------------------------------------------------------------
 
@@ -209,8 +202,8 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
             Problem: one class only; a network whose poolings leave nothing of the input.
         """
         train = data.train
-        if len(set(train.labels)) < 2:
-            raise Problem("one class only", "training data", "give samples of two classes or more")
+        classes = train.classes if isinstance(train, ImageSet) else train.names
+        check_classes([classes[label] for label in sorted(set(train.labels))], "training data", "samples")
         self.session.reseed("weights")
         model = self.build(arm, train)
         if isinstance(train, EventSet):
@@ -218,10 +211,10 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         fit(
             self.session,
             model,
-            self._seen(model, train, augmented=ARMS[arm].stcf),
+            self._dataset(model, train, augment=ARMS[arm].stcf),
             self.config,
             partial(classification_loss, tet=self.config.tet),
-            evaluate=(lambda module: self._clean(module, data.test)) if self.config.patience else None,
+            evaluate=(lambda module: self._activity_metrics(module, data.test)) if self.config.patience else None,
             monitor="top1" if self.config.patience else "",
         )
         return model
@@ -267,47 +260,52 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
             Problem: samples of a class that the model does not know.
         """
         test = data.test.named(model.names)
-        metrics = self._clean(model, test)
+        metrics = self._activity_metrics(model, test)
         if isinstance(test, EventSet):
             curves = {"noise": [(0.0, metrics["top1"])], "drop": [(0.0, metrics["top1"])]}
             for kind, share in self.session.progress(DISTURBANCES, "disturbances"):
-                metrics[f"{kind}{100 * share:.0f}"] = top1 = self._disturbed(model, test, kind, share)
+                disturbed = DisturbedSet(**vars(test), kind=kind, share=share)
+                metrics[f"{kind}{100 * share:.0f}"] = top1 = self._top1(model, disturbed, f"{kind} {100 * share:.0f} %")
                 curves[kind].append((share, top1))
             metrics["disturbed"] = float(np.mean([top1 for curve in curves.values() for _, top1 in curve[1:]]))
             self.session.figure("disturbances", pictures.disturbance_picture(curves))
-        x = self.session.fabric.to_device(cast(Any, self._seen(model, test))[0][0][None])
+        x = self.session.fabric.to_device(self._dataset(model, test)[0][0][None])
         for name, figure in pictures.pictures(model, x, model.names[test.labels[0]]).items():
             self.session.figure(name, figure)
         return metrics
 
-    @torch.inference_mode()
-    def _clean(self, model: APBNet, test: EventSet | ImageSet) -> dict[str, float]:
-        accuracy, found, neurons = self._accuracy(model), [], torch.empty(0)
-        for x, y in self._batches(self._seen(model, test), "evaluate"):
-            logits, spikes = activity(model, x)
-            accuracy.update(logits.mean(0), y)
-            fired, neurons = counts(spikes)
-            found.append(fired)
-        fired = torch.cat(found).mean(0)
+    def _activity_metrics(self, model: APBNet, test: EventSet | ImageSet) -> dict[str, float]:
+        """Accuracy and spikes, as in `evaluate`."""
+        scored, fired, places = self._activity(model, test, "evaluate")
+        (top1,) = top_k_accuracy(scored, len(model.names), self.session.fabric.device)
+        mean = fired.mean(0)
         return {
-            "top1": 100 * float(accuracy.compute()),
-            "spikes": float(fired.sum()),
-            "rate": float(fired.sum() / neurons.sum()),
-            **_numbered(fired / neurons),
+            "top1": top1,
+            "spikes": float(mean.sum()),
+            "rate": float(mean.sum() / places.sum()),
+            **_layer_rates(mean / places),
         }
 
     @torch.inference_mode()
-    def _disturbed(self, model: APBNet, test: EventSet, kind: str, share: float) -> float:
-        accuracy = self._accuracy(model)
-        for x, y in self._batches(Frames(test, model, frames_of, kind, share), f"{kind} {100 * share:.0f} %"):
-            accuracy.update(model(x).mean(0), y)
-        return 100 * float(accuracy.compute())
+    def _activity(
+        self, model: APBNet, data: EventSet | ImageSet, label: str
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+        """Logits (B, K) and labels (B,) of each batch; spikes (N, layers) and their possible number (layers,)."""
+        scored, fired, places = [], [], torch.empty(0)
+        for x, y in self._batches(model, data, label):
+            logits, spikes = activity(model, x)
+            counts, places = spike_counts(spikes)
+            scored.append((logits.mean(0), y))
+            fired.append(counts)
+        return scored, torch.cat(fired), places
 
-    def _accuracy(self, model: APBNet) -> MulticlassAccuracy:
-        return MulticlassAccuracy(len(model.names), average="micro").to(self.session.fabric.device)
+    def _top1(self, model: APBNet, test: EventSet, label: str) -> float:
+        scored = ((model(x).mean(0), y) for x, y in self._batches(model, test, label))
+        return top_k_accuracy(scored, len(model.names), self.session.fabric.device)[0]
 
-    def _batches(self, seen: Dataset[Any], label: str) -> Any:
-        return loader(self.session, seen, self.config.batch_size, workers=self.config.workers, label=label)
+    def _batches(self, model: APBNet, data: EventSet | ImageSet, label: str) -> Iterator[Any]:
+        dataset = self._dataset(model, data)
+        return loader(self.session, dataset, self.config.batch_size, workers=self.config.workers, label=label)
 
     def measure(self) -> dict[str, float]:
         """Parameters of the lightweight network with ten classes, without and with association."""
@@ -330,62 +328,35 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         Raises:
             Problem: nothing there that the model can see, or a file that cannot be read.
         """
-        paths = tuple(images.image_files(source) if model.static else events.event_files(source))
-        if not paths:
-            kind = "images" if model.static else "recordings (.aedat, .bin, .dat, .npy, .npz, .h5)"
-            raise Problem(f"no {kind} here", source, "the model was trained on those: give one, or a folder of them")
-        labels = (0,) * len(paths)
-        seen: Any
         if model.static:
-            seen = self._seen(model, ImageSet(paths, labels, tuple(model.names)))
+            data = unlabelled_images(source, model.names)
         else:
-            known = EventSet(
-                paths, labels, tuple(model.names), model.sensor, self.config.time_unit, self.config.upright
-            )
-            seen = self._seen(model, known)
-        table: list[dict[str, Any]] = []
-        for x, _ in self._batches(seen, "predict"):
-            logits, spikes = activity(model, x)
-            probability, label = logits.mean(0).softmax(1).max(1)
-            fired, neurons = counts(spikes)
-            for p, k, own in zip(probability.tolist(), label.tolist(), fired, strict=True):
-                path = paths[len(table)]
-                table.append(
-                    {"file": path.name if source.is_file() else str(path.relative_to(source))}
-                    | {"class": model.names[k], "probability": p, "spikes": int(own.sum())}
-                    | _numbered(own / neurons)
-                )
-        first = self.session.fabric.to_device(seen[0][0][None])
+            data = unlabelled(source, model.names, model.sensor, self.config)
+        scored, fired, places = self._activity(model, data, "predict")
+        probabilities = torch.cat([logits.softmax(1).cpu() for logits, _ in scored])
+        table = prediction_table(data.paths, source, model.names, probabilities)
+        for row, counts in zip(table, fired, strict=True):
+            row |= {"spikes": int(counts.sum())} | _layer_rates(counts / places)
+        first = self.session.fabric.to_device(self._dataset(model, data)[0][0][None])
         figures = pictures.pictures(model, first, f"{table[0]['file']}: {table[0]['class']}")
-        return Prediction(text=_in_words(model, table), table=table, figures=figures)
+        return Prediction(text=_summary(model, table), table=table, figures=figures)
 
 
-class Frames(Dataset[tuple[Tensor, int]]):
-    """Recordings as a network sees them, perhaps disturbed: always in the same way, so that arms can be compared."""
+@dataclass(frozen=True)
+class DisturbedSet(EventSet):
+    """Streams with events added or lost: the same ones in every run, so that arms can be compared."""
 
-    def __init__(
-        self,
-        data: EventSet,
-        model: APBNet,
-        look: Callable[[np.ndarray, Size, Size, int], Tensor],
-        disturbance: str = "",
-        share: float = 0.0,
-    ) -> None:
-        self.data, self.size, self.steps, self.look = data, model.size, model.steps, look
-        self.disturbance, self.share = disturbance, share
+    kind: Disturbance = "noise"
+    share: float = 0.0
+    """Of the number of events in a stream."""
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        stream = self.data.events(index)
-        if self.disturbance:
-            rng = np.random.default_rng([index, round(1000 * self.share), *self.disturbance.encode()])
-            if self.disturbance == "noise":
-                stream = with_noise(stream, self.share, self.data.size, rng)
-            else:
-                stream = with_drops(stream, self.share, rng)
-        return self.look(stream, self.data.size, self.size, self.steps), self.data.labels[index]
+    def events(self, index: int) -> np.ndarray:
+        """One disturbed stream."""
+        stream = super().events(index)
+        rng = np.random.default_rng([index, round(1000 * self.share), *self.kind.encode()])
+        if self.kind == "noise":
+            return with_noise(stream, self.share, self.size, rng)
+        return with_drops(stream, self.share, rng)
 
 
 def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -398,28 +369,22 @@ def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return out, spikes
 
 
-def counts(spikes: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """How often each layer fires, (B, layers), and in how many neurons times steps it could, (layers,); on the CPU."""
+def spike_counts(spikes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Spikes of each sample and layer (B, layers), and neurons times steps of each layer (layers,); on the CPU."""
     fired = torch.stack([layer.sum((0, 2, 3, 4), dtype=torch.float64) for layer in spikes], dim=1)
     return fired.cpu(), torch.tensor([layer[:, 0].numel() for layer in spikes], dtype=torch.float64)
 
 
-def _numbered(rates: Tensor) -> dict[str, float]:
+def _layer_rates(rates: Tensor) -> dict[str, float]:
+    """rate_1, rate_2, ..."""
     return {f"rate_{number}": rate for number, rate in enumerate(rates.tolist(), start=1)}
 
 
-def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor], tet: bool) -> Tensor:
-    """Cross-entropy of the logits' mean over time, or (TET) its mean over the steps."""
-    x, y = batch
-    logits = model(x)
-    return tet_loss(logits, y) if tet else F.cross_entropy(logits.mean(0), y)
-
-
-def _image_transform(model: APBNet, augmented: bool, pad: int | None, hflip: bool) -> Callable[[Any], Tensor]:
+def _image_transform(model: APBNet, augment: bool, pad: int | None, hflip: bool) -> Callable[[Any], Tensor]:
     """Normalised tensors of the model's size; STCF of an image that stands still is CIFAR's crop and mirroring."""
     size = list(model.size)
     steps: list[Callable[[Any], Any]] = [transforms.Resize(size)]
-    if augmented:
+    if augment:
         steps.append(transforms.RandomCrop(size, padding=round(size[0] / 8) if pad is None else pad))
         steps += [transforms.RandomHorizontalFlip()] if hflip else []
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(CIFAR10_MEAN, CIFAR10_STD)])
@@ -434,7 +399,7 @@ def _nine_to_one(data: ImageSet, folder: Path) -> SpikingData:
     return SpikingData(data.subset(sorted(train)), data.subset(sorted(test)))
 
 
-def _in_words(model: APBNet, table: list[dict[str, Any]]) -> str:
+def _summary(model: APBNet, table: list[dict[str, Any]]) -> str:
     kind = {None: "no association", "shared": "a shared factor", "pair": "products of pairs"}[model.mode]
     note = "" if model.mode is None else " (reconstructed from abstracts)"
     spikes = np.mean([row["spikes"] for row in table])

@@ -150,7 +150,7 @@ def finetune(session: Session, model: nn.Module, folder: Path, recipe: Recipe = 
     Raises:
         Problem: the data cannot be read, or have more classes than the model.
     """
-    train = _split(folder, "train", model).with_objects().seen_through(v2.RandomHorizontalFlip())
+    train = _split(folder, "train", model).with_objects().with_transform(v2.RandomHorizontalFlip())
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
     if norms and not any(norm.get_buffer("running_mean").any() for norm in norms):
         warnings.warn(

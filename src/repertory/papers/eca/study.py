@@ -242,7 +242,7 @@ class ECAStudy(ImageStudy[ECAConfig, nn.Module]):
         most = sorted(of_class, key=lambda name: -len(of_class[name]))[:SHOWN_CLASSES]
         chosen = [(path, row) for row, name in enumerate(most) for path in of_class[name][:SHOWN_IMAGES]]
         paths, rows = zip(*chosen, strict=True)
-        seen = ImageSet(paths, rows, tuple(most)).seen_through(preprocessing(model))
+        seen = ImageSet(paths, rows, tuple(most)).with_transform(preprocessing(model))
         stages = pictures.mean_channel_weights(model, loader(self.session, seen, SHOWN_IMAGES, label="weights"))
         if stages:
             prediction.figures["channel-weights"] = pictures.weights_picture(stages, most)

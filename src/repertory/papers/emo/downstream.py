@@ -2,7 +2,7 @@
 
     model = ssdlite("emo_1m")                                   # an SSD of torchvision's; published AP 22.0
     train, val = (coco.read_split(folder, split) for split in ("train", "val"))
-    train = train.with_objects().seen_through(AUGMENTATION["ssdlite"])
+    train = train.with_objects().with_transform(AUGMENTATION["ssdlite"])
     fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)  # of tasks.detection
     evaluate_detector(session, model, val)                      # {"AP": …, "AP50": …, …}
 
@@ -222,7 +222,7 @@ class Pyramid(nn.Module):
 
 def evaluate_detector(session: Session, model: nn.Module, data: CocoSet, batch_size: int = 8) -> dict[str, float]:
     """COCO's average precision of boxes, in percent, on images as they lie on disk; see `CocoSet.evaluate`."""
-    plain = data.seen_through(None)
+    plain = data.with_transform(None)
     return average_precision(model, plain, loader(session, plain, batch_size, collate=coco.collate))
 
 
@@ -324,7 +324,7 @@ def evaluate_segmenter(
     """
     model.eval()
     metric = ade20k.mean_iou(len(data.classes)).to(session.fabric.device)
-    for images, classes in loader(session, data.seen_through(None), 1, shard=True):  # their sizes differ
+    for images, classes in loader(session, data.with_transform(None), 1, shard=True):  # their sizes differ
         logits = model(v2.functional.resize(images, [size]))["out"]
         metric.update(
             F.interpolate(logits, classes.shape[-2:], mode="bilinear", align_corners=False).argmax(1), classes
@@ -388,4 +388,4 @@ AUGMENTATION: dict[str, v2.Transform] = {
     "deeplabv3": _SCENE,
     "pspnet": _SCENE,
 }
-"""What is usual for these methods (the sources name only the sizes); goes into a data set's `seen_through`."""
+"""What is usual for these methods (the sources name only the sizes); goes into a data set's `with_transform`."""

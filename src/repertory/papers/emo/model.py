@@ -378,7 +378,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         [(1, 32, 16, 16), (1, 48, 8, 8), (1, 80, 4, 4), (1, 168, 2, 2)]
     """
 
-    behind = "norm"
+    post_stage = "norm"
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.spiking import SpikingConvNet
+from repertory.nn.spiking import SpikingConvNet, mean_over_time
 from repertory.papers.event_aug.representations import CHANNELS, EST, Kernel, Representation
 
 
@@ -82,8 +82,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
 
     def scores(self, x: Tensor) -> Tensor:
         """Logits (B, K), the mean over time of the spiking network's."""
-        logits = self(x)
-        return logits.mean(0) if self.spiking else logits
+        return mean_over_time(self(x))
 
     def seen(self, x: Tensor) -> Tensor:
         """The middle square of (B, C, H, W), resized to (B, C, side, side).

@@ -10,9 +10,9 @@ repertory train event_aug --data mine/ --set sensor=346x260 --set mirror=true --
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,20 +20,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from torchmetrics.classification import MulticlassAccuracy
+from torch import nn
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study, StudyConfig
-from repertory.core.training import Recipe, fit, loader
+from repertory.core.training import fit, loader
 from repertory.data import dvs, events
 from repertory.data.events import EventSet, Size
-from repertory.nn.spiking import tet_loss
 from repertory.papers.event_aug import pictures
 from repertory.papers.event_aug.model import EventClassifier
 from repertory.papers.event_aug.representations import Kernel, Representation, collate_streams, represent
@@ -46,10 +42,19 @@ from repertory.papers.event_aug.transforms import (
     ShiftFlip,
     Transform,
 )
+from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
+from repertory.tasks.events import (
+    EventRecipe,
+    Streams,
+    classification_loss,
+    read_options,
+    read_splits,
+    unlabelled,
+)
 
 
-class EventAugConfig(Recipe):
-    """Recipe, network, augmentations, and how own data are to be read."""
+class EventAugConfig(EventRecipe):
+    """Recipe, reading, network and augmentations."""
 
     representation: Representation = Field(
         default="count_frames",
@@ -66,29 +71,16 @@ class EventAugConfig(Recipe):
     distance: float = Field(default=0.15, gt=0, le=1, description="largest drift, as a share of the sensor or duration")
     shift: int = Field(default=20, ge=0, description="largest move of the geometric augmentation, in pixels")
     area: Literal["cross", "rectangle"] = Field(default="cross", description="what EventDrop deletes by area")
-    sensor: str = Field(default="", description="size of the sensor, WIDTHxHEIGHT; empty: by layout or header")
-    time_unit: Literal["", "us", "ms", "s"] = Field(
-        default="", description="of t in .npy, .npz and .h5 files; empty: us, and doubtful values are asked about"
-    )
-    upright: bool = Field(default=False, description="turn .aedat recordings upright, as is usual with CIFAR10-DVS")
-    dvs_scale: Literal[4, 8, 16] = Field(default=16, description="which recordings of MNIST-DVS")
     sample_train: int = Field(default=40, ge=1, le=120, description="recordings of each digit for training")
     sample_test: int = Field(default=30, ge=1, le=50, description="recordings of each digit and kind for testing")
     sample_strength: float = Field(default=0.5, ge=0, le=2, description="how much the light of the sample changes")
 
     @field_validator("network")
     @classmethod
-    def _known(cls, name: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _network_exists(cls, name: str) -> str:
         if name not in ("cnn", "snn") and not timm.is_model(name):
             raise ValueError("neither cnn, snn nor a network that timm knows")
         return name
-
-    @field_validator("sensor")
-    @classmethod
-    def _size(cls, text: str) -> str:
-        if text:
-            events.parse_size(text)
-        return text
 
 
 @dataclass(frozen=True)
@@ -98,22 +90,6 @@ class EventData:
     train: EventSet
     test: EventSet
     changed: dict[str, EventSet]
-
-
-class Streams(Dataset[tuple[Tensor, int]]):
-    """Streams as tensors, augmented on the way."""
-
-    def __init__(self, data: EventSet, model: EventClassifier, augment: Transform | None = None) -> None:
-        self.data, self.model, self.augment = data, model, augment
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        stream, model = self.data.events(index), self.model
-        if self.augment is not None:
-            stream = self.augment(stream)
-        return represent(stream, model.representation, model.size, model.bins), self.data.labels[index]
 
 
 class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
@@ -167,19 +143,10 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         """
         if not folder.is_dir() or not any(path.is_dir() for path in folder.iterdir()):
             raise self.missing(folder)
-        c = self.config
-        options: dict[str, Any] = {
-            "size": events.parse_size(c.sensor) if c.sensor else None, "unit": c.time_unit, "upright": c.upright,
-            "scale": c.dvs_scale,
-        }  # fmt: skip
-        train, test = events.read_splits(folder, **options)
-        if len(train.names) < 2:
-            raise Problem(f"one class only: {', '.join(train.names)}", folder, "give streams of two classes or more")
-        twice = events.shared_streams(train, test)
-        if twice:
-            first = " and ".join(str(path) for path in twice[0])
-            warnings.warn(f"{len(twice)} test streams are training streams too, {first} for one", stacklevel=2)
+        train, test = read_splits(folder, self.config)
+        check_classes(train.names, folder, "streams")
         beside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower().startswith("test-"))
+        options = read_options(self.config)
         changed = {path.name[5:]: events.read_class_folders(path, **options).named(train.names) for path in beside}
         return EventData(train, test, changed)
 
@@ -208,12 +175,9 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         if c.pretrained:
             self._start_from(model.network, Path(c.pretrained))
 
-        def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, y = batch
-            return tet_loss(module(x), y) if model.spiking else F.cross_entropy(module(x), y)
-
-        streams = Streams(train, model, self.augmentation(arm, train.size))
-        return fit(self.session, model, streams, c, loss, collate=collate(model))
+        streams = self._dataset(model, train, self.augmentation(arm, train.size))
+        loss = partial(classification_loss, tet=model.spiking)
+        return fit(self.session, model, streams, c, loss, collate=collate_fn(model))
 
     def _start_from(self, network: nn.Module, path: Path) -> None:
         """Weights of a network of timm, but for the first convolution and the classifier where these differ."""
@@ -241,15 +205,19 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
 
     def accuracy(self, model: EventClassifier, test: EventSet) -> float:
         """Top-1 accuracy, in per cent."""
-        c = self.config
-        metric = MulticlassAccuracy(len(model.names), average="micro").to(self.session.fabric.device)
-        streams = Streams(test.named(model.names), model)
-        with torch.inference_mode():
-            for x, y in loader(
-                self.session, streams, c.batch_size, collate=collate(model), workers=c.workers, shard=True
-            ):
-                metric.update(model.scores(x), y)
-        return 100 * float(metric.compute())
+        batches = self._batches(model, test.named(model.names), "evaluate", shard=True)
+        scored = ((model.scores(x), y) for x, y in batches)
+        return top_k_accuracy(scored, len(model.names), self.session.fabric.device)[0]
+
+    def _batches(self, model: EventClassifier, data: EventSet, label: str, shard: bool = False) -> Iterator[Any]:
+        c, streams = self.config, self._dataset(model, data)
+        options: dict[str, Any] = {"collate": collate_fn(model), "workers": c.workers, "label": label, "shard": shard}
+        return loader(self.session, streams, c.batch_size, **options)
+
+    def _dataset(self, model: EventClassifier, data: EventSet, augment: Transform | None = None) -> Streams:
+        settings = {"representation": model.representation, "size": model.size, "bins": model.bins}
+        steps = () if augment is None else (augment,)
+        return Streams(data, *steps, partial(represent, **settings))
 
     def _cloud(self, model: EventClassifier, stream: np.ndarray) -> Figure:
         """A stream as it is, and two ways that training would change it (the method's, where the arm has none)."""
@@ -269,23 +237,10 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         Raises:
             Problem: no streams there, or one that cannot be read or does not fit the sensor.
         """
-        paths, c = events.event_files(source), self.config
-        if not paths:
-            raise Problem("no streams here", source, f"give a file, or a folder with {', '.join(events.READERS)} files")
-        data = EventSet(tuple(paths), (0,) * len(paths), tuple(model.names), model.size, c.time_unit, c.upright)
-        batches = loader(
-            self.session, Streams(data, model), c.batch_size, collate=collate(model), workers=c.workers, label="predict"
-        )
+        data = unlabelled(source, model.names, model.size, self.config)
+        batches = self._batches(model, data, "predict")
         probabilities = torch.cat([model.scores(x).softmax(1).cpu() for x, _ in batches])
-        best = probabilities.max(1)
-        table = [
-            {
-                "file": path.name if source.is_file() else str(path.relative_to(source)),
-                "class": model.names[k],
-                "probability": value,
-            }
-            for path, value, k in zip(paths, best.values.tolist(), best.indices.tolist(), strict=False)
-        ]
+        table = prediction_table(data.paths, source, model.names, probabilities)
         first, row = data.events(0), table[0]
         title = f"{row['file']}: {row['class']}, {100 * row['probability']:.0f} %"
         figures = {
@@ -295,6 +250,6 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
 
 
-def collate(model: EventClassifier) -> Any:
-    """How samples of the model's representation become a batch; None: torch's way."""
+def collate_fn(model: EventClassifier) -> Callable[[list[Any]], Any] | None:
+    """The collate function of a model's representation; None: torch's default."""
     return collate_streams if model.representation == "est" else None

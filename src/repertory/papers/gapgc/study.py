@@ -143,7 +143,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         if self.config.source_encoder:
             load_encoder(model.classifier.encoder, Path(self.config.source_encoder))
 
-        def together(rows: list[int]) -> tuple[Graphs, Tensor]:
+        def collate_labelled(rows: list[int]) -> tuple[Graphs, Tensor]:
             return collate(data, np.array(rows)), labels[rows]
 
         fit(
@@ -154,7 +154,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             masked_bce,
             evaluate=partial(self._validate, data=data),
             monitor="score",
-            collate=together,
+            collate=collate_labelled,
             part="source",
         )
         if self.config.threshold == "source-median":

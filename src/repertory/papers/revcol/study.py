@@ -223,7 +223,7 @@ class RevColStudy(ImageStudy[RevColConfig, RevCol]):
     def _similarities(self, model: RevCol, data: ImageData) -> dict[str, list[float]]:
         """On up to `CKA_IMAGES` held-out images, evenly spread."""
         stride = -(-len(data.test) // CKA_IMAGES)
-        some = data.test.subset(range(0, len(data.test), stride)).seen_through(preprocessing(model))
+        some = data.test.subset(range(0, len(data.test), stride)).with_transform(preprocessing(model))
         columns: list[list[Tensor]] = [[] for _ in model.columns]
         images: list[Tensor] = []
         labels: list[Tensor] = []

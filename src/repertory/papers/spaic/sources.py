@@ -82,7 +82,7 @@ class SpikeData:
         return self.train.values is None
 
 
-def together(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tensor]:
+def collate(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tensor]:
     """Samples -> values (B, *shape), or spikes (T, B, N); and labels (B,)."""
     x = torch.stack([x for x, _ in batch], 1 if events else 0)
     return x, torch.tensor([label for _, label in batch])

@@ -33,7 +33,7 @@ from repertory.papers.spaic.encoders import Poisson
 from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifier, mlp, winner_take_all
 from repertory.papers.spaic.network import Input, Net
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
-from repertory.papers.spaic.sources import Samples, SpikeData, together
+from repertory.papers.spaic.sources import Samples, SpikeData, collate
 
 EVALUATED = 256
 """Samples of one evaluation batch."""
@@ -131,7 +131,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
             scores = model(x)
             return F.cross_entropy(scores if arm == "mlp" else SCORE_SCALE * scores, labels)
 
-        return fit(self.session, model, data.train, self.config, loss, collate=lambda b: together(b, data.events))
+        return fit(self.session, model, data.train, self.config, loss, collate=lambda b: collate(b, data.events))
 
     def _described(self, data: SpikeData) -> Net:
         """The network that the configuration asks for.
@@ -194,7 +194,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
             epoch, position = divmod(step, per_epoch)
             order = torch.randperm(len(data.train), generator=session.generator("order", epoch))
             rows = order[position * batch : (position + 1) * batch].tolist()
-            x, _ = session.fabric.to_device(together([data.train[i] for i in rows], data.events))
+            x, _ = session.fabric.to_device(collate([data.train[i] for i in rows], data.events))
             session.reseed("stdp", step)
             with torch.no_grad():
                 counts = model.counts(x)
@@ -212,7 +212,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
     def _outputs(self, model: nn.Module, samples: Samples, events: bool, label: str, run: Any) -> tuple[Tensor, Tensor]:
         """What `run` gives for all samples, and their labels; what encoders draw depends on nothing but the batch."""
         outputs, labels = [], []
-        batches = loader(self.session, samples, EVALUATED, collate=lambda b: together(b, events), label=label)
+        batches = loader(self.session, samples, EVALUATED, collate=lambda b: collate(b, events), label=label)
         for n, (x, y) in enumerate(batches):
             outputs.append(run(x, torch.Generator().manual_seed(n)).cpu())
             labels.append(y.cpu())
@@ -223,7 +223,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
         scores, labels = self._outputs(model, data.test, data.events, "evaluate", model)
         found = {"accuracy": 100 * float((scores.argmax(1) == labels).float().mean())}
         if isinstance(model, SpikingClassifier):
-            x, _ = together([data.test[i] for i in range(min(64, len(data.test)))], data.events)
+            x, _ = collate([data.test[i] for i in range(min(64, len(data.test)))], data.events)
             found["spikes"] = self._spikes(model, x)
             for name, figure in self._pictures(model, x).items():
                 self.session.figure(name, figure)
@@ -301,7 +301,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
             table.append(words)
         prediction = Prediction(table=table, arrays={"scores": scores.numpy()})
         if isinstance(model, SpikingClassifier):
-            x, _ = together([samples[0]], model.events)
+            x, _ = collate([samples[0]], model.events)
             spikes = self._spikes(model, x)
             prediction.text = f"{len(table)} samples; sample {samples.name(0)}: {spikes:.0f} spikes, see the raster"
             prediction.figures = self._pictures(model, x)

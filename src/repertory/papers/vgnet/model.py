@@ -282,7 +282,7 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         [(1, 56, 16, 16), (1, 112, 8, 8), (1, 224, 4, 4), (1, 368, 2, 2)]
     """
 
-    behind = "tail"
+    post_stage = "tail"
 
     def __init__(
         self,

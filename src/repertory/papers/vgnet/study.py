@@ -219,7 +219,7 @@ class VGNetStudy(ImageStudy[VGNetConfig, nn.Module]):
         """
         agreement, recipe = MeanMetric().to(self.session.fabric.device), self.config
         chosen = np.linspace(0, len(test) - 1, min(recipe.shift_images or len(test), len(test))).astype(int)
-        seen = test.subset(chosen.tolist()).seen_through(preprocessing(model))
+        seen = test.subset(chosen.tolist()).with_transform(preprocessing(model))
         with torch.inference_mode():
             for x, _ in loader(
                 self.session, seen, recipe.batch_size, workers=recipe.workers, label="shifts", shard=True
