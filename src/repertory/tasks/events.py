@@ -9,41 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from repertory.core.problem import Problem
-from repertory.core.training import Recipe
 from repertory.data import events
 from repertory.data.events import EventSet, Size
 from repertory.nn.spiking import mean_over_time, tet_loss
-
-
-class EventRecipe(Recipe):
-    """How a classifier of event streams is trained, and how its data are read."""
-
-    sensor: str = Field(default="", description="size of the sensor, WIDTHxHEIGHT; empty: by layout or header")
-    time_unit: Literal["", "us", "ms", "s"] = Field(
-        default="", description="of t in .npy, .npz and .h5 files; empty: us, and very small values are refused"
-    )
-    upright: bool = Field(
-        default=False, description="turn .aedat recordings of a DVS128 upright, as is usual with CIFAR10-DVS"
-    )
-    dvs_scale: Literal[4, 8, 16] = Field(default=16, description="MNIST-DVS: size of the digits")
-
-    @field_validator("sensor")
-    @classmethod
-    def _sensor_size(cls, text: str) -> str:
-        try:
-            if text:
-                events.parse_size(text)
-        except Problem as problem:
-            raise ValueError(f"{problem.what}; {problem.remedy}") from None
-        return text
+from repertory.tasks.settings import EventRecipe
 
 
 def read_options(recipe: EventRecipe) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from repertory.core.problem import Problem
 from repertory.core.settings import Group, Recipe
 
 
@@ -58,3 +59,31 @@ class ImageRecipe(Recipe):
         ge=0,
         description="training images per class drawn from the sample for each seed; 0: all. Own data are whole",
     )
+
+
+class EventRecipe(Recipe):
+    """How a classifier of event streams is trained, and how its data are read."""
+
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {"data": ("sensor", "time_unit", "upright", "dvs_scale")}
+
+    sensor: str = Field(default="", description="size of the sensor, WIDTHxHEIGHT; empty: by layout or header")
+    time_unit: Literal["", "us", "ms", "s"] = Field(
+        default="", description="of t in .npy, .npz and .h5 files; empty: us, and very small values are refused"
+    )
+    upright: bool = Field(
+        default=False, description="turn .aedat recordings of a DVS128 upright, as is usual with CIFAR10-DVS"
+    )
+    dvs_scale: Literal[4, 8, 16] = Field(default=16, description="MNIST-DVS: size of the digits")
+
+    @field_validator("sensor")
+    @classmethod
+    def _sensor_size(cls, text: str) -> str:
+        if not text:
+            return text
+        from repertory.data.events import parse_size  # here: it needs NumPy
+
+        try:
+            parse_size(text)
+        except Problem as problem:
+            raise ValueError(f"{problem.what}; {problem.remedy}") from None
+        return text
