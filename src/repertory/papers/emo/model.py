@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from repertory.core.problem import Problem
 from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
+from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
 
 WindowMode = Literal["strided", "contiguous"]
@@ -35,8 +36,6 @@ NORMS = {"bn_2d": nn.BatchNorm2d, "ln_2d": LayerNorm2d}
 """`ln_2d`: LayerNorm over the channels of each pixel."""
 CACHE_BYTES = 4 << 20
 """Size up to which an expanded map is computed at once on a CPU."""
-MIN_SIZE = 32
-"""Least height and width of an image: the last stage has stride 32."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "emo_1m": {

@@ -14,25 +14,24 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field
 from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import StudyConfig
 from repertory.core.timing import race, ratio
 from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
-from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
+from repertory.papers.emo.model import EMO, VARIANTS, group, iRMB
+from repertory.papers.emo.settings import EMOConfig, EMODesign
 from repertory.papers.emo.weights import with_our_names
-from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, as_picture
+from repertory.tasks.images import ImageStudy, accuracy_picture, as_picture
 
 SPEED_BATCH = 8
 
@@ -70,63 +69,9 @@ BASELINES = {
 """Millions of multiply-accumulates and top-1 on ImageNet-1K, as published."""
 
 
-class EMOConfig(ImageRecipe):
-    """Recipe and architecture."""
-
-    arch: Literal["mini", "emo_1m", "emo_2m", "emo_5m", "emo_6m"] = Field(
-        default="mini", description="size of the network"
-    )
-    image_size: int | None = Field(
-        default=None, ge=MIN_SIZE, le=1024, description="height and width of the input; empty: 64 for mini, else 224"
-    )
-    window: int | None = Field(
-        default=None,
-        ge=0,
-        le=64,
-        description="side of an attention window, 0: the whole map; empty: 4 for mini, else 7",
-    )
-    mask_padding: bool = Field(
-        default=False, description="nothing attends to padded pixels (the authors' code lets them)"
-    )
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target spread over all classes")
-    sample: Literal["digits", "photo-crops"] = Field(default="digits", description="which sample is written")
-    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against EdgeNeXt; 0: no race")
-    pixel_row: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 top, 1 bottom")
-    pixel_column: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 left, 1 right")
-
-
-class EMOStudy(ImageStudy[EMOConfig, EMO]):
+class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
     """Classify images with and without the two halves of the block; count, race."""
 
-    paper = "emo"
-    arms: ClassVar[Mapping[str, str]] = {
-        "neither": "no attention, and no depth-wise convolution where the stride is 1",
-        "attn_only": "attention alone where the stride is 1",
-        "dw_only": "depth-wise convolution alone: an inverted residual block",
-        "both": "the paper's block",
-        "contiguous": "the paper's block with windows as tiles in place of dilated grids",
-    }
-    method = "both"
-    Config = EMOConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": EMOConfig(
-            seeds=1, image_size=32, window=2, epochs=1, batch_size=25, lr=3e-3, sample_labels=10, speed_rounds=0
-        ),
-        "laptop": EMOConfig(
-            seeds=5, epochs=40, batch_size=25, lr=3e-3, schedule="onecycle", weight_decay=0.05,
-            sample_labels=5,
-        ),
-        "desk": EMOConfig(
-            seeds=3, real="cifar10-subset", epochs=12, batch_size=50, lr=3e-3, schedule="onecycle",
-            weight_decay=0.05, crop_scale=0.5,
-        ),
-        # 8 processes of 256 images: batch 2048, lr 1.5e-3 per 512. Run with --devices 8 --precision 16-mixed.
-        "paper": EMOConfig(
-            seeds=1, arch="emo_1m", epochs=300, batch_size=256, lr=6e-3, weight_decay=0.05,
-            schedule="cosine", warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-6, clip_norm=5.0, ema_decay=0.9998,
-            crop_scale=0.08, auto_augment="rand-m9-mstd0.5-inc1", keep_best=True, eval_every=10, workers=8,
-        ),
-    }  # fmt: skip
     sample_name = "digits"
 
     # -- the experiment -------------------------------------------------------------------------
