@@ -25,6 +25,7 @@ from repertory.nn.backbone import check_format
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
+from repertory.papers.revcol.settings import STRIDE
 from repertory.papers.revcol.supervision import (
     SIMPLE_ABOVE,
     Classifier,
@@ -34,9 +35,6 @@ from repertory.papers.revcol.supervision import (
     default_taps,
 )
 from repertory.papers.revcol.weights import accept_released_weights
-
-STRIDE = 32
-"""Of level 3."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "revcol_tiny": {
