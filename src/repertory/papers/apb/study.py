@@ -12,22 +12,21 @@ repertory train apb --data my_recordings/ --arm lif+stcf --out net/    # then: r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from pydantic import Field
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import events, images
 from repertory.data.events import EventSet
@@ -36,9 +35,10 @@ from repertory.nn.spiking import LIF
 from repertory.papers.apb import pictures
 from repertory.papers.apb.model import APBNet, Mode, Where
 from repertory.papers.apb.sample import write_moving_digits
+from repertory.papers.apb.settings import APBConfig, APBDesign
 from repertory.papers.apb.stcf import STCF, frames_of, with_drops, with_noise
 from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
-from repertory.tasks.events import EventRecipe, Streams, classification_loss, read_splits, unlabelled
+from repertory.tasks.events import Streams, classification_loss, read_splits, unlabelled
 from repertory.tasks.images import unlabelled as unlabelled_images
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -69,45 +69,6 @@ ARMS: dict[str, Arm] = {
 }
 
 
-class APBConfig(EventRecipe):
-    """Recipe, reading, neurons, association and augmentation; the authors' settings are not published."""
-
-    epochs: int = Field(default=100, ge=1, description="passes over the training data")
-    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
-    plan: str = Field(
-        default="lightweight",
-        pattern=r"^(lightweight|vggsnn|(\d+C\d+|AP[1-9]\d*)(-(\d+C\d+|AP[1-9]\d*))*)$",
-        description="layers: lightweight, vggsnn, or as in 16C3-AP2-32C3-AP2 (maps C kernel, AP pooling)",
-    )
-    image_size: int = Field(default=48, ge=8, le=512, description="height and width of the input; events are summed")
-    steps: int = Field(default=10, ge=1, le=500, description="T: bins of a recording, or repetitions of an image")
-    decay: float = Field(default=0.5, ge=0, le=1, description="tau: what is left of a potential a step later")
-    threshold: float = Field(default=0.5, gt=0, description="v_th of the neurons and of tdBN")
-    window: float = Field(default=0.5, gt=0, description="a: half the width of the surrogate's rectangle")
-    beta: float = Field(default=0.5, ge=0, description="strength of the association; 0: none")
-    cache: float | None = Field(
-        default=None, ge=0, lt=1, description="decay of the association's average over training steps; empty: none"
-    )
-    where: Literal["", "hidden", "all"] = Field(
-        default="",
-        description="convolutions that associate; empty: all for events, the hidden ones (not the first) for images",
-    )
-    tet: bool = Field(default=False, description="loss of every step's logits, in place of their mean's")
-    least_crop: float = Field(default=0.7, gt=0, le=1, description="stcf: least share of a recording that is kept")
-    crop_pad: int | None = Field(
-        default=None, ge=0, description="stcf: zero padding before a crop, in pixels; empty: a twelfth of the size"
-    )
-    hflip: bool = Field(default=True, description="stcf: mirror left and right, half of the time; not for digits")
-    transpose: bool = Field(default=False, description="stcf: exchange rows and columns, half of the time")
-    tflip: bool = Field(default=True, description="stcf: reverse time, half of the time")
-    swap_polarity: bool = Field(default=False, description="stcf: exchange polarities where time is reversed")
-    sample: Literal["mnist-dvs", "digits"] = Field(
-        default="mnist-dvs", description="which sample is written: recordings, or images"
-    )
-    sample_train: int = Field(default=30, ge=2, le=90, description="training samples of each class in the sample")
-    sample_test: int = Field(default=20, ge=1, le=80, description="held-out samples of each class in the sample")
-
-
 @dataclass(frozen=True)
 class SpikingData:
     """Training and held-out recordings, or images."""
@@ -116,39 +77,9 @@ class SpikingData:
     test: EventSet | ImageSet
 
 
-class APBStudy(Study[APBConfig, SpikingData, APBNet]):
+class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     """Classify recordings, or images, by spiking networks with and without association and STCF."""
 
-    paper = "apb"
-    arms: ClassVar[Mapping[str, str]] = {
-        "lif": "the baseline: convolutions, tdBN, LIF neurons",
-        "lif+stcf": "the baseline, with spatio-temporal crops and flips",
-        "apb-shared": "active synapses of a neuron share a factor (reconstructed)",
-        "apb-pair": "products of active synapses are added (reconstructed)",
-        "apb-shared+stcf": "the shared factor, with spatio-temporal crops and flips",
-        "apb-shared-beta0.25": "the shared factor, half as strong",
-        "apb-shared-beta1": "the shared factor, twice as strong",
-        "apb-pair-hidden": "products of pairs of spikes alone: not in the first layer, whose input is counts of events",
-    }
-    method = "apb-shared+stcf"
-    Config = APBConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": APBConfig(
-            seeds=1, epochs=1, batch_size=10, lr=2e-3, plan="8C3-AP2-8C3-AP2", image_size=16, steps=3, hflip=False,
-            sample_train=2, sample_test=2,
-        ),
-        "laptop": APBConfig(
-            seeds=5, epochs=10, batch_size=25, lr=2e-3, plan="16C3-AP2-32C3-AP2-32C3-AP2", image_size=32, steps=6,
-            hflip=False,
-        ),
-        "desk": APBConfig(
-            seeds=3, real="cifar10-subset", epochs=8, batch_size=50, lr=2e-3, plan="16C3-AP2-32C3-AP2-64C3-AP2",
-            image_size=32, steps=4,
-        ),
-        # The authors' recipes could not be read: these are what is usual for recordings and for CIFAR-10.
-        "paper": APBConfig(seeds=3, workers=8),
-        "cifar10": APBConfig(seeds=3, epochs=200, batch_size=64, image_size=32, steps=4, workers=8),
-    }  # fmt: skip
     sample_name = "mnist-dvs"
     sample_fields = ("sample", "sample_train", "sample_test")
     layout = f"{events.LAYOUT}\nor {images.LAYOUT}\nor cifar-10-batches-py/{{data_batch_1..5,test_batch}}"
