@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +11,7 @@ from torch import Tensor, nn
 
 from repertory.core.problem import Problem
 from repertory.data.events import Size, count_frames, event_count, event_frame, voxel_grid
-
-Representation = Literal["count_frames", "count", "frame", "voxel", "est"]
-
-Kernel = Literal["learned", "triangle", "trilinear"]
+from repertory.papers.event_aug.settings import Kernel, Representation
 
 CHANNELS: dict[str, tuple[int, int]] = {
     "count_frames": (0, 2),

@@ -10,29 +10,28 @@ repertory train event_aug --data mine/ --set sensor=346x260 --set mirror=true --
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field, field_validator
 from torch import nn
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import dvs, events
 from repertory.data.events import EventSet, Size
 from repertory.papers.event_aug import pictures
 from repertory.papers.event_aug.model import EventClassifier
-from repertory.papers.event_aug.representations import Kernel, Representation, collate_streams, represent
+from repertory.papers.event_aug.representations import collate_streams, represent
+from repertory.papers.event_aug.settings import EventAugConfig, EventAugDesign
 from repertory.papers.event_aug.transforms import (
     PRESETS,
     Compose,
@@ -44,43 +43,12 @@ from repertory.papers.event_aug.transforms import (
 )
 from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
 from repertory.tasks.events import (
-    EventRecipe,
     Streams,
     classification_loss,
     read_options,
     read_splits,
     unlabelled,
 )
-
-
-class EventAugConfig(EventRecipe):
-    """Recipe, reading, network and augmentations."""
-
-    representation: Representation = Field(
-        default="count_frames",
-        description="what the network sees: count_frames, count (0 or 1 per polarity), frame, voxel or est",
-    )
-    bins: int = Field(default=4, ge=1, le=200, description="of time; count and frame have none")
-    kernel: Kernel = Field(default="learned", description="of est; trilinear is the released code's triangle")
-    network: str = Field(default="cnn", description="cnn, snn, or a network of timm, as resnet34")
-    plan: str = Field(default="vggsnn", description="of snn: vggsnn, lightweight, or layers as in 16C3-AP2-32C3-AP2")
-    side: int = Field(default=0, ge=0, le=1024, description="height and width that the network sees; 0: the sensor's")
-    pretrained: str = Field(default="", description="weights of the timm network to start from: a file")
-    mirror: bool = Field(default=False, description="classes stay the same in a mirror: true of objects, not of digits")
-    ratio: float = Field(default=0.5, gt=0, le=1, description="share of a stream's events in a fragment")
-    distance: float = Field(default=0.15, gt=0, le=1, description="largest drift, as a share of the sensor or duration")
-    shift: int = Field(default=20, ge=0, description="largest move of the geometric augmentation, in pixels")
-    area: Literal["cross", "rectangle"] = Field(default="cross", description="what EventDrop deletes by area")
-    sample_train: int = Field(default=40, ge=1, le=120, description="recordings of each digit for training")
-    sample_test: int = Field(default=30, ge=1, le=50, description="recordings of each digit and kind for testing")
-    sample_strength: float = Field(default=0.5, ge=0, le=2, description="how much the light of the sample changes")
-
-    @field_validator("network")
-    @classmethod
-    def _network_exists(cls, name: str) -> str:
-        if name not in ("cnn", "snn") and not timm.is_model(name):
-            raise ValueError("neither cnn, snn nor a network that timm knows")
-        return name
 
 
 @dataclass(frozen=True)
@@ -92,38 +60,9 @@ class EventData:
     changed: dict[str, EventSet]
 
 
-class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
+class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassifier]):
     """Train a classifier under each augmentation; test it in constant and in changing light."""
 
-    paper = "event_aug"
-    arms: ClassVar[Mapping[str, str]] = {
-        "none": "no augmentation",
-        "geometric": "streams moved, and mirrored where classes allow it",
-        "eventdrop": "events deleted by time, by area or at random",
-        "reversal": "EventReversal alone",
-        "drift": "EventDrift alone",
-        "reversal+drift": "EventReversal, then EventDrift",
-        "fragments": "both on fragments of the stream only (ESTF, the paper's third version)",
-    }
-    method = "reversal+drift"
-    Config = EventAugConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": EventAugConfig(
-            seeds=1, epochs=1, batch_size=8, optimizer="adam", shift=3, sample_train=4, sample_test=2
-        ),
-        # A shift of 3 pixels is to 34 what the usual 20 are to 240.
-        "laptop": EventAugConfig(seeds=3, epochs=30, batch_size=32, optimizer="adam", shift=3),
-        # The recipe of EST: https://arxiv.org/abs/1904.08245.
-        "paper": EventAugConfig(
-            seeds=3, representation="est", bins=9, network="resnet34", side=224, mirror=True, epochs=30, batch_size=4,
-            optimizer="adam", lr=1e-4, schedule="step", decay_epochs=10, decay_rate=0.5, workers=8,
-        ),
-        # The recipe of TET: https://arxiv.org/abs/2202.11946.
-        "snn": EventAugConfig(
-            seeds=1, bins=10, network="snn", side=48, mirror=True, upright=True, epochs=300, batch_size=32,
-            optimizer="adam", workers=8,
-        ),
-    }  # fmt: skip
     sample_name = "simulated digits"
     sample_fields = ("sample_train", "sample_test", "sample_strength")
     layout = events.LAYOUT + "\nTest-<kind>/<class>/* beside Test/, for further tests"
