@@ -18,7 +18,8 @@ from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data.dose import PET, write_case
 from repertory.papers.proton_dose import metrics, washout
-from repertory.papers.proton_dose.model import CELLS, VARIANTS, DoseRNN, EnergyFit
+from repertory.papers.proton_dose.model import CELLS, DoseRNN, EnergyFit
+from repertory.papers.proton_dose.settings import VARIANTS
 from repertory.papers.proton_dose.simulator import ISOTOPES, Beams, pet, simulate, stopping_power
 from repertory.papers.proton_dose.study import NETWORKS, ProtonDoseConfig, ProtonDoseStudy
 from repertory.papers.proton_dose.washout import HALF_LIFE, activity, decay_factor, depth_window, select_depth

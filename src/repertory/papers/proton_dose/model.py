@@ -6,23 +6,16 @@ that learns nothing: the energy whose simulated activity fits best.
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from repertory.papers.proton_dose import simulator
+from repertory.papers.proton_dose.settings import Cell
 from repertory.papers.proton_dose.washout import decay_factor
 
-Cell = Literal["rnn", "lstm", "gru"]
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}  # nn.RNN: tanh
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "liu19": {"cell": "rnn", "layers": 3, "hidden": 10},  # Liu et al., Med. Phys. 2019: three layers of ten neurons
-    "laptop": {"cell": "lstm", "layers": 2, "hidden": 16},
-}
 
 
 class DoseRNN(nn.Module, PyTorchModelHubMixin):
@@ -40,7 +33,7 @@ class DoseRNN(nn.Module, PyTorchModelHubMixin):
         bidirectional: False reads from the entrance on only.
 
     Example:
-        >>> net = DoseRNN(inputs=("activity", "hu"), **VARIANTS["liu19"])
+        >>> net = DoseRNN(inputs=("activity", "hu"), cell="rnn", layers=3, hidden=10)
         >>> net(activity=torch.rand(4, 220), hu=torch.zeros(4, 220)).shape
         torch.Size([4, 220])
     """

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
-from repertory.core.training import Recipe, fit
+from repertory.core.study import Prediction, Study
+from repertory.core.training import fit
 from repertory.data.dose import PET, Case, find_cases, read_case, write_case
 from repertory.papers.proton_dose import metrics, plots
-from repertory.papers.proton_dose.model import VARIANTS, Cell, DoseRNN, EnergyFit
+from repertory.papers.proton_dose.model import DoseRNN, EnergyFit
+from repertory.papers.proton_dose.settings import VARIANTS, ProtonDoseConfig, ProtonDoseDesign
 from repertory.papers.proton_dose.simulator import (
     ISOTOPES,
     Array,
@@ -39,32 +39,6 @@ from repertory.papers.proton_dose.simulator import (
     water_depth,
 )
 from repertory.papers.proton_dose.washout import Washout, activity, depth_window, select_depth
-
-
-class ProtonDoseConfig(Recipe):
-    """The network, the scanner, and which beams are used."""
-
-    epochs: int = Field(default=60, ge=1, description="passes over the training beams")
-    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
-    lr: float = Field(default=1e-2, gt=0, description="peak learning rate")
-    schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
-        default="onecycle", description="learning rate over steps"
-    )
-    clip_norm: float = Field(default=1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    cell: Cell = Field(default="lstm", description="recurrent cell: rnn (tanh), lstm, gru")
-    layers: int = Field(default=2, ge=1, le=10, description="layers of the network")
-    hidden: int = Field(default=16, ge=1, le=1024, description="width of each direction")
-    length: int = Field(default=220, ge=80, le=1000, description="depth of the profiles in mm")
-    beams: int = Field(default=500, ge=0, description="beams that a seed draws from the cases; 0: all")
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="part of the beams (whole patients) held out")
-    snr: float = Field(default=20.0, ge=0, le=1000, description="PET signal-to-noise ratio at the maximum; 0: no noise")
-    blur_mm: float = Field(default=4.0, ge=0, le=20, description="PET resolution, full width at half maximum")
-    scan_minutes: float = Field(default=0.0, ge=0, le=60, description="duration of the PET scan; 0: a moment")
-    dose: Literal["integrated", "axis"] = Field(
-        default="integrated", description="dose over the whole plane, or on the axis"
-    )
-    radius_mm: float = Field(default=10.0, gt=0, le=200, description="activity is summed up so far around the axis")
-    pool: int = Field(default=1500, ge=2, le=100_000, description="beams in the sample")
 
 
 @dataclass(frozen=True)
@@ -129,25 +103,9 @@ MOST_PICTURES = 20
 """Of one prediction over many cases."""
 
 
-class ProtonDoseStudy(Study[ProtonDoseConfig, DoseData, nn.Module]):
+class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Module]):
     """Train on undisturbed activity, test on washed-out and truncated activity."""
 
-    paper = "proton_dose"
-    arms: ClassVar[Mapping[str, str]] = {
-        "energy_fit": "no learning: the simulator's dose at the energy whose activity fits best",
-        "uni_hu_sp": "one direction of twice the width; activity, CT numbers and stopping power",
-        "bi": "both directions; activity alone",
-        "bi_hu": "both directions; activity and CT numbers",
-        "bi_sp": "both directions; activity and stopping power",
-        "bi_hu_sp": "both directions; activity, CT numbers and stopping power: the framework of the paper",
-    }
-    method = "bi_hu_sp"
-    Config = ProtonDoseConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": ProtonDoseConfig(seeds=1, epochs=2, beams=40, pool=40, length=120, **VARIANTS["laptop"]),
-        "laptop": ProtonDoseConfig(**VARIANTS["laptop"]),
-        "paper": ProtonDoseConfig(epochs=200, beams=0, length=300, **VARIANTS["liu19"]),
-    }
     sample_name = "simulated beams"
     sample_fields = ("pool", "length")
     layout = (
