@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -29,7 +29,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.core.training import Recipe, fit, loader
 from repertory.data import events, images
 from repertory.data.events import EventSet, Size
@@ -118,6 +118,9 @@ class SpikingData:
     test: EventSet | ImageSet
 
 
+TOP1 = Metric("top-1 accuracy", "top-1 准确率", unit="%", better="higher", decimals=1)
+
+
 class APBStudy(Study[APBConfig, SpikingData, APBNet]):
     """Classify recordings, or images, by spiking networks with and without association and STCF."""
 
@@ -133,6 +136,24 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         "apb-pair-hidden": "products of pairs of spikes alone: not in the first layer, whose input is counts of events",
     }
     method = "apb-shared+stcf"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "top1": TOP1,
+        "spikes": Metric("spikes of a sample", "每个样本的脉冲数", better="lower", decimals=0),
+        "rate": Metric("firing rate", "发放率", unit="spikes per neuron and step", better="lower"),
+        "rate_{x}": Metric("firing rate of layer {x}", "第 {x} 层的发放率", unit="spikes per neuron and step"),
+        **{
+            f"{kind}{percent}": replace(TOP1, en=en, zh=zh, needs="events, not images")
+            for kind, percent, en, zh in (
+                ("noise", 10, "top-1 accuracy, 10 % noise events added", "加入 10% 噪声事件后的 top-1 准确率"),
+                ("noise", 30, "top-1 accuracy, 30 % noise events added", "加入 30% 噪声事件后的 top-1 准确率"),
+                ("drop", 30, "top-1 accuracy, 30 % of the events lost", "丢失 30% 事件后的 top-1 准确率"),
+                ("drop", 50, "top-1 accuracy, 50 % of the events lost", "丢失 50% 事件后的 top-1 准确率"),
+                ("disturbed", "", "top-1 accuracy, mean over disturbances", "各种干扰下的平均 top-1 准确率"),
+            )
+        },
+        "parameters": Metric("parameters", "参数量", better="lower", decimals=0),
+        "parameters_added_{x}": Metric("parameters added ({x})", "增加的参数量（{x}）", better="lower", decimals=0),
+    }
     Config = APBConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": APBConfig(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, StudyConfig
+from repertory.core.study import Metric, Prediction, StudyConfig
 from repertory.core.timing import race, ratio
 from repertory.core.training import loader
 from repertory.data.images import ImageSet
@@ -43,7 +44,7 @@ from repertory.papers.eca.model import (
     stages_of,
 )
 from repertory.papers.eca.weights import check_kernels, kernels_of, read_weights
-from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.tasks.images import IMAGE_METRICS, ImageRecipe, ImageStudy, accuracy_picture, preprocessing, size_metrics
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"attention": "none"},
@@ -125,6 +126,38 @@ class ECAStudy(ImageStudy[ECAConfig, nn.Module]):
         "eca_k9": "the paper's layer with a kernel of 9 everywhere",
     }
     method = "eca"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        **size_metrics(VARIANTS),
+        **{
+            f"{name}_added_parameters": Metric(
+                f"parameters added, {name}", f"{name} 增加的参数量", better="lower", decimals=0
+            )
+            for name in VARIANTS
+        },
+        "eca_resnet50_gflops_of_convolutions": Metric(
+            "added by ECA's convolutions, ResNet-50", "ECA 卷积给 ResNet-50 增加的计算量", unit="GFLOPs", better="lower"
+        ),
+        "eca_resnet50_gflops_with_pooling": Metric(
+            "added by ECA with its pooling, ResNet-50",
+            "ECA（含池化）给 ResNet-50 增加的计算量",
+            unit="GFLOPs",
+            better="lower",
+        ),
+        "eca_resnet50_share_of_convolutions": Metric(
+            "share of ECA's convolutions in ResNet-50's multiply-accumulates",
+            "ECA 卷积占 ResNet-50 乘加次数的比例",
+            unit="%",
+            better="lower",
+        ),
+        **{
+            f"{name}_parameters": replace(IMAGE_METRICS["parameters"], en=f"parameters, {name}", zh=f"{name} 的参数量")
+            for name in (*(f"resnet50_{arm}" for arm in PUBLISHED_TOP1), "mobilenet_v2_se", "faster_rcnn")
+        },
+        "layer_speed_{x}_over_se": Metric(
+            "speed of the layer, {x} over SE", "{x} 层相对 SE 层的速度", unit="×", better="higher", decimals=2
+        ),
+    }
     Config = ECAConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": ECAConfig(

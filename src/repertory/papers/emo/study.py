@@ -25,14 +25,22 @@ from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import StudyConfig
+from repertory.core.study import Metric, StudyConfig
 from repertory.core.timing import race, ratio
 from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
 from repertory.papers.emo.weights import with_our_names
-from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, as_picture
+from repertory.tasks.images import (
+    IMAGE_METRICS,
+    ImageRecipe,
+    ImageStudy,
+    accuracy_picture,
+    as_picture,
+    size_metrics,
+    speed_metrics,
+)
 
 SPEED_BATCH = 8
 
@@ -107,6 +115,41 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
         "contiguous": "the paper's block with windows as tiles in place of dilated grids",
     }
     method = "both"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        **size_metrics(VARIANTS),
+        **speed_metrics(
+            ("emo_1m", "emo_1m_fused", "edgenext_xx_small"),
+            {
+                "speed_over_edgenext": "EMO-1M over EdgeNeXt-XXS",
+                "speed_over_edgenext_fused": "fused EMO-1M over EdgeNeXt-XXS",
+            },
+        ),
+        "attn_order_difference": Metric(
+            "largest difference, attention before and after expansion", "先注意力与先扩展之间的最大差异", better="lower"
+        ),
+        "attn_first_macs": Metric(
+            "multiply-accumulates, attention first", "先注意力的乘加次数", better="lower", decimals=0
+        ),
+        "attn_last_macs": Metric(
+            "multiply-accumulates, attention last", "后注意力的乘加次数", better="lower", decimals=0
+        ),
+        "attn_product_factor": Metric(
+            "cost of the weighted sums, attention last over first",
+            "加权求和代价之比（后注意力 / 先注意力）",
+            unit="×",
+            better="higher",
+        ),
+        "reach_of_window": Metric(
+            "share of its window that a pixel depends on", "像素所依赖的窗口占比", better="higher"
+        ),
+        "reach_outside_window": Metric(
+            "pixels outside its window that a pixel depends on", "像素所依赖的窗口外像素数", unit="px", decimals=0
+        ),
+        "reach_rows": Metric(
+            "rows of the map that a window spans", "窗口跨越的行数", unit="rows", better="higher", decimals=0
+        ),
+    }
     Config = EMOConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": EMOConfig(

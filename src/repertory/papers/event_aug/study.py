@@ -29,7 +29,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.core.training import Recipe, fit, loader
 from repertory.data import dvs, events
 from repertory.data.events import EventSet, Size
@@ -116,6 +116,9 @@ class Streams(Dataset[tuple[Tensor, int]]):
         return represent(stream, model.representation, model.size, model.bins), self.data.labels[index]
 
 
+CHANGED_LIGHT = "test streams in changed light, in folders test_<kind>"
+
+
 class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
     """Train a classifier under each augmentation; test it in constant and in changing light."""
 
@@ -130,6 +133,28 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         "fragments": "both on fragments of the stream only (ESTF, the paper's third version)",
     }
     method = "reversal+drift"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+        "accuracy_{x}": Metric(
+            "accuracy, light: {x}", "光照 {x} 下的准确率", unit="%", better="higher", decimals=1, needs=CHANGED_LIGHT
+        ),
+        "changed": Metric(
+            "accuracy, mean over changing light",
+            "变化光照下的平均准确率",
+            unit="%",
+            better="higher",
+            decimals=1,
+            needs=CHANGED_LIGHT,
+        ),
+        "drop": Metric(
+            "accuracy lost in changing light",
+            "变化光照下损失的准确率",
+            unit="%",
+            better="lower",
+            decimals=1,
+            needs=CHANGED_LIGHT,
+        ),
+    }
     Config = EventAugConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": EventAugConfig(

@@ -28,7 +28,7 @@ from torchmetrics import MeanMetric
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, StudyConfig
+from repertory.core.study import Metric, Prediction, StudyConfig
 from repertory.core.timing import race, ratio
 from repertory.core.training import loader
 from repertory.data import images
@@ -40,7 +40,16 @@ from repertory.papers.vgnet.baseline import MobileNetV2
 from repertory.papers.vgnet.kernels import FixedDepthwise
 from repertory.papers.vgnet.model import SIZES, VARIANTS, VGNet
 from repertory.papers.vgnet.weights import adopt, architecture, is_authors, with_our_names
-from repertory.tasks.images import ImageData, ImageRecipe, ImageStudy, accuracy_picture, preprocessing
+from repertory.tasks.images import (
+    IMAGE_METRICS,
+    ImageData,
+    ImageRecipe,
+    ImageStudy,
+    accuracy_picture,
+    preprocessing,
+    size_metrics,
+    speed_metrics,
+)
 
 MINI: dict[str, Any] = {
     "channels": (16, 32, 64, 96, 128),
@@ -129,6 +138,41 @@ class VGNetStudy(ImageStudy[VGNetConfig, nn.Module]):
         "mobilenetv2": "inverted residual blocks, with as many parameters",
     }
     method = "g"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        "shift_agreement": Metric(
+            "same answer after a shift by one pixel",
+            "平移一个像素后答案不变的比例",
+            unit="%",
+            better="higher",
+            decimals=1,
+        ),
+        "fixed_kernel_drift": Metric("largest change of a fixed kernel", "固定卷积核的最大变化", better="lower"),
+        **size_metrics(VARIANTS),
+        **{
+            f"{name}_paper_parameters": Metric(
+                f"parameters as in the paper, {name}", f"{name} 论文版的参数量", better="lower", decimals=0
+            )
+            for name in VARIANTS
+        },
+        "parameters_saved": Metric(
+            "parameters saved, VGNetG-2.0MP beside MobileNetV2",
+            "VGNetG-2.0MP 比 MobileNetV2 节省的参数",
+            unit="%",
+            better="higher",
+            decimals=1,
+        ),
+        "fixed_kernels_with_gradient": Metric(
+            "fixed kernels with a gradient", "有梯度的固定卷积核数", better="lower", decimals=0
+        ),
+        **speed_metrics(
+            ("vgnetg_1_0mp", "mobilenetv2_035", "mobilenetv2_050"),
+            {
+                "speed_over_mobilenetv2_035": "VGNetG-1.0MP over MobileNetV2 x0.35",
+                "speed_over_mobilenetv2_050": "VGNetG-1.0MP over MobileNetV2 x0.5",
+            },
+        ),
+    }
     Config = VGNetConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": VGNetConfig(
