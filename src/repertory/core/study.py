@@ -6,11 +6,12 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -60,6 +61,33 @@ class Metric:
 
     def __getitem__(self, lang: str) -> str:
         return self.zh if lang == "zh" else self.en
+
+
+def find_metric(metrics: Mapping[str, Metric], name: str) -> Metric | None:
+    """The declaration of a metric: that of its name, else of the longest template that it fits; None if undeclared.
+
+    "{x}" in a declared name stands for a number or a word, and is filled in the labels too.
+
+    Example:
+        >>> declared = {"accuracy_{x}": Metric("accuracy, {x} layers", "{x} 层的准确率", unit="%")}
+        >>> find_metric(declared, "accuracy_16").en
+        'accuracy, 16 layers'
+        >>> find_metric(declared, "acuracy_16") is None
+        True
+    """
+    if name in metrics:
+        return metrics[name]
+    for template in sorted((known for known in metrics if "{x}" in known), key=len, reverse=True):
+        before, after = template.split("{x}")
+        if found := re.fullmatch(rf"{re.escape(before)}([\w.+-]+){re.escape(after)}", name):
+            metric, x = metrics[template], found[1]
+            return replace(metric, en=metric.en.replace("{x}", x), zh=metric.zh.replace("{x}", x))
+    return None
+
+
+def undeclared(study: type[Study], names: Iterable[str]) -> list[str]:
+    """Those of the metrics' names that the study does not declare."""
+    return [name for name in names if find_metric(study.metrics, name) is None]
 
 
 @dataclass
@@ -286,7 +314,7 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     """
 
     metrics: ClassVar[Mapping[str, Metric]] = {}
-    """All that `evaluate` and `measure` give, by name; "{x}" in a name stands for a number ("memory_{x}")."""
+    """All that `evaluate` and `measure` give, by name; see `find_metric`. A card may test these alone."""
     sample_name: ClassVar[str]
     """What the sample is, in a word or two: verdicts name it."""
     sample_version: ClassVar[int] = 1

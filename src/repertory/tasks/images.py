@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
@@ -46,6 +46,39 @@ class ImageData:
 
     train: ImageSet
     test: ImageSet
+
+
+IMAGE_METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1 accuracy", "top-1 准确率", unit="%", better="higher", decimals=1),
+    "top5": Metric("top-5 accuracy", "top-5 准确率", unit="%", better="higher", decimals=1),
+    "parameters": Metric("parameters", "参数量", better="lower", decimals=0),
+    "macs": Metric("multiply-accumulates of an image", "单图乘加次数", better="lower", decimals=0),
+}
+"""What `ImageStudy.evaluate` gives."""
+
+
+def size_metrics(networks: Iterable[str]) -> dict[str, Metric]:
+    """Declarations of `<network>_parameters` and `<network>_macs`."""
+    return {
+        f"{name}_{kind}": replace(metric, en=f"{metric.en}, {name}", zh=f"{name} 的{metric.zh}")
+        for name in networks
+        for kind, metric in IMAGE_METRICS.items()
+        if kind in ("parameters", "macs")
+    }
+
+
+def speed_metrics(networks: Iterable[str], ratios: Mapping[str, str]) -> dict[str, Metric]:
+    """Declarations of `<network>_images_per_second`, and of ratios by name: "a over b"."""
+    speeds = {
+        f"{name}_images_per_second": Metric(
+            f"speed, {name}", f"{name} 的速度", unit="images/s", better="higher", decimals=1
+        )
+        for name in networks
+    }
+    return speeds | {
+        name: Metric(f"speed, {words}", f"速度比，{words}", unit="×", better="higher", decimals=2)
+        for name, words in ratios.items()
+    }
 
 
 class ImageStudy(Study[R, ImageData, M]):

@@ -12,11 +12,11 @@ repertory train apb --data my_recordings/ --arm lif+stcf --out net/    # then: r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import events, images
 from repertory.data.events import EventSet
@@ -77,9 +77,30 @@ class SpikingData:
     test: EventSet | ImageSet
 
 
+TOP1 = Metric("top-1 accuracy", "top-1 准确率", unit="%", better="higher", decimals=1)
+
+
 class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     """Classify recordings, or images, by spiking networks with and without association and STCF."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "top1": TOP1,
+        "spikes": Metric("spikes of a sample", "每个样本的脉冲数", better="lower", decimals=0),
+        "rate": Metric("firing rate", "发放率", unit="spikes per neuron and step", better="lower"),
+        "rate_{x}": Metric("firing rate of layer {x}", "第 {x} 层的发放率", unit="spikes per neuron and step"),
+        **{
+            f"{kind}{percent}": replace(TOP1, en=en, zh=zh, needs="events, not images")
+            for kind, percent, en, zh in (
+                ("noise", 10, "top-1 accuracy, 10 % noise events added", "加入 10% 噪声事件后的 top-1 准确率"),
+                ("noise", 30, "top-1 accuracy, 30 % noise events added", "加入 30% 噪声事件后的 top-1 准确率"),
+                ("drop", 30, "top-1 accuracy, 30 % of the events lost", "丢失 30% 事件后的 top-1 准确率"),
+                ("drop", 50, "top-1 accuracy, 50 % of the events lost", "丢失 50% 事件后的 top-1 准确率"),
+                ("disturbed", "", "top-1 accuracy, mean over disturbances", "各种干扰下的平均 top-1 准确率"),
+            )
+        },
+        "parameters": Metric("parameters", "参数量", better="lower", decimals=0),
+        "parameters_added_{x}": Metric("parameters added ({x})", "增加的参数量（{x}）", better="lower", decimals=0),
+    }
     sample_name = "mnist-dvs"
     sample_fields = ("sample", "sample_train", "sample_test")
     layout = f"{events.LAYOUT}\nor {images.LAYOUT}\nor cifar-10-batches-py/{{data_batch_1..5,test_batch}}"

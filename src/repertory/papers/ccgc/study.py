@@ -10,6 +10,7 @@ repertory run ccgc --scale paper --data cora/         # any of the six graphs, s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from repertory.core import checkpoint
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.data import graphs
 from repertory.data.graphs import Graph
 from repertory.papers.ccgc import pictures
@@ -67,6 +68,23 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
         "shared-encoder": "one encoder for both views, and 20 % of the features masked, in place of two encoders",
     }
     method = "ccgc"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        f"{name}_{protocol}": replace(metric, en=f"{metric.en}, {en}", zh=f"{metric.zh}（{zh}）")
+        for name, metric in {
+            "acc": Metric("ACC", "准确率", unit="%", better="higher", decimals=1, needs="true labels"),
+            "nmi": Metric("NMI", "标准化互信息", unit="%", better="higher", decimals=1, needs="true labels"),
+            "ari": Metric("ARI", "调整兰德指数", unit="%", better="higher", decimals=1, needs="true labels"),
+            "f1": Metric("macro F1", "宏平均 F1", unit="%", better="higher", decimals=1, needs="true labels"),
+            "inertia": Metric("relative inertia", "相对簇内平方和", better="lower"),
+            "silhouette": Metric("silhouette", "轮廓系数", better="higher", needs="two clusters with members"),
+            "epoch": Metric("epoch chosen", "所选轮次", decimals=0),
+        }.items()
+        for protocol, en, zh in (
+            ("last", "last clustering", "最后一次聚类"),
+            ("oracle", "best by true labels", "按真实标签取最优"),
+            ("stop", "least inertia", "簇内平方和最小"),
+        )
+    }
     Config = CCGCConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": CCGCConfig(seeds=1, sample_nodes=80, epochs=61),

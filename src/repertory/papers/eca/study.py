@@ -11,16 +11,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from repertory.core.study import Prediction
+from repertory.core.study import Metric, Prediction
 from repertory.core.timing import race, ratio
 from repertory.core.training import loader
 from repertory.data.images import ImageSet
@@ -40,7 +41,7 @@ from repertory.papers.eca.model import (
 )
 from repertory.papers.eca.settings import ECAConfig, ECADesign
 from repertory.papers.eca.weights import check_kernels, kernels_of, read_weights
-from repertory.tasks.images import ImageStudy, accuracy_picture, preprocessing
+from repertory.tasks.images import IMAGE_METRICS, ImageStudy, accuracy_picture, preprocessing, size_metrics
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"attention": "none"},
@@ -73,6 +74,38 @@ LAYER_SHAPE = (8, 1024, 14, 14)
 class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
     """Classify images with each of the layers; count; race."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        **size_metrics(VARIANTS),
+        **{
+            f"{name}_added_parameters": Metric(
+                f"parameters added, {name}", f"{name} 增加的参数量", better="lower", decimals=0
+            )
+            for name in VARIANTS
+        },
+        "eca_resnet50_gflops_of_convolutions": Metric(
+            "added by ECA's convolutions, ResNet-50", "ECA 卷积给 ResNet-50 增加的计算量", unit="GFLOPs", better="lower"
+        ),
+        "eca_resnet50_gflops_with_pooling": Metric(
+            "added by ECA with its pooling, ResNet-50",
+            "ECA（含池化）给 ResNet-50 增加的计算量",
+            unit="GFLOPs",
+            better="lower",
+        ),
+        "eca_resnet50_share_of_convolutions": Metric(
+            "share of ECA's convolutions in ResNet-50's multiply-accumulates",
+            "ECA 卷积占 ResNet-50 乘加次数的比例",
+            unit="%",
+            better="lower",
+        ),
+        **{
+            f"{name}_parameters": replace(IMAGE_METRICS["parameters"], en=f"parameters, {name}", zh=f"{name} 的参数量")
+            for name in (*(f"resnet50_{arm}" for arm in PUBLISHED_TOP1), "mobilenet_v2_se", "faster_rcnn")
+        },
+        "layer_speed_{x}_over_se": Metric(
+            "speed of the layer, {x} over SE", "{x} 层相对 SE 层的速度", unit="×", better="higher", decimals=2
+        ),
+    }
     head = (f"{RESNET_HEAD}.", f"{MOBILENET_HEAD}.")
 
     def build(self, arm: str, classes: tuple[str, ...]) -> nn.Module:

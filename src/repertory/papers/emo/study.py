@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import timm
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.core.study import Metric
 from repertory.core.timing import race, ratio
 from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
@@ -31,7 +32,14 @@ from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, VARIANTS, group, iRMB
 from repertory.papers.emo.settings import EMOConfig, EMODesign
 from repertory.papers.emo.weights import with_our_names
-from repertory.tasks.images import ImageStudy, accuracy_picture, as_picture
+from repertory.tasks.images import (
+    IMAGE_METRICS,
+    ImageStudy,
+    accuracy_picture,
+    as_picture,
+    size_metrics,
+    speed_metrics,
+)
 
 SPEED_BATCH = 8
 
@@ -72,6 +80,41 @@ BASELINES = {
 class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
     """Classify images with and without the two halves of the block; count, race."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        **size_metrics(VARIANTS),
+        **speed_metrics(
+            ("emo_1m", "emo_1m_fused", "edgenext_xx_small"),
+            {
+                "speed_over_edgenext": "EMO-1M over EdgeNeXt-XXS",
+                "speed_over_edgenext_fused": "fused EMO-1M over EdgeNeXt-XXS",
+            },
+        ),
+        "attn_order_difference": Metric(
+            "largest difference, attention before and after expansion", "先注意力与先扩展之间的最大差异", better="lower"
+        ),
+        "attn_first_macs": Metric(
+            "multiply-accumulates, attention first", "先注意力的乘加次数", better="lower", decimals=0
+        ),
+        "attn_last_macs": Metric(
+            "multiply-accumulates, attention last", "后注意力的乘加次数", better="lower", decimals=0
+        ),
+        "attn_product_factor": Metric(
+            "cost of the weighted sums, attention last over first",
+            "加权求和代价之比（后注意力 / 先注意力）",
+            unit="×",
+            better="higher",
+        ),
+        "reach_of_window": Metric(
+            "share of its window that a pixel depends on", "像素所依赖的窗口占比", better="higher"
+        ),
+        "reach_outside_window": Metric(
+            "pixels outside its window that a pixel depends on", "像素所依赖的窗口外像素数", unit="px", decimals=0
+        ),
+        "reach_rows": Metric(
+            "rows of the map that a window spans", "窗口跨越的行数", unit="rows", better="higher", decimals=0
+        ),
+    }
     sample_name = "digits"
 
     # -- the experiment -------------------------------------------------------------------------

@@ -10,12 +10,12 @@ repertory train event_aug --data mine/ --set sensor=346x260 --set mirror=true --
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import nn
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import dvs, events
 from repertory.data.events import EventSet, Size
@@ -60,9 +60,34 @@ class EventData:
     changed: dict[str, EventSet]
 
 
+CHANGED_LIGHT = "test streams in changed light, in folders test_<kind>"
+
+
 class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassifier]):
     """Train a classifier under each augmentation; test it in constant and in changing light."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+        "accuracy_{x}": Metric(
+            "accuracy, light: {x}", "光照 {x} 下的准确率", unit="%", better="higher", decimals=1, needs=CHANGED_LIGHT
+        ),
+        "changed": Metric(
+            "accuracy, mean over changing light",
+            "变化光照下的平均准确率",
+            unit="%",
+            better="higher",
+            decimals=1,
+            needs=CHANGED_LIGHT,
+        ),
+        "drop": Metric(
+            "accuracy lost in changing light",
+            "变化光照下损失的准确率",
+            unit="%",
+            better="lower",
+            decimals=1,
+            needs=CHANGED_LIGHT,
+        ),
+    }
     sample_name = "simulated digits"
     sample_fields = ("sample_train", "sample_test", "sample_strength")
     layout = events.LAYOUT + "\nTest-<kind>/<class>/* beside Test/, for further tests"

@@ -25,7 +25,7 @@ from torch.utils.data import Subset
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.core.training import DRY_RUN_BATCH, fit, loader
 from repertory.data import molecules
 from repertory.data.molecules import Molecules
@@ -46,6 +46,8 @@ RENAMED = {
 }
 """Names of pretrain-gnns -> ours."""
 
+BOTH_CLASSES = "a task with both classes in the test split"
+
 
 class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     """Train a classifier on frequent scaffolds; adapt it to a stream of molecules with rare ones."""
@@ -63,6 +65,40 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         "gapgc+view-statistics": "gapgc whose views may change BatchNorm's running statistics",
     }
     method = "gapgc"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "auc": Metric("ROC-AUC, adapted", "自适应后的 ROC-AUC", better="higher", decimals=3, needs=BOTH_CLASSES),
+        "auc_source": Metric(
+            "ROC-AUC of the source model", "源模型的 ROC-AUC", better="higher", decimals=3, needs=BOTH_CLASSES
+        ),
+        "gain": Metric(
+            "ROC-AUC gained by adapting", "自适应带来的 ROC-AUC 增益", better="higher", decimals=3, needs=BOTH_CLASSES
+        ),
+        "auc_spread": Metric(
+            "spread of ROC-AUC over orders of the stream", "不同流顺序下 ROC-AUC 的标准差", better="lower"
+        ),
+        "agreement": Metric(
+            "pseudo-labels that are right, adapted", "自适应后伪标签的正确率", unit="%", better="higher", decimals=1
+        ),
+        "agreement_source": Metric(
+            "pseudo-labels that are right, source model", "源模型伪标签的正确率", unit="%", better="higher", decimals=1
+        ),
+        "entropy": Metric("entropy of the predictions", "预测熵", unit="nats"),
+        "skipped": Metric("updates without a signal", "无信号的更新次数", better="lower", decimals=1),
+        "refused": Metric("molecules that came alone", "单独到来的分子数", better="lower", decimals=1),
+        "undefined_tasks": Metric(
+            "tasks with one class only in the test", "测试集中只有一类的任务数", better="lower", decimals=1
+        ),
+        "dropped_first": Metric(
+            "bonds dropped in the first batch", "第一批中丢弃的化学键比例", needs="an arm that drops bonds"
+        ),
+        "dropped_last": Metric(
+            "bonds dropped in the last batch", "最后一批中丢弃的化学键比例", needs="an arm that drops bonds"
+        ),
+        "encoder_parameters": Metric("parameters of the encoder", "编码器的参数量", better="lower", decimals=0),
+        "encoder_parameters_published": Metric(
+            "parameters of the encoder, L = 5, d = 300", "编码器的参数量（L = 5，d = 300）", better="lower", decimals=0
+        ),
+    }
     Config = GAPGCConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": GAPGCConfig(

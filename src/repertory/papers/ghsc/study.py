@@ -11,6 +11,7 @@ repertory train ghsc --data my_objects/ --set knn=6 --set gamma=0.5 --out my_mod
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from repertory.core import checkpoint
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import CSR, Hypergraph
 from repertory.papers.ghsc import pictures
@@ -128,12 +129,32 @@ class Inputs(NamedTuple):
     """On which T stands, but for the arms with an operator of another kind."""
 
 
+ACCURACY = Metric("accuracy", "准确率", unit="%", better="higher", decimals=1)
+
+
 class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
     """Classify the vertices of a hypergraph, transductively, under two protocols; see `loop.PROTOCOLS`."""
 
     paper = "ghsc"
     arms: ClassVar[Mapping[str, str]] = {name: arm.what for name, arm in ARMS.items()}
     method = "h-gcnii"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": ACCURACY,
+        "accuracy_released": replace(ACCURACY, en="accuracy, protocol of the release", zh="准确率（按发布代码的协议）"),
+        "accuracy_edvw": replace(ACCURACY, needs="weights of vertices that differ inside hyperedges"),
+        **{
+            f"accuracy{protocol}_{network}_{{x}}": replace(
+                ACCURACY, en=f"accuracy of {network}, {{x}} layers{en}", zh=f"{{x}} 层 {network} 的准确率{zh}"
+            )
+            for network in ("h-gcn", "h-gcnii")
+            for protocol, en, zh in (("", "", ""), ("_released", ", protocol of the release", "（按发布代码的协议）"))
+        },
+        "walk_gap_edvw": Metric("largest gap of the two walks, EDVW", "两种游走的最大差异（EDVW）", better="lower"),
+        "walk_gap_eivw": Metric("largest gap of the two walks, EIVW", "两种游走的最大差异（EIVW）", better="lower"),
+        "irreversibility_otherwise": Metric("irreversibility of the walk otherwise", "其他情形下游走的不可逆程度"),
+        "smallest_eigenvalue": Metric("smallest eigenvalue", "最小特征值"),
+        "largest_eigenvalue": Metric("largest eigenvalue", "最大特征值"),
+    }
     Config = GHSCConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": GHSCConfig(seeds=1, sample="citation", sample_vertices=60, epochs=5, layers=4, hidden=16),

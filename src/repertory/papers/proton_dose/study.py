@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit
 from repertory.data.dose import PET, Case, find_cases, read_case, write_case
 from repertory.papers.proton_dose import metrics, plots
@@ -102,10 +102,51 @@ NETWORKS: dict[str, dict[str, Any]] = {
 MOST_PICTURES = 20
 """Of one prediction over many cases."""
 
+DOSE_ERRORS = {
+    "range": Metric("range error", "射程误差", unit="mm", better="lower", decimals=2),
+    "range_sd": Metric("spread of the range error", "射程误差的标准差", unit="mm", better="lower", decimals=2),
+    "range_bias": Metric("signed range error", "带符号射程误差", unit="mm", decimals=2),
+    "range_signed_sd": Metric(
+        "spread of the signed range error", "带符号射程误差的标准差", unit="mm", better="lower", decimals=2
+    ),
+    "mae": Metric("dose error, of the maximum", "剂量误差（占最大值）", unit="%", better="lower", decimals=2),
+    "mre": Metric("relative dose error", "剂量相对误差", unit="%", better="lower", decimals=2),
+    "mre50": Metric("relative dose error, high dose", "高剂量区的剂量相对误差", unit="%", better="lower", decimals=2),
+}
+
 
 class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Module]):
     """Train on undisturbed activity, test on washed-out and truncated activity."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **DOSE_ERRORS,
+        **{
+            f"{name}_{condition}{where}": replace(
+                DOSE_ERRORS[name],
+                en=f"{DOSE_ERRORS[name].en}, {what.group} {what.varied}{inside}",
+                zh=f"{DOSE_ERRORS[name].zh}，{condition}{'（窗口内）' if where else ''}",
+                needs="emitters by isotope" if what.minutes else "",
+            )
+            for condition, what in CONDITIONS.items()
+            if condition != "raw"
+            for where, inside in (("", ""), *((("_inside", ", inside the window"),) if what.window_mm else ()))
+            for name in (("mae", "mre") if where else ("range", "mae", "mre"))
+        },
+        **{
+            f"range_{key}_worst": replace(
+                DOSE_ERRORS["range"], en=f"range error, worst {group}", zh=f"射程误差，{zh}最差情形", needs=needs
+            )
+            for key, group, zh, needs in (
+                ("A", "washout A", "洗脱 A ", "emitters by isotope"),
+                ("B", "washout B", "洗脱 B ", "emitters by isotope"),
+                ("window", "window", "深度窗口", ""),
+            )
+        },
+        **{
+            f"parameters_{name}": Metric(f"parameters ({name})", f"参数量（{name}）", better="lower", decimals=0)
+            for name in VARIANTS
+        },
+    }
     sample_name = "simulated beams"
     sample_fields = ("pool", "length")
     layout = (

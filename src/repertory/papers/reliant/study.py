@@ -9,6 +9,7 @@ repertory train reliant --data people/ --set label=HIRED --set sensitive=SEX --o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.data import fair_graphs
 from repertory.data.fair_graphs import Encoding, FairGraph
 from repertory.papers.reliant import pictures
@@ -32,6 +33,13 @@ from repertory.papers.reliant.recipe import ARMS, SETTINGS, STUDENTS, ReliantCon
 
 COLLAPSED = 0.99
 """Share of equal decisions above which a model decides nothing."""
+
+FAIR_METRICS = {
+    "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+    "balanced_accuracy": Metric("balanced accuracy", "平衡准确率", unit="%", better="higher", decimals=1),
+    "dsp": Metric("ΔSP", "ΔSP", unit="%", better="lower", decimals=1),
+    "deo": Metric("ΔEO", "ΔEO", unit="%", better="lower", decimals=1),
+}
 
 
 class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
@@ -52,6 +60,16 @@ class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
         "akd+penalty": "GraphAKD with the fairness term alone, no proxy",
     }
     method = "cpf+reliant"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **FAIR_METRICS,
+        "majority": Metric("largest share of one decision", "同一判定的最大占比", unit="%", decimals=1),
+        "collapsed": Metric("nearly all decisions the same", "判定几乎全部相同", better="lower"),
+        **{
+            f"{name}_{{x}}": replace(metric, en=f"{metric.en}, α = {{x}}", zh=f"{metric.zh}，α = {{x}}")
+            for name, metric in FAIR_METRICS.items()
+            if name != "deo"
+        },
+    }
     Config = ReliantConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": ReliantConfig(seeds=1, sample_nodes=120, teacher_epochs=20, cpf_epochs=10, akd_epochs=10, curve=()),

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.core.study import Metric
 from repertory.core.timing import race, ratio
 from repertory.core.training import loader
 from repertory.nn.imagenet import IMAGENET, label_names
@@ -33,7 +34,14 @@ from repertory.papers.revcol.model import VARIANTS, WARPED, RevCol
 from repertory.papers.revcol.settings import RevColConfig, RevColDesign
 from repertory.papers.revcol.supervision import Supervised, compound_loss
 from repertory.papers.revcol.weights import read_released, without_supervision
-from repertory.tasks.images import ImageData, ImageStudy, as_picture, preprocessing
+from repertory.tasks.images import (
+    IMAGE_METRICS,
+    ImageData,
+    ImageStudy,
+    as_picture,
+    preprocessing,
+    size_metrics,
+)
 
 MINI: dict[str, Any] = {
     "channels": (16, 32, 48, 64), "layers": (1, 1, 2, 1), "columns": 4, "drop_path_rate": 0.0, "layer_scale": 0.1,
@@ -59,6 +67,37 @@ REBUILT = 4
 class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
     """Classify images with one column and several, supervised and not; count, weigh, race."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        **size_metrics(VARIANTS),
+        **{
+            f"{name}_supervised_parameters": Metric(
+                f"parameters with supervision, {name}", f"{name} 含监督分支的参数量", better="lower", decimals=0
+            )
+            for name in VARIANTS
+        },
+        "cka_labels_{x}": Metric(
+            "CKA with the labels, column {x}", "第 {x} 列与标签的 CKA", better="higher", decimals=3
+        ),
+        "cka_image_{x}": Metric("CKA with the image, column {x}", "第 {x} 列与图像的 CKA", decimals=3),
+        "loss_of_zeros": Metric("loss of a model that knows nothing", "一无所知的模型的损失", unit="nats", decimals=4),
+        **{
+            f"{kind}_{name}_{{x}}": Metric(
+                f"{en}, {name}, {{x}} columns", f"{zh}（{name}，{{x}} 列）", unit="× plain, 2 columns", better="lower"
+            )
+            for kind, en, zh in (
+                ("kept", "memory that autograd keeps", "自动求导保留的内存"),
+                ("peak", "peak memory", "内存峰值"),
+            )
+            for name in RACED
+        },
+        "gradient_difference_{x}": Metric(
+            "relative difference of the gradients, {x} columns", "{x} 列时梯度的相对差异", better="lower"
+        ),
+        "reversible_speed": Metric(
+            "speed, reversible over plain", "可逆训练的相对速度", unit="×", better="higher", decimals=2
+        ),
+    }
     head: ClassVar[tuple[str, ...]] = ("cls.", "cls_blocks.", "decoder_blocks.")
 
     # -- the experiment -------------------------------------------------------------------------

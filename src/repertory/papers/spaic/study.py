@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.core.timing import race
 from repertory.core.training import Recipe, fit, loader
 from repertory.data import idx, shd
@@ -80,6 +80,31 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
         "mlp": "no spikes: a perceptron of the same widths",
     }
     method = "stca"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+        "spikes": Metric("spikes of a sample", "每个样本的脉冲数", better="lower", decimals=0),
+        "lif_mismatches": Metric(
+            "LIF spike trains off the closed form", "与闭式解不符的 LIF 脉冲序列数", better="lower", decimals=0
+        ),
+        "hh_peak_mv": Metric("peak of the Hodgkin-Huxley spike above rest", "HH 动作电位峰值（相对静息）", unit="mV"),
+        "hh_trough_mv": Metric("trough after the Hodgkin-Huxley spike", "HH 动作电位后的谷值（相对静息）", unit="mV"),
+        "izhikevich_late_ms": Metric(
+            "largest shift of an Izhikevich spike", "Izhikevich 脉冲的最大偏移", unit="ms", better="lower"
+        ),
+        "izhikevich_adaptation": Metric(
+            "last over first interval, Izhikevich", "Izhikevich 末次与首次间隔之比", unit="×"
+        ),
+        **{
+            f"speed_over_loop{end}": Metric(
+                f"speed over a loop in time{en}", f"相对时间循环的速度{zh}", unit="×", better="higher", decimals=2
+            )
+            for end, en, zh in (
+                ("", "", ""),
+                ("_low", ", lower end of the 95 % interval", "（95% 区间下限）"),
+                ("_high", ", upper end of the 95 % interval", "（95% 区间上限）"),
+            )
+        },
+    }
     Config = SpaicConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": SpaicConfig(seeds=1, epochs=1, images=200, net="mlp:32", neurons=20, speed_repeats=2, speed_steps=10),

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import timm
@@ -27,7 +27,7 @@ from torchmetrics import MeanMetric
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction
+from repertory.core.study import Metric, Prediction
 from repertory.core.timing import race, ratio
 from repertory.core.training import loader
 from repertory.data import images
@@ -40,7 +40,15 @@ from repertory.papers.vgnet.kernels import FixedDepthwise
 from repertory.papers.vgnet.model import SIZES, VARIANTS, VGNet
 from repertory.papers.vgnet.settings import VGNetConfig, VGNetDesign
 from repertory.papers.vgnet.weights import adopt, architecture, is_authors, with_our_names
-from repertory.tasks.images import ImageData, ImageStudy, accuracy_picture, preprocessing
+from repertory.tasks.images import (
+    IMAGE_METRICS,
+    ImageData,
+    ImageStudy,
+    accuracy_picture,
+    preprocessing,
+    size_metrics,
+    speed_metrics,
+)
 
 MINI: dict[str, Any] = {
     "channels": (16, 32, 64, 96, 128),
@@ -90,6 +98,42 @@ BASELINES = {
 
 class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
     """Classify images with learned and with fixed kernels; move the images; count; race."""
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **IMAGE_METRICS,
+        "shift_agreement": Metric(
+            "same answer after a shift by one pixel",
+            "平移一个像素后答案不变的比例",
+            unit="%",
+            better="higher",
+            decimals=1,
+        ),
+        "fixed_kernel_drift": Metric("largest change of a fixed kernel", "固定卷积核的最大变化", better="lower"),
+        **size_metrics(VARIANTS),
+        **{
+            f"{name}_paper_parameters": Metric(
+                f"parameters as in the paper, {name}", f"{name} 论文版的参数量", better="lower", decimals=0
+            )
+            for name in VARIANTS
+        },
+        "parameters_saved": Metric(
+            "parameters saved, VGNetG-2.0MP beside MobileNetV2",
+            "VGNetG-2.0MP 比 MobileNetV2 节省的参数",
+            unit="%",
+            better="higher",
+            decimals=1,
+        ),
+        "fixed_kernels_with_gradient": Metric(
+            "fixed kernels with a gradient", "有梯度的固定卷积核数", better="lower", decimals=0
+        ),
+        **speed_metrics(
+            ("vgnetg_1_0mp", "mobilenetv2_035", "mobilenetv2_050"),
+            {
+                "speed_over_mobilenetv2_035": "VGNetG-1.0MP over MobileNetV2 x0.35",
+                "speed_over_mobilenetv2_050": "VGNetG-1.0MP over MobileNetV2 x0.5",
+            },
+        ),
+    }
 
     layout = images.LAYOUT + "\nor cifar-100-python/{train,test,meta}"
 
