@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from repertory.core import checkpoint
+from repertory.core.loops import Diverged, Picks
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data import graphs
 from repertory.papers.ccgc import CCGC, kmeans, smooth, warmup_loss
 from repertory.papers.ccgc.clustering import (
@@ -30,7 +30,7 @@ from repertory.papers.ccgc.clustering import (
     require_distinct,
     squared_distances,
 )
-from repertory.papers.ccgc.loop import Record, confident_members, guided_loss, last_refresh, views
+from repertory.papers.ccgc.loop import confident_members, guided_loss, last_refresh, offer, views
 from repertory.papers.ccgc.model import (
     GraphClustering,
     cluster_centres,
@@ -368,20 +368,17 @@ def test_protocols_pick_from_the_same_clusterings(tmp_path: Path, graph: graphs.
 
 def test_the_oracle_keeps_the_first_of_the_best_and_the_stop_rule_ignores_labels() -> None:
     labels, z = np.array([0, 0, 1, 1]), torch.tensor([[0.0], [1.0], [4.0], [5.0]])
-    record = Record(labels, threshold=0.5)
-    encoder = CCGC(1, 1)
+    picks, encoder = Picks(), CCGC(1, 1)
     good = kmeans(z, 2, centres=z[[0, 3]])
     poor = Clusters(torch.tensor([0, 1, 0, 1]), good.distances.flip(0) + 1, good.centres)
-    for epoch, found in ((-1, poor), (0, poor), (10, good), (20, good), (30, poor)):
-        record.add(epoch, z, found, encoder if epoch >= 0 else None)
-    assert {name: int(moment["epoch"]) for name, moment in record.picks.items()} == {
-        "oracle": 10,
-        "stop": 10,
-        "last": 30,
-    }
-    blind = Record(None, threshold=0.5)
-    blind.add(0, z, good, encoder)
-    assert set(blind.picks) == {"stop", "last"}
+    offer(picks, -1, z, good, 0.5, labels, trained=False)  # the best by inertia, of the features
+    for epoch, found in ((0, poor), (10, good), (20, good), (30, poor)):
+        offer(picks, epoch, z, found, 0.5, labels, encoder)
+    assert picks.steps == {"oracle": -1, "stop": 10, "last": 30}
+    assert {name: int(picks.state(name)["epoch"]) for name in picks.steps} == picks.steps
+    blind = Picks()
+    offer(blind, 0, z, good, 0.5, None, encoder)
+    assert set(blind.steps) == {"stop", "last"}
 
 
 @pytest.mark.parametrize("arm", ["ccgc", "ccgc-released", "shared-encoder", "kmeans-smoothed-restarts"])

@@ -18,9 +18,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
+from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import Hypergraph, make_hypergraph
 from repertory.papers.ghsc import (

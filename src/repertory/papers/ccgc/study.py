@@ -20,13 +20,14 @@ from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.files import write_text
+from repertory.core.loops import Picks
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study, StudyConfig
 from repertory.data import graphs
 from repertory.data.graphs import Graph
 from repertory.papers.ccgc import pictures
 from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_distinct
-from repertory.papers.ccgc.loop import Record, cluster_contrastively, cluster_restarts, last_refresh
+from repertory.papers.ccgc.loop import cluster_contrastively, cluster_restarts, clustering_of, last_refresh
 from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, UNKNOWN, CCGCConfig
 from repertory.papers.ccgc.scores import label_free_scores, supervised_scores
@@ -111,13 +112,13 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
         if plain:
             looks = 2 + last_refresh(self.config) // self.config.refresh_every
             restarts = looks if plain["restarted"] else 1
-            record = cluster_restarts(self.session, x, clusters, self.config.threshold, restarts, data.labels)
+            picks = cluster_restarts(self.session, x, clusters, self.config.threshold, restarts, data.labels)
         else:
             config = self.config.model_copy(update=CONTRASTIVE_ARMS[arm])
             lr = config.lr or known.lr
-            record = cluster_contrastively(self.session, x, clusters, config, lr, data.labels)
-            self._show(record, config)
-        model = record.model(x.shape[1], clusters, steps)
+            picks = cluster_contrastively(self.session, x, clusters, config, lr, data.labels)
+            self._show(picks, config)
+        model = clustering_of(picks, x.shape[1], clusters, steps)
         self.session.fabric.to_device(model)
         if self.session.fabric.is_global_zero:
             table = pd.DataFrame(cluster_table(data, *assign(model.moment(), x)[1:]))
@@ -242,11 +243,10 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
         self.session.fabric.to_device(fitted)
         return fitted
 
-    def _show(self, record: Record, config: CCGCConfig) -> None:
+    def _show(self, picks: Picks, config: CCGCConfig) -> None:
         if self.session.fabric.is_global_zero:
-            picked = {protocol: int(moment["epoch"]) for protocol, moment in record.picks.items()}
-            figure = pictures.epochs_picture(record.history, config.warmup_epochs, picked)
-            self.session.figure("acc-over-epochs" if record.labels is not None else "inertia-over-epochs", figure)
+            figure = pictures.epochs_picture(picks.history, config.warmup_epochs, picks.steps)
+            self.session.figure("acc-over-epochs" if "oracle" in picks.picked else "inertia-over-epochs", figure)
 
 
 @torch.no_grad()

@@ -241,16 +241,16 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
         self.session.fabric.to_device(model)
 
         labels = self.session.fabric.to_device(torch.from_numpy(data.labels))
-        training = None
+        picks = None
         for variant, described in networks.items():
             part = "" if variant == "main" else variant
             self.session.reseed("network", part)
             network = build_network(in_features=x.shape[1], classes=len(data.classes), **described)
             self.session.fabric.to_device(network)
             given = setting(config, described["name"], data.name, data.incidence is None)
-            training = train_network(self.session, network, x, T, labels, model.role, given, part)
-            for protocol, pick in training.picks.items():
-                model.network(variant, protocol).load_state_dict(pick["weights"])
+            picks = train_network(self.session, network, x, T, labels, model.role, given, part)
+            for protocol in PROTOCOLS:
+                model.network(variant, protocol).load_state_dict(picks.state(protocol))
         model.eval()
 
         if self.session.fabric.is_global_zero:
@@ -258,9 +258,8 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
             write_text(self.session.out_dir / "predictions.csv", table.to_csv(index=False))
             if isinstance(T, Operator):
                 T.save(self.session.out_dir / "operator.npz")
-            if arm == self.method and training is not None:
-                picked = {name: int(pick["epoch"]) for name, pick in training.picks.items()}
-                self.session.figure("training", pictures.training_picture(training.history, picked))
+            if arm == self.method and picks is not None:
+                self.session.figure("training", pictures.training_picture(picks.history, picks.steps))
                 for name, figure in self._pictures(data, model, x, T, hypergraph).items():
                     self.session.figure(name, figure)
         return model
