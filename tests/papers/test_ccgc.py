@@ -39,7 +39,6 @@ from repertory.papers.ccgc.model import (
     positive_pairs,
 )
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, CCGCConfig
-from repertory.papers.ccgc.scores import accuracy, label_free_scores, relabel, relative_inertia, supervised_scores
 from repertory.papers.ccgc.study import CONTRASTIVE_ARMS, KMEANS_ARMS, CCGCStudy
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
@@ -317,34 +316,6 @@ def test_too_few_distinct_rows_are_refused_before_kmeans() -> None:
     with pytest.raises(Problem, match="only 2 distinct rows"):
         require_distinct(torch.eye(2)[[0, 1, 0, 1, 1]], 3)
     require_distinct(torch.eye(3), 3)
-
-
-# -- scores -----------------------------------------------------------------------------------------
-
-
-def test_scores_do_not_depend_on_the_names_of_clusters_or_classes() -> None:
-    rng = np.random.default_rng(0)
-    labels, clusters = rng.integers(4, size=80), rng.integers(4, size=80)
-    scores = supervised_scores(labels, clusters)
-    assert supervised_scores(labels * 7 - 3, (clusters + 2) % 4) == pytest.approx(scores)
-    assert scores["acc"] == pytest.approx(100 * np.mean(relabel(labels, clusters) == labels))
-    assert supervised_scores(labels, labels) == {"acc": 100, "nmi": 100, "ari": 100, "f1": 100}
-
-
-def test_accuracy_with_fewer_or_more_clusters_than_classes() -> None:
-    labels = np.repeat([0, 1, 2], 4)
-    assert accuracy(labels, np.zeros(12, int)) == pytest.approx(100 / 3)
-    assert accuracy(labels, np.arange(12)) == pytest.approx(25)
-
-
-def test_relative_inertia_has_no_unit_and_silhouette_is_left_out_where_undefined() -> None:
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    found = kmeans(points, 4, torch.Generator().manual_seed(0))
-    scaled = kmeans(points * 10, 4, torch.Generator().manual_seed(0))
-    assert 0 < relative_inertia(points, found.distances) < 1
-    assert relative_inertia(points * 10, scaled.distances) == pytest.approx(relative_inertia(points, found.distances))
-    assert set(label_free_scores(points, found.distances)) == {"inertia", "silhouette"}
-    assert set(label_free_scores(points, torch.ones(50, 1))) == {"inertia"}
 
 
 # -- training -----------------------------------------------------------------------------------------

@@ -141,11 +141,11 @@ class Loop:
         >>> loop = Loop(Session(0, tempfile.mkdtemp()), 3, model=model, optimizer=optimizer)
         >>> for epoch in loop:
         ...     loss = (model(torch.ones(1, 1)) - 1).square().mean()
-        ...     loop.check(loss)
+        ...     value = loop.check(loss)
         ...     optimizer.zero_grad()
         ...     loss.backward()
         ...     optimizer.step()
-        ...     loop.log(loss=loss.item())
+        ...     loop.log(loss=value)
         >>> loop.step
         3
     """

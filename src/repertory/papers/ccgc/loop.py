@@ -24,7 +24,7 @@ from repertory.papers.ccgc.model import (
     warmup_loss,
 )
 from repertory.papers.ccgc.recipe import CCGCConfig
-from repertory.papers.ccgc.scores import accuracy, relative_inertia
+from repertory.tasks.graphs import clustering_accuracy, relative_inertia
 
 PROTOCOLS = {
     "oracle": "the clustering with the best ACC, chosen with the true labels: what the paper reports",
@@ -62,7 +62,7 @@ def offer(
     scores = {"last": float(epoch)}
     noted = {"inertia": relative_inertia(z, found.distances)}
     if labels is not None:
-        scores["oracle"] = noted["acc"] = accuracy(labels, found.labels.cpu().numpy())
+        scores["oracle"] = noted["acc"] = clustering_accuracy(labels, found.labels.cpu().numpy())
     scores["stop"] = -noted["inertia"] if trained else -math.inf
 
     def moment() -> dict[str, Tensor]:

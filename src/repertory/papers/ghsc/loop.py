@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from repertory.core.loops import Loop, Picks
-from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.data.hypergraphs import UNLABELLED, Hypergraph
+from repertory.data.hypergraphs import Hypergraph
 from repertory.papers.ghsc.model import Features, Network
 from repertory.papers.ghsc.recipe import GHSCConfig, Setting
-
-UNUSED, TRAIN, VALID, TEST = range(4)
-"""Role of a vertex."""
+from repertory.tasks.graphs import TEST, TRAIN, VALID, Protocol, accuracy, drawn_roles, having, published_roles
 
 PROTOCOLS = {
-    "validation": ((VALID,), (TEST,)),
-    "released": ((VALID, TEST), (VALID, TEST)),
+    "validation": Protocol(choose=(VALID,), test=(TEST,)),
+    "released": Protocol(choose=(VALID, TEST), test=(VALID, TEST)),
 }
-"""Roles whose accuracy chooses the epoch, and roles that are tested. The authors choose on what they test."""
+"""How the epoch is chosen, and what is tested. The authors choose on what they test."""
 
 LOG_EVERY = 10
 
@@ -32,41 +28,16 @@ def roles(data: Hypergraph, config: GHSCConfig, session: Session) -> Tensor:
     """The role of every vertex for this seed, (n,) int8.
 
     With published splits, seed s takes split s (and starts over after the last); its training ids stay whole, and
-    random ids of its test list become the validation set. Without, the labelled vertices are shuffled and shared out.
+    random ids of its test list become the validation set. Without, the labelled vertices are shuffled and divided.
 
     Raises:
         Problem: too few labelled vertices.
     """
-    role = np.full(data.size, UNUSED, dtype=np.int8)
     rng = session.rng("split")
-    labelled = np.flatnonzero(data.labels != UNLABELLED)
-    if data.splits:
-        train, test = (np.intersect1d(ids, labelled) for ids in data.splits[session.seed % len(data.splits)])
-        test = rng.permutation(test)
-        held = min(config.validation_ids, len(test) // 2)
-    else:
-        order = rng.permutation(labelled)
-        cut = round(config.train_share * len(order))
-        train, test = order[:cut], order[cut:]
-        held = min(round(config.valid_share * len(order)), len(test) - 1)
-    if held < 1 or len(np.unique(data.labels[train])) < 2:
-        raise Problem(
-            f"{len(train)} training and {len(test)} other labelled vertices are too few",
-            data.name,
-            "label more: two classes for training, and two vertices to choose the epoch and to test",
-        )
-    role[train], role[test[:held]], role[test[held:]] = TRAIN, VALID, TEST
-    return torch.from_numpy(role)
-
-
-def having(role: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    """Ids of the vertices with one of the wanted roles."""
-    return torch.isin(role, role.new_tensor(wanted)).nonzero().flatten()
-
-
-def accuracy(logits: Tensor, labels: Tensor, ids: Tensor) -> float:
-    """Accuracy in percent over the vertices `ids`."""
-    return 100 * (logits.argmax(dim=1) == labels)[ids].float().mean().item()
+    if not data.splits:
+        return drawn_roles(data.labels, rng, config.train_share, config.valid_share, data.name)
+    train, test = data.splits[session.seed % len(data.splits)]
+    return published_roles(data.labels, train, test, rng, config.validation_ids, data.name)
 
 
 def train_network(

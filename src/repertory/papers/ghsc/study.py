@@ -23,7 +23,6 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
-from repertory.core.files import write_text
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study, StudyConfig
 from repertory.data import hypergraphs
@@ -37,9 +36,10 @@ from repertory.papers.ghsc.hypergraph import (
     knn_incidence,
     with_lone_vertices,
 )
-from repertory.papers.ghsc.loop import PROTOCOLS, accuracy, having, roles, train_network
+from repertory.papers.ghsc.loop import PROTOCOLS, roles, train_network
 from repertory.papers.ghsc.model import Network, build_network
 from repertory.papers.ghsc.recipe import GHSCConfig, setting
+from repertory.tasks.graphs import accuracy, demand_features, having, node_names, write_nodes
 
 KNN = 6
 DEPTHS = (2, 4, 8, 16)
@@ -253,9 +253,8 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
                 model.network(variant, protocol).load_state_dict(picks.state(protocol))
         model.eval()
 
+        write_nodes(self.session, "predictions.csv", prediction_table(data, *classify(model, x, T)[1:], model.classes))
         if self.session.fabric.is_global_zero:
-            table = pd.DataFrame(prediction_table(data, *classify(model, x, T)[1:], model.classes))
-            write_text(self.session.out_dir / "predictions.csv", table.to_csv(index=False))
             if isinstance(T, Operator):
                 T.save(self.session.out_dir / "operator.npz")
             if arm == self.method and picks is not None:
@@ -426,12 +425,7 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
 
     def _demand_features(self, data: Hypergraph, model: VertexClassifier, source: Path) -> Inputs:
         inputs = self.inputs(data, model.operator)
-        if inputs.x.shape[1] != model.in_features:
-            raise Problem(
-                f"the model takes {model.in_features} features a vertex, the data have {inputs.x.shape[1]}",
-                source,
-                "describe the vertices by the features that the model was trained on",
-            )
+        demand_features(model.in_features, inputs.x.shape[1], source, "vertex")
         return inputs
 
     def _renumbered(self, data: Hypergraph, model: VertexClassifier) -> Tensor:
@@ -464,7 +458,7 @@ def classify(model: VertexClassifier, x: Tensor | Sparse, T: Any) -> tuple[Tenso
 def prediction_table(data: Hypergraph, logits: Tensor, classes: list[str]) -> list[dict[str, Any]]:
     """One row a vertex: its name or number, its class, and the probability of every class."""
     probabilities = logits.softmax(dim=1).cpu()
-    names = range(data.size) if data.vertices is None else data.vertices.tolist()
+    names = node_names(data.vertices, data.size)
     return [
         {"vertex": name, "class": classes[best], **{f"p_{c}": p for c, p in zip(classes, row, strict=True)}}
         for name, best, row in zip(names, probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True)

@@ -18,6 +18,7 @@ from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge
 from repertory.papers.reliant.model import PROXIES, Discriminators, Distilled, summary_of
 from repertory.papers.reliant.recipe import Arm, ReliantConfig
+from repertory.tasks.graphs import accuracy
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def train_teacher(session: Session, config: ReliantConfig, model: Distilled, tas
 
         model.teacher.eval()
         with torch.no_grad():
-            score = accuracy(model.teacher(task.x, task.graph)[0], task)
+            score = accuracy(model.teacher(task.x, task.graph)[0], task.labels, task.val)
         picks.offer(epoch, {"best": score}, model.teacher.state_dict)
         loop.log(loss=loss.item(), score=score)
     model.teacher.load_state_dict(picks.state("best"))
@@ -169,7 +170,11 @@ def distil(
         model.train(config.released and arm.framework == "akd")
         with torch.no_grad():
             logits, _ = model(task.x, task.graph, truth)
-            score = accuracy(logits, task) if cpf else -F.cross_entropy(logits[task.val], task.labels[task.val]).item()
+            score = (
+                accuracy(logits, task.labels, task.val)
+                if cpf
+                else -F.cross_entropy(logits[task.val], task.labels[task.val]).item()
+            )
         picks.offer(epoch, {"best": score}, together.state_dict)
         loop.log(loss=total.item(), distillation=loss.item(), unfair=unfair.item(), proxy=apart.item(), score=score)
     last = proxy.detach().clone()
@@ -231,11 +236,6 @@ def _real(scores: Tensor) -> Tensor:
 
 def _fake(scores: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
-
-
-def accuracy(logits: Tensor, task: Task) -> float:
-    """Share of the validation nodes that are right."""
-    return (logits[task.val].argmax(1) == task.labels[task.val]).float().mean().item()
 
 
 class _WithProxy(nn.Module):
