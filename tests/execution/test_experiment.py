@@ -16,7 +16,7 @@ import pytest
 import repertory
 from repertory import Problem
 from repertory.core import checkpoint
-from repertory.core.training import Diverged
+from repertory.core.loops import Diverged
 from repertory.execution import models
 from repertory.execution.experiment import Experiment
 from repertory.execution.hardware import Hardware

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from repertory.core import checkpoint
+from repertory.core.loops import Diverged, Picks
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data import graphs
 from repertory.papers.ccgc import CCGC, kmeans, smooth, warmup_loss
 from repertory.papers.ccgc.clustering import (
@@ -30,7 +30,7 @@ from repertory.papers.ccgc.clustering import (
     require_distinct,
     squared_distances,
 )
-from repertory.papers.ccgc.loop import Record, confident_members, guided_loss, last_refresh, views
+from repertory.papers.ccgc.loop import confident_members, guided_loss, last_refresh, offer, views
 from repertory.papers.ccgc.model import (
     GraphClustering,
     cluster_centres,
@@ -39,7 +39,6 @@ from repertory.papers.ccgc.model import (
     positive_pairs,
 )
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, CCGCConfig
-from repertory.papers.ccgc.scores import accuracy, label_free_scores, relabel, relative_inertia, supervised_scores
 from repertory.papers.ccgc.study import CONTRASTIVE_ARMS, KMEANS_ARMS, CCGCStudy
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
@@ -319,34 +318,6 @@ def test_too_few_distinct_rows_are_refused_before_kmeans() -> None:
     require_distinct(torch.eye(3), 3)
 
 
-# -- scores -----------------------------------------------------------------------------------------
-
-
-def test_scores_do_not_depend_on_the_names_of_clusters_or_classes() -> None:
-    rng = np.random.default_rng(0)
-    labels, clusters = rng.integers(4, size=80), rng.integers(4, size=80)
-    scores = supervised_scores(labels, clusters)
-    assert supervised_scores(labels * 7 - 3, (clusters + 2) % 4) == pytest.approx(scores)
-    assert scores["acc"] == pytest.approx(100 * np.mean(relabel(labels, clusters) == labels))
-    assert supervised_scores(labels, labels) == {"acc": 100, "nmi": 100, "ari": 100, "f1": 100}
-
-
-def test_accuracy_with_fewer_or_more_clusters_than_classes() -> None:
-    labels = np.repeat([0, 1, 2], 4)
-    assert accuracy(labels, np.zeros(12, int)) == pytest.approx(100 / 3)
-    assert accuracy(labels, np.arange(12)) == pytest.approx(25)
-
-
-def test_relative_inertia_has_no_unit_and_silhouette_is_left_out_where_undefined() -> None:
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    found = kmeans(points, 4, torch.Generator().manual_seed(0))
-    scaled = kmeans(points * 10, 4, torch.Generator().manual_seed(0))
-    assert 0 < relative_inertia(points, found.distances) < 1
-    assert relative_inertia(points * 10, scaled.distances) == pytest.approx(relative_inertia(points, found.distances))
-    assert set(label_free_scores(points, found.distances)) == {"inertia", "silhouette"}
-    assert set(label_free_scores(points, torch.ones(50, 1))) == {"inertia"}
-
-
 # -- training -----------------------------------------------------------------------------------------
 
 
@@ -368,20 +339,17 @@ def test_protocols_pick_from_the_same_clusterings(tmp_path: Path, graph: graphs.
 
 def test_the_oracle_keeps_the_first_of_the_best_and_the_stop_rule_ignores_labels() -> None:
     labels, z = np.array([0, 0, 1, 1]), torch.tensor([[0.0], [1.0], [4.0], [5.0]])
-    record = Record(labels, threshold=0.5)
-    encoder = CCGC(1, 1)
+    picks, encoder = Picks(), CCGC(1, 1)
     good = kmeans(z, 2, centres=z[[0, 3]])
     poor = Clusters(torch.tensor([0, 1, 0, 1]), good.distances.flip(0) + 1, good.centres)
-    for epoch, found in ((-1, poor), (0, poor), (10, good), (20, good), (30, poor)):
-        record.add(epoch, z, found, encoder if epoch >= 0 else None)
-    assert {name: int(moment["epoch"]) for name, moment in record.picks.items()} == {
-        "oracle": 10,
-        "stop": 10,
-        "last": 30,
-    }
-    blind = Record(None, threshold=0.5)
-    blind.add(0, z, good, encoder)
-    assert set(blind.picks) == {"stop", "last"}
+    offer(picks, -1, z, good, 0.5, labels, trained=False)  # the best by inertia, of the features
+    for epoch, found in ((0, poor), (10, good), (20, good), (30, poor)):
+        offer(picks, epoch, z, found, 0.5, labels, encoder)
+    assert picks.steps == {"oracle": -1, "stop": 10, "last": 30}
+    assert {name: int(picks.state(name)["epoch"]) for name in picks.steps} == picks.steps
+    blind = Picks()
+    offer(blind, 0, z, good, 0.5, None, encoder)
+    assert set(blind.steps) == {"stop", "last"}
 
 
 @pytest.mark.parametrize("arm", ["ccgc", "ccgc-released", "shared-encoder", "kmeans-smoothed-restarts"])

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repertory.core import checkpoint, problem
+from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data import molecules
 from repertory.data.molecules import Molecules, featurise
 from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, adapt_along

@@ -18,9 +18,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
+from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import Hypergraph, make_hypergraph
 from repertory.papers.ghsc import (
@@ -43,10 +43,11 @@ from repertory.papers.ghsc import (
 )
 from repertory.papers.ghsc import hypergraph as hypergraph_module
 from repertory.papers.ghsc.hypergraph import with_lone_vertices
-from repertory.papers.ghsc.loop import PROTOCOLS, TEST, TRAIN, VALID, having, roles
+from repertory.papers.ghsc.loop import PROTOCOLS, roles
 from repertory.papers.ghsc.model import NETWORKS, HRevGNN, Linear
 from repertory.papers.ghsc.recipe import PAMI, GHSCConfig, setting
 from repertory.papers.ghsc.study import ARMS, GHSCStudy, VertexClassifier, irreversibility, walk_gap
+from repertory.tasks.graphs import TEST, TRAIN, VALID, having
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 
@@ -832,7 +833,7 @@ def test_own_tables_train_and_predict_other_vertices(tmp_path: Path) -> None:
 def test_features_of_another_width_are_refused(tmp_path: Path, papers: Hypergraph) -> None:
     s = study(tmp_path / "run")
     model = s.train("h-gcn", papers)
-    with pytest.raises(Problem, match="takes 40 features a vertex, the data have 5"):
+    with pytest.raises(Problem, match="takes 40 features a vertex, the graph has 5"):
         s.predict(model, own_tables(tmp_path / "own", 20, 0))
     with pytest.raises(Problem, match="repertory sample ghsc"):
         s.read(tmp_path / "run")

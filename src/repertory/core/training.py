@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from repertory.core.loops import Diverged as Diverged
+from repertory.core.loops import diverged, finite_weights
 from repertory.core.problem import Problem
 from repertory.core.settings import Recipe
 from repertory.core.study import Session, set_generators
@@ -33,10 +35,6 @@ DRY_RUN_BATCH = 2
 """Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
 LOG_EVERY = 20
 """Steps between two records; losses are fetched from the device, and checked, only then."""
-
-
-class Diverged(Problem):
-    """The loss is not finite: the outcome of this one trial, not a fault of the input."""
 
 
 def fit(
@@ -340,30 +338,19 @@ def _records(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dic
     wrong = (~torch.isfinite(table["loss"])).nonzero()
     if len(wrong):
         first = int(wrong[0])
-        raise Diverged(f"the loss is {table['loss'][first].item()} at step {step + 1 - len(pending) + first}", *_ADVICE)
+        raise diverged(f"the loss is {table['loss'][first].item()} at step {step + 1 - len(pending) + first}")
     return {name: float(values.mean()) for name, values in table.items()}
 
 
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
-    """A finite loss may have a gradient that is not.
-
-    Raises:
-        Diverged: a weight is not finite.
-    """
-    finite = torch.stack([weight.detach().isfinite().all() for weight in model.parameters()]).all()
-    if _mean(fabric, finite) < 1:
-        raise Diverged(f"the weights are no longer finite after step {step}", *_ADVICE)
+    """Raise `Diverged` if a weight is not finite in any process."""
+    if _mean(fabric, finite_weights(model)) < 1:
+        raise diverged(f"the weights are no longer finite after step {step}")
 
 
 def _mean(fabric: Fabric, values: Tensor) -> Tensor:
     """Mean over processes."""
     return cast(Tensor, fabric.all_reduce(values.float()))
-
-
-_ADVICE = (
-    "training; the last good state is kept",
-    "lower lr, set clip_norm, or use full precision; then start afresh with --fresh",
-)
 
 
 def _assess(

@@ -18,9 +18,9 @@ from rich.progress import Progress
 from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.files import write_json
+from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session, Study, StudyConfig
-from repertory.core.training import Diverged
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import now, provenance
 from repertory.verdicts.results import MEASURE, Outcome

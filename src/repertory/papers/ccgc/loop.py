@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repertory.core.loops import Loop, Picks
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.papers.ccgc.clustering import Clusters, high_confidence, kmeans
 from repertory.papers.ccgc.model import (
     CCGC,
@@ -24,7 +24,7 @@ from repertory.papers.ccgc.model import (
     warmup_loss,
 )
 from repertory.papers.ccgc.recipe import CCGCConfig
-from repertory.papers.ccgc.scores import accuracy, relative_inertia
+from repertory.tasks.graphs import clustering_accuracy, relative_inertia
 
 PROTOCOLS = {
     "oracle": "the clustering with the best ACC, chosen with the true labels: what the paper reports",
@@ -33,71 +33,74 @@ PROTOCOLS = {
 }
 
 
-class Record:
-    """Every clustering's score, and the state at those that a protocol picks.
+def offer(
+    picks: Picks,
+    epoch: int,
+    z: Tensor,
+    found: Clusters,
+    threshold: float,
+    labels: np.ndarray | None,
+    encoder: CCGC | None = None,
+    *,
+    trained: bool = True,
+) -> dict[str, float]:
+    """Score one clustering and offer it to the protocols.
 
     Args:
-        labels: true labels (n,), for scoring; None: there is no oracle.
+        picks: of this run.
+        epoch: number of the clustering; -1 before training.
+        z: what was clustered (n, h).
+        found: the clustering.
         threshold: τ, the share of nodes that count as confident.
-        history: of an interrupted run.
-        picks: of an interrupted run.
+        labels: true labels (n,); None: there is no oracle.
+        encoder: that embeds; None: the smoothed features themselves are clustered.
+        trained: False: the features of an arm that clusters Z later; their inertia says nothing about Z's.
+
+    Returns:
+        Inertia and, with labels, acc.
     """
+    scores = {"last": float(epoch)}
+    noted = {"inertia": relative_inertia(z, found.distances)}
+    if labels is not None:
+        scores["oracle"] = noted["acc"] = clustering_accuracy(labels, found.labels.cpu().numpy())
+    scores["stop"] = -noted["inertia"] if trained else -math.inf
 
-    def __init__(
-        self,
-        labels: np.ndarray | None,
-        threshold: float,
-        history: list[dict[str, float]] | None = None,
-        picks: dict[str, dict[str, Tensor]] | None = None,
-    ) -> None:
-        self.labels, self.threshold = labels, threshold
-        self.history = history or []
-        self.picks = picks or {}
+    def moment() -> dict[str, Tensor]:
+        weights = encoder.state_dict() if encoder else {}
+        return {
+            **kept_of(z, found, threshold),
+            "epoch": torch.tensor(epoch),
+            **{f"encoder.{name}": tensor for name, tensor in weights.items()},
+        }
 
-    def add(self, epoch: int, z: Tensor, found: Clusters, encoder: CCGC | None = None) -> dict[str, float]:
-        """Score one clustering of the embedding `z` (without an encoder: of the smoothed features)."""
-        score = {"epoch": epoch, "inertia": relative_inertia(z, found.distances)}
-        if self.labels is not None:
-            score["acc"] = accuracy(self.labels, found.labels.cpu().numpy())
-        moment = {**kept_of(z, found, self.threshold), "epoch": torch.tensor(epoch)}
-        if encoder:
-            moment |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-        moment = {name: tensor.detach().to("cpu", copy=True) for name, tensor in moment.items()}
+    picks.offer(epoch, scores, moment, **noted)
+    return noted
 
-        self.picks["last"] = moment
-        if score.get("acc", -math.inf) > max((s["acc"] for s in self.history if "acc" in s), default=-math.inf):
-            self.picks["oracle"] = moment
-        # Before training the smoothed features are clustered, not Z: their inertia says nothing about Z's.
-        comparable = [s["inertia"] for s in self.history if s["epoch"] >= 0 or not encoder]
-        if score["inertia"] < min(comparable, default=math.inf):
-            self.picks["stop"] = moment
-        self.history.append(score)
-        return score
 
-    def model(self, in_features: int, clusters: int, smoothing_steps: int) -> GraphClustering:
-        """The module that holds all picks."""
-        picks = {name: self.picks[name] for name in PROTOCOLS if name in self.picks}
-        hidden = {name: len(m.get("encoder.layers1.bias", ())) for name, m in picks.items()}
-        model = GraphClustering(in_features, clusters, smoothing_steps, hidden)
-        for name, moment in picks.items():
-            model.moment(name).load_state_dict(moment)
-        return model.eval()
+def clustering_of(picks: Picks, in_features: int, clusters: int, smoothing_steps: int) -> GraphClustering:
+    """The module that holds the moments of all protocols."""
+    moments = {name: picks.state(name) for name in PROTOCOLS if name in picks.picked}
+    hidden = {name: len(state.get("encoder.layers1.bias", ())) for name, state in moments.items()}
+    model = GraphClustering(in_features, clusters, smoothing_steps, hidden)
+    for name, state in moments.items():
+        model.moment(name).load_state_dict(state)
+    return model.eval()
 
 
 def cluster_restarts(
     session: Session, x: Tensor, clusters: int, threshold: float, restarts: int, labels: np.ndarray | None
-) -> Record:
-    """K-means on smoothed features `x` (n, d), `restarts` times: as often as the trained arms are looked at."""
-    record = Record(labels, threshold)
+) -> Picks:
+    """K-means on smoothed features `x` (n, d), `restarts` times: as often as the trained arms are scored."""
+    picks = Picks()
     for restart in session.progress(range(restarts), "K-means"):
         found = kmeans(x, clusters, session.generator("kmeans", restart))
-        record.add(restart - 1, x, found)
-    return record
+        offer(picks, restart - 1, x, found, threshold, labels)
+    return picks
 
 
 def cluster_contrastively(
     session: Session, x: Tensor, clusters: int, config: CCGCConfig, lr: float, labels: np.ndarray | None
-) -> Record:
+) -> Picks:
     """Train CCGC, or one of its ablations, on smoothed features `x` (n, d).
 
     Raises:
@@ -110,22 +113,20 @@ def cluster_contrastively(
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr, fused=x.device.type in ("cpu", "cuda"))
     network, optimizer = session.fabric.setup(encoder, optimizer)
 
-    saved = session.resume(model=network, optimizer=optimizer)
-    if saved:
-        record = Record(labels, config.threshold, saved["history"], saved["picks"])
-        found = Clusters(*(session.fabric.to_device(part) for part in saved["found"]))
-        for parameter, gradient in zip(encoder.parameters(), saved["gradients"], strict=False):
+    picks = Picks()
+    # No step after the last refresh can change a clustering, so none is taken.
+    loop = Loop(session, last_refresh(config) + 1, model=network, optimizer=optimizer, picks=picks)
+    if loop.extra:
+        found = Clusters(*(session.fabric.to_device(part) for part in loop.extra["found"]))
+        for parameter, gradient in zip(encoder.parameters(), loop.extra["gradients"], strict=False):
             parameter.grad = session.fabric.to_device(gradient)
     else:
-        record = Record(labels, config.threshold)
         found = kmeans(x, clusters, session.generator("kmeans", 0))
-        record.add(-1, x, found)
+        offer(picks, -1, x, found, config.threshold, labels, trained=False)
+        loop.extra |= {"found": list(found), "gradients": [], "skipped": 0}
     members = confident_members(found, config)
 
-    skipped = 0
-    # No step after the last refresh could change a clustering, so none is taken.
-    epochs = range(saved.get("step", 0), last_refresh(config) + 1)
-    for epoch in session.progress(epochs, "train"):
+    for epoch in loop:
         generator = session.generator("draws", epoch)
         z1, z2 = network(*views(x, config, generator))
         if epoch < config.warmup_epochs:
@@ -133,40 +134,30 @@ def cluster_contrastively(
         else:
             loss = guided_loss(z1, z2, *members, clusters, config, generator) if members else None
         if loss is None:
-            skipped += 1
+            loop.extra["skipped"] += 1
             continue
-        if not math.isfinite(loss.item()):
-            raise Diverged(
-                f"the loss is {loss.item()} at epoch {epoch}", "training; the last good state is kept", "lower lr"
-            )
+        loop.check(loss)
         if not config.accumulate_grad:
             optimizer.zero_grad()
         session.fabric.backward(loss)
         optimizer.step()
+        if config.accumulate_grad:
+            loop.extra["gradients"] = [parameter.grad for parameter in encoder.parameters()]
 
         if epoch % config.refresh_every == 0:
             with torch.no_grad():
                 z = encoder.embed(x)
             found = kmeans(z, clusters, session.generator("kmeans", epoch + 1))
             members = confident_members(found, config)
-            score = record.add(epoch, z, found, encoder)
-            session.log(epoch, part="", loss=loss.item(), **{name: v for name, v in score.items() if name != "epoch"})
-            session.keep(
-                epoch + 1,
-                model=network,
-                optimizer=optimizer,
-                found=list(found),
-                gradients=[p.grad for p in encoder.parameters()] if config.accumulate_grad else [],
-                history=record.history,
-                picks=record.picks,
-            )
-    if skipped:
+            loop.extra["found"] = list(found)
+            loop.log(loss=loss.item(), **offer(picks, epoch, z, found, config.threshold, labels, encoder))
+    if loop.extra["skipped"]:
         warnings.warn(
-            f"{skipped} epochs were skipped: the confident nodes were all in one cluster, or too few to pair; "
-            "a larger threshold, or fewer clusters, would use them",
+            f"{loop.extra['skipped']} epochs were skipped: the confident nodes were all in one cluster, or too few to "
+            "pair; a larger threshold, or fewer clusters, would use them",
             stacklevel=2,
         )
-    return record
+    return picks
 
 
 def last_refresh(config: CCGCConfig) -> int:

@@ -17,13 +17,13 @@ def epochs_picture(history: Sequence[dict[str, float]], warmup_epochs: int, pick
     """ACC (with labels) and relative inertia over epochs; the guided stage shaded, the protocols' picks marked.
 
     Args:
-        history: epoch, inertia and, if there are labels, acc of every clustering; see `loop.Record`.
+        history: step (the epoch), inertia and, if there are labels, acc of every clustering.
         warmup_epochs: epochs before the guided stage.
         picked: protocol -> epoch.
     """
     curves = {"acc": "ACC (%)", "inertia": "inertia / variance"}
     shown = [name for name in curves if name in history[0]]
-    epochs = [score["epoch"] for score in history]
+    epochs = [score["step"] for score in history]
     figure = Figure(figsize=(7, 2.6 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for ax, name in zip(axes, shown, strict=True):

@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from repertory.core import checkpoint
-from repertory.core.files import write_text
+from repertory.core.loops import Picks
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.data import graphs
 from repertory.data.graphs import Graph
 from repertory.papers.ccgc import pictures
 from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_distinct
-from repertory.papers.ccgc.loop import Record, cluster_contrastively, cluster_restarts, last_refresh
+from repertory.papers.ccgc.loop import cluster_contrastively, cluster_restarts, clustering_of, last_refresh
 from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
 from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, UNKNOWN, CCGCConfig
-from repertory.papers.ccgc.scores import label_free_scores, supervised_scores
+from repertory.tasks.graphs import demand_features, label_free_scores, node_names, supervised_scores, write_nodes
 
 NEVER = 1 << 30
 
@@ -129,17 +128,15 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
         if plain:
             looks = 2 + last_refresh(self.config) // self.config.refresh_every
             restarts = looks if plain["restarted"] else 1
-            record = cluster_restarts(self.session, x, clusters, self.config.threshold, restarts, data.labels)
+            picks = cluster_restarts(self.session, x, clusters, self.config.threshold, restarts, data.labels)
         else:
             config = self.config.model_copy(update=CONTRASTIVE_ARMS[arm])
             lr = config.lr or known.lr
-            record = cluster_contrastively(self.session, x, clusters, config, lr, data.labels)
-            self._show(record, config)
-        model = record.model(x.shape[1], clusters, steps)
+            picks = cluster_contrastively(self.session, x, clusters, config, lr, data.labels)
+            self._show(picks, config)
+        model = clustering_of(picks, x.shape[1], clusters, steps)
         self.session.fabric.to_device(model)
-        if self.session.fabric.is_global_zero:
-            table = pd.DataFrame(cluster_table(data, *assign(model.moment(), x)[1:]))
-            write_text(self.session.out_dir / "clusters.csv", table.to_csv(index=False))
+        write_nodes(self.session, "clusters.csv", cluster_table(data, *assign(model.moment(), x)[1:]))
         return model
 
     def evaluate(self, model: GraphClustering, data: Graph) -> dict[str, float]:
@@ -170,12 +167,7 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
             Problem: no readable graph, or another number of features.
         """
         graph = graphs.read_graph(source)
-        if graph.features.shape[1] != model.in_features:
-            raise Problem(
-                f"the model takes {model.in_features} features a node, the graph has {graph.features.shape[1]}",
-                source,
-                "describe the nodes by the features that the model was trained on",
-            )
+        demand_features(model.in_features, graph.features.shape[1], source)
         x = self._smoothed(graph, model.smoothing_steps)
         moment = self._with_centres(model.moment(), x)
         z, distances, sure = assign(moment, x)
@@ -260,11 +252,10 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
         self.session.fabric.to_device(fitted)
         return fitted
 
-    def _show(self, record: Record, config: CCGCConfig) -> None:
+    def _show(self, picks: Picks, config: CCGCConfig) -> None:
         if self.session.fabric.is_global_zero:
-            picked = {protocol: int(moment["epoch"]) for protocol, moment in record.picks.items()}
-            figure = pictures.epochs_picture(record.history, config.warmup_epochs, picked)
-            self.session.figure("acc-over-epochs" if record.labels is not None else "inertia-over-epochs", figure)
+            figure = pictures.epochs_picture(picks.history, config.warmup_epochs, picks.steps)
+            self.session.figure("acc-over-epochs" if "oracle" in picks.picked else "inertia-over-epochs", figure)
 
 
 @torch.no_grad()
@@ -277,8 +268,7 @@ def assign(moment: Moment, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def cluster_table(graph: Graph, distances: Tensor, sure: Tensor) -> list[dict[str, Any]]:
     """One row a node: its name or number, its cluster, the squared distance to that centre, and whether it is sure."""
     nearest = distances.min(dim=1)
-    nodes = range(graph.size) if graph.nodes is None else graph.nodes.tolist()
-    columns = (nodes, nearest.indices.tolist(), nearest.values.tolist(), sure.tolist())
+    columns = (node_names(graph.nodes, graph.size), nearest.indices.tolist(), nearest.values.tolist(), sure.tolist())
     return [
         {"node": node, "cluster": cluster, "distance": distance, "high_confidence": confident}
         for node, cluster, distance, confident in zip(*columns, strict=True)

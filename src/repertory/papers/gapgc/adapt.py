@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from repertory.core.training import Diverged
+from repertory.core.loops import finite
 from repertory.papers.gapgc.graphs import GraphBatch, repeat
 from repertory.papers.gapgc.losses import (
     binary_entropy,
@@ -253,8 +253,7 @@ class Adaptation:
 
     def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
         """One step of these parameters alone."""
-        if not loss.isfinite():
-            raise Diverged(f"the loss is {loss.item()}", f"adaptation, {self.model.arm}", "lower the learning rates")
+        finite(loss, f"while {self.model.arm} adapts")
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad

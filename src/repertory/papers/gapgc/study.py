@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from repertory.core import checkpoint
+from repertory.core.loops import Loop
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.core.training import DRY_RUN_BATCH, fit, loader
@@ -219,9 +220,10 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         c, rows = self.config, data.split["train"]
         assert model.projector is not None
         optimizer = torch.optim.Adam(model.projector.parameters(), lr=c.augmenter_lr)
-        saved = self.session.resume(part="projector", model=model, optimizer=optimizer)
         steps = max(1, len(rows) // c.adapt_batch)
-        for step in self.session.progress(range(saved.get("step", 0), c.pretrain_projector * steps), "projector"):
+        total = c.pretrain_projector * steps
+        loop = Loop(self.session, total, part="projector", unit="step", model=model, optimizer=optimizer)
+        for step in loop:
             epoch, position = divmod(step, steps)
             order = rows[self.session.rng("projector", epoch).permutation(len(rows))]
             graphs = self._graphs(data, order[position * c.adapt_batch : (position + 1) * c.adapt_batch])
@@ -233,12 +235,12 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
                 keep = game.keep_weights(graphs)
             loss = game.contrast(graphs, pooled, model.projector(pooled), keep)
             if loss is not None:
+                loop.check(loss)
                 grads = torch.autograd.grad(loss, list(model.projector.parameters()))
                 for parameter, grad in zip(model.projector.parameters(), grads, strict=True):
                     parameter.grad = grad
                 optimizer.step()
-                self.session.log(step, part="projector", loss=loss.item())
-            self.session.keep(step + 1, part="projector", model=model, optimizer=optimizer)
+                loop.log(loss=loss.item())
 
     # -- the experiment -------------------------------------------------------------------------
 

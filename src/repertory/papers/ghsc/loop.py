@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repertory.core.problem import Problem
+from repertory.core.loops import Loop, Picks
 from repertory.core.study import Session
-from repertory.core.training import Diverged
-from repertory.data.hypergraphs import UNLABELLED, Hypergraph
+from repertory.data.hypergraphs import Hypergraph
 from repertory.papers.ghsc.model import Features, Network
 from repertory.papers.ghsc.recipe import GHSCConfig, Setting
-
-UNUSED, TRAIN, VALID, TEST = range(4)
-"""Role of a vertex."""
+from repertory.tasks.graphs import TEST, TRAIN, VALID, Protocol, accuracy, drawn_roles, having, published_roles
 
 PROTOCOLS = {
-    "validation": ((VALID,), (TEST,)),
-    "released": ((VALID, TEST), (VALID, TEST)),
+    "validation": Protocol(choose=(VALID,), test=(TEST,)),
+    "released": Protocol(choose=(VALID, TEST), test=(VALID, TEST)),
 }
-"""Roles whose accuracy chooses the epoch, and roles that are tested. The authors choose on what they test."""
+"""How the epoch is chosen, and what is tested. The authors choose on what they test."""
 
 LOG_EVERY = 10
 
@@ -33,61 +28,16 @@ def roles(data: Hypergraph, config: GHSCConfig, session: Session) -> Tensor:
     """The role of every vertex for this seed, (n,) int8.
 
     With published splits, seed s takes split s (and starts over after the last); its training ids stay whole, and
-    random ids of its test list become the validation set. Without, the labelled vertices are shuffled and shared out.
+    random ids of its test list become the validation set. Without, the labelled vertices are shuffled and divided.
 
     Raises:
         Problem: too few labelled vertices.
     """
-    role = np.full(data.size, UNUSED, dtype=np.int8)
     rng = session.rng("split")
-    labelled = np.flatnonzero(data.labels != UNLABELLED)
-    if data.splits:
-        train, test = (np.intersect1d(ids, labelled) for ids in data.splits[session.seed % len(data.splits)])
-        test = rng.permutation(test)
-        held = min(config.validation_ids, len(test) // 2)
-    else:
-        order = rng.permutation(labelled)
-        cut = round(config.train_share * len(order))
-        train, test = order[:cut], order[cut:]
-        held = min(round(config.valid_share * len(order)), len(test) - 1)
-    if held < 1 or len(np.unique(data.labels[train])) < 2:
-        raise Problem(
-            f"{len(train)} training and {len(test)} other labelled vertices are too few",
-            data.name,
-            "label more: two classes for training, and two vertices to choose the epoch and to test",
-        )
-    role[train], role[test[:held]], role[test[held:]] = TRAIN, VALID, TEST
-    return torch.from_numpy(role)
-
-
-def having(role: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    """Ids of the vertices with one of the wanted roles."""
-    return torch.isin(role, role.new_tensor(wanted)).nonzero().flatten()
-
-
-def accuracy(logits: Tensor, labels: Tensor, ids: Tensor) -> float:
-    """Accuracy in percent over the vertices `ids`."""
-    return 100 * (logits.argmax(dim=1) == labels)[ids].float().mean().item()
-
-
-class Training:
-    """What training leaves: the weights at the best epoch of each protocol, and the course of it.
-
-    Args:
-        picks: protocol -> accuracy, epoch and weights.
-        history: loss and accuracy of each protocol's choosing vertices, an entry an epoch.
-    """
-
-    def __init__(
-        self, picks: dict[str, dict[str, Any]] | None = None, history: list[list[float]] | None = None
-    ) -> None:
-        self.picks = picks or {name: {"accuracy": -1.0, "epoch": 0, "weights": {}} for name in PROTOCOLS}
-        self.history = history or []
-
-    def open(self, patience: int) -> list[str]:
-        """Protocols that have not seen more than `patience` epochs without a better accuracy; all, if it is 0."""
-        last = len(self.history) - 1
-        return [name for name, pick in self.picks.items() if not patience or last - pick["epoch"] <= patience]
+    if not data.splits:
+        return drawn_roles(data.labels, rng, config.train_share, config.valid_share, data.name)
+    train, test = data.splits[session.seed % len(data.splits)]
+    return published_roles(data.labels, train, test, rng, config.validation_ids, data.name)
 
 
 def train_network(
@@ -99,7 +49,7 @@ def train_network(
     role: Tensor,
     setting: Setting,
     part: str = "",
-) -> Training:
+) -> Picks:
     """Minimise the cross-entropy of the training vertices; full batch, one step an epoch.
 
     Both protocols watch the same run: each keeps its own best epoch and its own patience, so each has the outcome of
@@ -114,6 +64,9 @@ def train_network(
         role: (n,).
         setting: of the training.
         part: name of this loop, where a trial has several.
+
+    Returns:
+        The weights at the best epoch of each protocol; the history holds the loss and each protocol's accuracy.
 
     Raises:
         Diverged: the loss is not finite.
@@ -134,43 +87,43 @@ def train_network(
         optimizer, factor=0.2, patience=setting.plateau or setting.epochs
     )
 
-    stateful = {"model": wrapped, "optimizer": optimizer, "schedule": schedule}
-    saved = session.resume(part=part, **stateful)
-    training = Training(saved.get("picks"), saved.get("history"))
     train = having(role, (TRAIN,))
     targets, choosing = labels[train], {name: having(role, wanted) for name, (wanted, _) in PROTOCOLS.items()}
     fixed = network.embed(x, T).detach() if network.fixed_embedding else None
     fixed_train = None if fixed is None else fixed[train]
+    picks = Picks()
 
-    for epoch in session.progress(range(saved.get("step", 0), setting.epochs), f"train {part}".strip()):
-        still_open = training.open(setting.patience)
-        if not still_open:
-            break
-        session.reseed("epoch", part, epoch)
+    def still_open() -> list[str]:
+        return [name for name in PROTOCOLS if not setting.patience or picks.stale(name) <= setting.patience]
+
+    loop = Loop(
+        session,
+        setting.epochs,
+        part=part,
+        key=("epoch", part),
+        log_every=LOG_EVERY,
+        until=lambda: not still_open(),
+        model=wrapped,
+        optimizer=optimizer,
+        schedule=schedule,
+        picks=picks,
+    )
+    for epoch in loop:
         network.train()
         loss = F.cross_entropy(wrapped(x, T)[train] if fixed is None else wrapped.head(fixed_train, T), targets)
+        loop.check(loss)
         session.fabric.backward(loss)
         if setting.clip_norm:
             session.fabric.clip_gradients(network, optimizer, max_norm=setting.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
-        if not math.isfinite(loss.item()):
-            raise Diverged(f"the loss is {loss.item()} at epoch {epoch}", "training", "lower lr")
         schedule.step(loss.item())
 
         network.eval()
         with torch.no_grad():
             now = wrapped(x, T) if fixed is None else wrapped.head(fixed, T)
         seen = {name: accuracy(now, labels, ids) for name, ids in choosing.items()}
-        training.history.append([loss.item(), *seen.values()])
-        for name in still_open:
-            if seen[name] > training.picks[name]["accuracy"]:
-                weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
-                training.picks[name] = {"accuracy": seen[name], "epoch": epoch, "weights": weights}
-        if epoch % LOG_EVERY == 0:
-            session.log(epoch, part=part, loss=loss.item(), **{f"accuracy_{name}": a for name, a in seen.items()})
-        session.keep(epoch + 1, part=part, picks=training.picks, history=training.history, **stateful)
-    if part:  # another loop follows
-        done = len(training.history)
-        session.keep(done, part=part, now=True, picks=training.picks, history=training.history, **stateful)
-    return training
+        scores = {name: seen[name] for name in still_open()}
+        picks.offer(epoch, scores, network.state_dict, loss=loss.item(), **seen)
+        loop.log(loss=loss.item(), **{f"accuracy_{name}": value for name, value in seen.items()})
+    return picks

@@ -20,19 +20,19 @@ MOST_EXACT = 1500
 BINS = 50
 
 
-def training_picture(history: Sequence[Sequence[float]], picked: Mapping[str, int]) -> Figure:
-    """Loss, and the accuracy that each protocol goes by, over epochs; the epochs that they choose are marked.
+def training_picture(history: Sequence[Mapping[str, float]], picked: Mapping[str, int]) -> Figure:
+    """Loss, and the accuracy by which each protocol chooses, over epochs; the chosen epochs are marked.
 
     Args:
-        history: loss and an accuracy a protocol, an entry an epoch.
+        history: loss and one accuracy per protocol, one entry per epoch.
         picked: protocol -> epoch.
     """
-    loss, *curves = np.asarray(history).T
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(loss, color="black", linewidth=0.8)
+    above.plot([entry["loss"] for entry in history], color="black", linewidth=0.8)
     above.set_ylabel("training loss")
-    for (protocol, epoch), curve, color in zip(picked.items(), curves, ("tab:blue", "tab:orange"), strict=True):
+    for (protocol, epoch), color in zip(picked.items(), ("tab:blue", "tab:orange"), strict=True):
+        curve = [entry[protocol] for entry in history]
         below.plot(curve, color=color, linewidth=0.8, label=protocol)
         below.plot(epoch, curve[epoch], "o", color=color)
     below.set(xlabel="epoch", ylabel="accuracy (%)")

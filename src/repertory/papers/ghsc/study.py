@@ -24,7 +24,6 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
-from repertory.core.files import write_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study, StudyConfig
 from repertory.data import hypergraphs
@@ -38,9 +37,10 @@ from repertory.papers.ghsc.hypergraph import (
     knn_incidence,
     with_lone_vertices,
 )
-from repertory.papers.ghsc.loop import PROTOCOLS, accuracy, having, roles, train_network
+from repertory.papers.ghsc.loop import PROTOCOLS, roles, train_network
 from repertory.papers.ghsc.model import Network, build_network
 from repertory.papers.ghsc.recipe import GHSCConfig, setting
+from repertory.tasks.graphs import accuracy, demand_features, having, node_names, write_nodes
 
 KNN = 6
 DEPTHS = (2, 4, 8, 16)
@@ -262,26 +262,24 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
         self.session.fabric.to_device(model)
 
         labels = self.session.fabric.to_device(torch.from_numpy(data.labels))
-        training = None
+        picks = None
         for variant, described in networks.items():
             part = "" if variant == "main" else variant
             self.session.reseed("network", part)
             network = build_network(in_features=x.shape[1], classes=len(data.classes), **described)
             self.session.fabric.to_device(network)
             given = setting(config, described["name"], data.name, data.incidence is None)
-            training = train_network(self.session, network, x, T, labels, model.role, given, part)
-            for protocol, pick in training.picks.items():
-                model.network(variant, protocol).load_state_dict(pick["weights"])
+            picks = train_network(self.session, network, x, T, labels, model.role, given, part)
+            for protocol in PROTOCOLS:
+                model.network(variant, protocol).load_state_dict(picks.state(protocol))
         model.eval()
 
+        write_nodes(self.session, "predictions.csv", prediction_table(data, *classify(model, x, T)[1:], model.classes))
         if self.session.fabric.is_global_zero:
-            table = pd.DataFrame(prediction_table(data, *classify(model, x, T)[1:], model.classes))
-            write_text(self.session.out_dir / "predictions.csv", table.to_csv(index=False))
             if isinstance(T, Operator):
                 T.save(self.session.out_dir / "operator.npz")
-            if arm == self.method and training is not None:
-                picked = {name: int(pick["epoch"]) for name, pick in training.picks.items()}
-                self.session.figure("training", pictures.training_picture(training.history, picked))
+            if arm == self.method and picks is not None:
+                self.session.figure("training", pictures.training_picture(picks.history, picks.steps))
                 for name, figure in self._pictures(data, model, x, T, hypergraph).items():
                     self.session.figure(name, figure)
         return model
@@ -448,12 +446,7 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
 
     def _demand_features(self, data: Hypergraph, model: VertexClassifier, source: Path) -> Inputs:
         inputs = self.inputs(data, model.operator)
-        if inputs.x.shape[1] != model.in_features:
-            raise Problem(
-                f"the model takes {model.in_features} features a vertex, the data have {inputs.x.shape[1]}",
-                source,
-                "describe the vertices by the features that the model was trained on",
-            )
+        demand_features(model.in_features, inputs.x.shape[1], source, "vertex")
         return inputs
 
     def _renumbered(self, data: Hypergraph, model: VertexClassifier) -> Tensor:
@@ -486,7 +479,7 @@ def classify(model: VertexClassifier, x: Tensor | Sparse, T: Any) -> tuple[Tenso
 def prediction_table(data: Hypergraph, logits: Tensor, classes: list[str]) -> list[dict[str, Any]]:
     """One row a vertex: its name or number, its class, and the probability of every class."""
     probabilities = logits.softmax(dim=1).cpu()
-    names = range(data.size) if data.vertices is None else data.vertices.tolist()
+    names = node_names(data.vertices, data.size)
     return [
         {"vertex": name, "class": classes[best], **{f"p_{c}": p for c, p in zip(classes, row, strict=True)}}
         for name, best, row in zip(names, probabilities.argmax(dim=1).tolist(), probabilities.tolist(), strict=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.loops import Loop, Picks
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import Diverged
 from repertory.data.fair_graphs import FairGraph
 from repertory.papers.reliant.fairness import counted, smooth_difference
 from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge
 from repertory.papers.reliant.model import PROXIES, Discriminators, Distilled, summary_of
 from repertory.papers.reliant.recipe import Arm, ReliantConfig
+from repertory.tasks.graphs import accuracy
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,32 @@ def train_teacher(session: Session, config: ReliantConfig, model: Distilled, tas
     """Cross entropy on the training nodes; the weights with the best validation accuracy are kept."""
     decay = {"gcn": 1e-3, "sage": 5e-4}[config.teacher]
     optimizer = torch.optim.Adam(model.teacher.parameters(), lr=0.01, weight_decay=decay)
-
-    def step(epoch: int) -> dict[str, float]:
+    picks = Picks(ties="last")
+    loop = Loop(
+        session,
+        config.teacher_epochs,
+        part="teacher",
+        until=lambda: picks.stale("best") >= config.patience,
+        module=model.teacher,
+        optimizer=optimizer,
+        picks=picks,
+    )
+    for epoch in loop:
+        model.teacher.train()
         logits, _ = model.teacher(task.x, task.graph)
         loss = F.cross_entropy(logits[task.train], task.labels[task.train])
+        loop.check(loss)
         optimizer.zero_grad()
         session.fabric.backward(loss)
         optimizer.step()
-        return {"loss": loss.item()}
 
-    def score() -> float:
-        return accuracy(model.teacher(task.x, task.graph)[0], task)
-
-    _loop(session, config, "teacher", config.teacher_epochs, model.teacher, {"optimizer": optimizer}, step, score)
+        model.teacher.eval()
+        with torch.no_grad():
+            score = accuracy(model.teacher(task.x, task.graph)[0], task.labels, task.val)
+        picks.offer(epoch, {"best": score}, model.teacher.state_dict)
+        loop.log(loss=loss.item(), score=score)
+    model.teacher.load_state_dict(picks.state("best"))
+    model.teacher.eval()
 
 
 # -- the student --------------------------------------------------------------------------------
@@ -114,7 +125,19 @@ def distil(
     proxy_groups = groups if cpf else counted(task.sensitive, everybody, labels)
     truth = torch.stack([task.sensitive, 1 - task.sensitive], dim=1).to(task.x) if arm.proxy == "group" else None
 
-    def step(epoch: int) -> dict[str, float]:
+    together, picks = _WithProxy(student, proxy), Picks(ties="last")
+    loop = Loop(
+        session,
+        config.cpf_epochs if cpf else config.akd_epochs,
+        part=part,
+        until=lambda: picks.stale("best") >= config.patience,
+        module=together,
+        picks=picks,
+        **trained,
+    )
+    for epoch in loop:
+        # The student: imitate the teacher and decide alike for both groups, with the mean of B beside X.
+        student.train()
         model.proxy_mean.copy_(proxy.detach().mean(0))
         logits, embedding = network(task.x, task.graph, truth)
         if judges is not None and critic is not None and embedding is not None:
@@ -129,39 +152,35 @@ def distil(
             loss = F.cross_entropy(logits[task.train], task.labels[task.train])
         unfair = smooth_difference(logits.softmax(1), groups, config.legendre) if alpha else logits.new_zeros(())
         total = loss + alpha * unfair
+        loop.check(total, "lower alpha or the learning rate")
         optimizer.zero_grad()
         session.fabric.backward(total)
         optimizer.step()
 
-        told_apart = 0.0
+        # The proxy: tell the groups apart, every node with its own row of B beside X.
+        apart = logits.new_zeros(())
         if arm.proxy == "learned":
             logits, _ = network(task.x, task.graph, proxy)
             apart = smooth_difference(logits.softmax(1), proxy_groups, config.legendre)
             (proxy.grad,) = torch.autograd.grad(-alpha * apart, proxy)
             proxy_optimizer.step()
-            told_apart = apart.item()
-        return {"loss": total.item(), "distillation": loss.item(), "unfair": unfair.item(), "proxy": told_apart}
 
-    def score() -> float:
+        student.eval()
         model.proxy_mean.copy_(proxy.detach().mean(0))
         model.train(config.released and arm.framework == "akd")
-        logits, _ = model(task.x, task.graph, truth)
-        if arm.framework == "cpf":
-            return accuracy(logits, task)
-        return -F.cross_entropy(logits[task.val], task.labels[task.val]).item()
-
-    kept = _loop(
-        session,
-        config,
-        part,
-        config.cpf_epochs if cpf else config.akd_epochs,
-        _WithProxy(student, proxy),
-        trained,
-        step,
-        score,
-    )
-    if config.released and kept is not None:  # the released code brings back the student alone
-        proxy.data.copy_(kept)
+        with torch.no_grad():
+            logits, _ = model(task.x, task.graph, truth)
+            score = (
+                accuracy(logits, task.labels, task.val)
+                if cpf
+                else -F.cross_entropy(logits[task.val], task.labels[task.val]).item()
+            )
+        picks.offer(epoch, {"best": score}, together.state_dict)
+        loop.log(loss=total.item(), distillation=loss.item(), unfair=unfair.item(), proxy=apart.item(), score=score)
+    last = proxy.detach().clone()
+    together.load_state_dict(picks.state("best"))
+    if config.released:  # the released code brings back the student alone
+        proxy.data.copy_(last)
     model.proxy_mean.copy_(proxy.detach().mean(0))
     model.eval()
 
@@ -219,52 +238,9 @@ def _fake(scores: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
 
 
-def accuracy(logits: Tensor, task: Task) -> float:
-    """Share of the validation nodes that are right."""
-    return (logits[task.val].argmax(1) == task.labels[task.val]).float().mean().item()
-
-
-# -- both ---------------------------------------------------------------------------------------
-
-
 class _WithProxy(nn.Module):
-    """A student and B, which are kept and brought back together."""
+    """A student and B, which are kept and restored together."""
 
     def __init__(self, student: nn.Module, proxy: nn.Parameter) -> None:
         super().__init__()
         self.student, self.proxy = student, proxy
-
-
-def _loop(
-    session: Session,
-    config: ReliantConfig,
-    part: str,
-    epochs: int,
-    module: nn.Module,
-    trained: dict[str, Any],
-    step: Callable[[int], dict[str, float]],
-    score: Callable[[], float],
-) -> Tensor | None:
-    """Full-batch epochs; the weights of the last best score are brought back. Returns the last B, if there is one."""
-    saved = session.resume(part=part, module=module, **trained)
-    best = saved.get("best", {"score": -math.inf, "epoch": -1, "weights": {}})
-    for epoch in session.progress(range(saved.get("step", 0), epochs), part or "distil"):
-        if epoch - best["epoch"] > config.patience and best["weights"]:
-            break
-        session.reseed(part, "epoch", epoch)
-        module.train()
-        losses = step(epoch)
-        if not math.isfinite(losses["loss"]):
-            where = "training; the last good state is kept"
-            raise Diverged(f"the loss is {losses['loss']} at epoch {epoch}", where, "lower alpha or the learning rate")
-        module.eval()
-        with torch.no_grad():
-            reached = score()
-        if reached >= best["score"]:
-            best = {"score": reached, "epoch": epoch, "weights": copy.deepcopy(module.state_dict())}
-        session.log(epoch, part=part, **losses, score=reached)
-        session.keep(epoch + 1, part=part, module=module, best=best, **trained)
-    last = module.proxy.detach().clone() if isinstance(module, _WithProxy) else None
-    module.load_state_dict(best["weights"])
-    module.eval()
-    return last

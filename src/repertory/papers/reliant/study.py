@@ -30,6 +30,7 @@ from repertory.papers.reliant.knowledge import Knowledge, read_knowledge, write_
 from repertory.papers.reliant.loop import Task, distil, train_teacher
 from repertory.papers.reliant.model import Distilled
 from repertory.papers.reliant.recipe import ARMS, SETTINGS, STUDENTS, ReliantConfig
+from repertory.tasks.graphs import demand_features
 
 COLLAPSED = 0.99
 """Share of equal decisions above which a model decides nothing."""
@@ -218,10 +219,7 @@ class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
             Problem: no readable graph, or other columns than in training.
         """
         graph = fair_graphs.read_fair_graph(source, encoding=Encoding(**model.encoding))
-        found = graph.features.shape[1]
-        if found != model.features:
-            what = f"the graph has {found} features, the model takes {model.features}"
-            raise Problem(what, source, "describe people by the features that the model was trained on")
+        demand_features(model.features, graph.features.shape[1], source, "person")
         x = torch.as_tensor(graph.features, device=self.session.fabric.device)
         edges = Graph(graph.edges, graph.size, x.device)
         p = self._scores(model, x, edges, None)[:, 1].cpu().numpy()
