@@ -23,7 +23,7 @@ from repertory.core.files import write_json
 from repertory.core.timing import race, ratio
 from repertory.papers.ccgc import CCGC, kmeans, warmup_loss
 from repertory.papers.ccgc.loop import confident_members, guided_loss
-from repertory.papers.ccgc.recipe import SETTINGS, CCGCConfig
+from repertory.papers.ccgc.settings import SETTINGS, CCGCConfig
 
 HIDDEN = 500
 SIZES = ("bat", "cora")

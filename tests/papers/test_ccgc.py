@@ -38,7 +38,7 @@ from repertory.papers.ccgc.model import (
     positive_loss,
     positive_pairs,
 )
-from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, CCGCConfig
+from repertory.papers.ccgc.settings import RELEASED, SETTINGS, CCGCConfig
 from repertory.papers.ccgc.study import CONTRASTIVE_ARMS, KMEANS_ARMS, CCGCStudy
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe

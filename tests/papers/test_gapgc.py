@@ -40,7 +40,7 @@ from repertory.papers.gapgc.model import (
     norms_of,
     untouched_statistics,
 )
-from repertory.papers.gapgc.recipe import ARMS, GAPGCConfig
+from repertory.papers.gapgc.settings import ARMS, GAPGCConfig
 from repertory.papers.gapgc.study import GAPGCStudy, load_encoder, masked_bce, mean_auc
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe

@@ -45,7 +45,7 @@ from repertory.papers.ghsc import hypergraph as hypergraph_module
 from repertory.papers.ghsc.hypergraph import with_lone_vertices
 from repertory.papers.ghsc.loop import PROTOCOLS, roles
 from repertory.papers.ghsc.model import NETWORKS, HRevGNN, Linear
-from repertory.papers.ghsc.recipe import PAMI, GHSCConfig, setting
+from repertory.papers.ghsc.settings import PAMI, GHSCConfig, setting
 from repertory.papers.ghsc.study import ARMS, GHSCStudy, VertexClassifier, irreversibility, walk_gap
 from repertory.tasks.graphs import TEST, TRAIN, VALID, having
 from tests.fidelity.cases import assert_agrees, cases

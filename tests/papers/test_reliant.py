@@ -30,7 +30,7 @@ from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge, read_knowledge, write_knowledge
 from repertory.papers.reliant.loop import Task, akd_loss, cpf_loss, discriminator_loss, distil
 from repertory.papers.reliant.model import GCN, PLP, SGC, Discriminators, Distilled, GraphSAGE, summary_of
-from repertory.papers.reliant.recipe import ARMS, ReliantConfig
+from repertory.papers.reliant.settings import ARMS, ReliantConfig
 from repertory.papers.reliant.study import ReliantStudy
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe

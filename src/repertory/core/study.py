@@ -101,6 +101,8 @@ class Prediction:
     table: list[dict[str, Any]] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    """Files or folders (an adapted model) in the session's folder, by the name to save them under."""
 
 
 class Session:

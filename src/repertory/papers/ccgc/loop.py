@@ -23,7 +23,7 @@ from repertory.papers.ccgc.model import (
     positive_pairs,
     warmup_loss,
 )
-from repertory.papers.ccgc.recipe import CCGCConfig
+from repertory.papers.ccgc.settings import CCGCConfig
 from repertory.tasks.graphs import clustering_accuracy, relative_inertia
 
 PROTOCOLS = {

@@ -3,7 +3,7 @@
 ```
 repertory run ccgc                                    # generated graph, minutes
 REPERTORY_DATA=… repertory run ccgc --scale desk      # BAT; published ACC 75.04 ± 1.78 under the oracle
-repertory run ccgc --scale paper --data cora/         # any of the six graphs, settings from recipe.SETTINGS
+repertory run ccgc --scale paper --data cora/         # any of the six graphs, settings from settings.SETTINGS
 ```
 """
 
@@ -21,14 +21,14 @@ from torch import Tensor
 from repertory.core import checkpoint
 from repertory.core.loops import Picks
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study
 from repertory.data import graphs
 from repertory.data.graphs import Graph
 from repertory.papers.ccgc import pictures
 from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_distinct
 from repertory.papers.ccgc.loop import cluster_contrastively, cluster_restarts, clustering_of, last_refresh
 from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
-from repertory.papers.ccgc.recipe import RELEASED, SETTINGS, UNKNOWN, CCGCConfig
+from repertory.papers.ccgc.settings import RELEASED, SETTINGS, UNKNOWN, CCGCConfig, CCGCDesign
 from repertory.tasks.graphs import demand_features, label_free_scores, node_names, supervised_scores, write_nodes
 
 NEVER = 1 << 30
@@ -51,22 +51,9 @@ CONTRASTIVE_ARMS: dict[str, dict[str, Any]] = {
 """What each differs in from the configuration."""
 
 
-class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
+class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
     """Cluster one attributed graph, and score it under three protocols; see `loop.PROTOCOLS`."""
 
-    paper = "ccgc"
-    arms: ClassVar[Mapping[str, str]] = {
-        "kmeans-raw": "K-means on the features, as often as the trained arms are scored",
-        "kmeans-smoothed": "K-means on the smoothed features, once",
-        "kmeans-smoothed-restarts": "K-means on the smoothed features, as often as the trained arms are scored",
-        "warmup-only": "two encoders, warm-up loss throughout: the clusters guide nothing",
-        "ccgc": "the paper's algorithm",
-        "ccgc-released": "the same with the two quirks of the authors' code",
-        "no-negatives": "guided by positives only (α = 0)",
-        "random-negatives": "random other nodes as negatives, in place of the centres",
-        "shared-encoder": "one encoder for both views, and 20 % of the features masked, in place of two encoders",
-    }
-    method = "ccgc"
     metrics: ClassVar[Mapping[str, Metric]] = {
         f"{name}_{protocol}": replace(metric, en=f"{metric.en}, {en}", zh=f"{metric.zh}（{zh}）")
         for name, metric in {
@@ -83,13 +70,6 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
             ("oracle", "best by true labels", "按真实标签取最优"),
             ("stop", "least inertia", "簇内平方和最小"),
         )
-    }
-    Config = CCGCConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": CCGCConfig(seeds=1, sample_nodes=80, epochs=61),
-        "laptop": CCGCConfig(seeds=5),
-        "desk": CCGCConfig(seeds=10, real="bat", smoothing_steps=4, lr=1e-3),
-        "paper": CCGCConfig(seeds=10, real="cora", **RELEASED),
     }
     sample_name = "block graph"
     sample_fields = ("sample_nodes",)

@@ -4,7 +4,7 @@ from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, adapt_a
 from repertory.papers.gapgc.graphs import Graphs, collate
 from repertory.papers.gapgc.losses import group_contrast, info_nce, own_contrast
 from repertory.papers.gapgc.model import GIN, Augmenter, GraphClassifier, Projector
-from repertory.papers.gapgc.recipe import GAPGCConfig
+from repertory.papers.gapgc.settings import GAPGCConfig
 
 __all__ = [
     "GIN",

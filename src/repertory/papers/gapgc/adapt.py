@@ -38,7 +38,7 @@ from repertory.papers.gapgc.model import (
     norms_of,
     untouched_statistics,
 )
-from repertory.papers.gapgc.recipe import ARMS, GAPGCConfig
+from repertory.papers.gapgc.settings import ARMS, GAPGCConfig
 
 
 class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):

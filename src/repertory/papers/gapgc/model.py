@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,12 @@ from torch import Tensor, nn
 
 from repertory.nn.dropout import Dropout
 from repertory.papers.gapgc.graphs import GraphBatch, Wiring, mean_by_graph
+from repertory.papers.gapgc.settings import Knowledge, Pool, Scorer
 
 ELEMENTS, CHIRALITIES = 120, 3
 BOND_TYPES, DIRECTIONS = 6, 3
 SELF_LOOP = 4
 """Bond type of the loop that every node has; its direction is 0."""
-
-Knowledge = Literal["last", "concat", "max", "sum"]
-Pool = Literal["mean", "sum", "max"]
-Scorer = Literal["mlp", "cosine"]
 
 
 class GINLayer(nn.Module):

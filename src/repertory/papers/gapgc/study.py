@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 from repertory.core import checkpoint
 from repertory.core.loops import Loop
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import DRY_RUN_BATCH, fit, loader
 from repertory.data import molecules
 from repertory.data.molecules import Molecules
@@ -34,7 +34,7 @@ from repertory.papers.gapgc import pictures
 from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, Stream, adapt_along
 from repertory.papers.gapgc.graphs import Graphs, collate
 from repertory.papers.gapgc.model import GIN, batch_statistics, untouched_statistics
-from repertory.papers.gapgc.recipe import GAPGCConfig
+from repertory.papers.gapgc.settings import GAPGCConfig, GAPGCDesign
 
 RENAMED = {
     r"^gnn\.": "",
@@ -50,22 +50,9 @@ RENAMED = {
 BOTH_CLASSES = "a task with both classes in the test split"
 
 
-class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
+class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     """Train a classifier on frequent scaffolds; adapt it to a stream of molecules with rare ones."""
 
-    paper = "gapgc"
-    arms: ClassVar[Mapping[str, str]] = {
-        "source": "no adaptation",
-        "bn": "BatchNorm with the statistics of the test batch",
-        "tent": "bn, and scales and shifts that minimise the predictions' entropy",
-        "shot": "information maximisation and pseudo-labels by centroids; the head stays",
-        "gcl-tta": "contrast with views that lack random bonds (InfoNCE)",
-        "ala": "contrast with views of the adversarial learnable augmenter, no groups",
-        "gpps": "contrast with groups of equal pseudo-labels, bonds dropped at random",
-        "gapgc": "both: adversarial views and groups",
-        "gapgc+view-statistics": "gapgc whose views may change BatchNorm's running statistics",
-    }
-    method = "gapgc"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "auc": Metric("ROC-AUC, adapted", "自适应后的 ROC-AUC", better="higher", decimals=3, needs=BOTH_CLASSES),
         "auc_source": Metric(
@@ -99,15 +86,6 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         "encoder_parameters_published": Metric(
             "parameters of the encoder, L = 5, d = 300", "编码器的参数量（L = 5，d = 300）", better="lower", decimals=0
         ),
-    }
-    Config = GAPGCConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": GAPGCConfig(
-            seeds=1, layers=2, dim=16, dropout=0.2, epochs=1, orders=1, adapt_batch=16, views=2, sample_molecules=120
-        ),
-        "laptop": GAPGCConfig(seeds=5, layers=3, dim=64, dropout=0.2, epochs=15),
-        "desk": GAPGCConfig(real="bace"),
-        "paper": GAPGCConfig(seeds=5),
     }
     sample_name = "generated molecules"
     sample_fields = ("sample_molecules",)
@@ -327,7 +305,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         """Adapt to the molecules of a table, in a shuffled order, and predict them; labels are not needed.
 
         Where the table has the model's tasks, AUC and ROC curves are told too; the adaptation does not see them.
-        With `save_adapted`, the model at the end of the stream is written as a model directory of the arm `source`.
+        The model at the end of the stream is given too, as a model directory of the arm `source`.
 
         Raises:
             Problem: no table, or no molecules in it.
@@ -368,10 +346,8 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             text += f"; {undefined} tasks with one class left out" if undefined else ""
             scores = {"before": before[rows], "after": after[rows]}
             figures["roc"] = pictures.roc_picture(labels[rows], scores, model.tasks)
-        if self.config.save_adapted:
-            self._save_adapted(adapted, Path(self.config.save_adapted))
-            text += f"\nadapted model: {self.config.save_adapted}"
-        return Prediction(text=text, table=lines, figures=figures, arrays=bond_arrays(data, stream))
+        files = {"adapted": self._save_adapted(adapted, self.session.out_dir / "adapted")}
+        return Prediction(text=text, table=lines, figures=figures, arrays=bond_arrays(data, stream), files=files)
 
     def _known_labels(self, table: Path, tasks: list[str]) -> np.ndarray:
         """Labels (n, T) as far as the table has them; NaN elsewhere."""
@@ -382,13 +358,14 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
                 labels[:, k] = found.labels[:, found.tasks.index(task)]
         return labels
 
-    def _save_adapted(self, adapted: AdaptiveClassifier, folder: Path) -> None:
+    def _save_adapted(self, adapted: AdaptiveClassifier, folder: Path) -> Path:
         f = adapted.classifier.encoder
         shape: Any = adapted.layers, adapted.dim, f.dropout.p, f.jk, f.pool_kind
         plain = AdaptiveClassifier("source", adapted.tasks, *shape)
         plain.start_from(adapted)
-        config = self.config.model_copy(update={"save_adapted": ""}).model_dump(mode="json")
+        config = self.config.model_dump(mode="json")
         checkpoint.save(plain, folder, paper=self.paper, arm="source", seed=self.session.seed, config=config)
+        return folder
 
     def convert(self, source: Path, variant: str = "") -> AdaptiveClassifier:
         """Build a model from a fine-tuned classifier of pretrain-gnns (`gnn.…` and `graph_pred_linear.…`).

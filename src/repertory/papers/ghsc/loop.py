@@ -12,7 +12,7 @@ from repertory.core.loops import Loop, Picks
 from repertory.core.study import Session
 from repertory.data.hypergraphs import Hypergraph
 from repertory.papers.ghsc.model import Features, Network
-from repertory.papers.ghsc.recipe import GHSCConfig, Setting
+from repertory.papers.ghsc.settings import GHSCConfig, Setting
 from repertory.tasks.graphs import TEST, TRAIN, VALID, Protocol, accuracy, drawn_roles, having, published_roles
 
 PROTOCOLS = {

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study
 from repertory.data import hypergraphs
 from repertory.data.hypergraphs import CSR, Hypergraph
 from repertory.papers.ghsc import pictures
@@ -39,43 +39,10 @@ from repertory.papers.ghsc.hypergraph import (
 )
 from repertory.papers.ghsc.loop import PROTOCOLS, roles, train_network
 from repertory.papers.ghsc.model import Network, build_network
-from repertory.papers.ghsc.recipe import GHSCConfig, setting
+from repertory.papers.ghsc.settings import ARMS, DEPTHS, GHSCConfig, GHSCDesign, setting
 from repertory.tasks.graphs import accuracy, demand_features, having, node_names, write_nodes
 
 KNN = 6
-DEPTHS = (2, 4, 8, 16)
-
-
-class Arm(NamedTuple):
-    """What an arm trains, and on which operator."""
-
-    what: str
-    network: str
-    operator: str = "unified"
-    changes: dict[str, Any] = {}
-    """Fields of the configuration, or `edvw`, that differ."""
-
-
-ARMS = {
-    "mlp": Arm("two-layer perceptron with batch normalisation: sees no hyperedge", "mlp"),
-    "gcn-clique": Arm("GCN on the unweighted clique graph", "h-gcn", "clique"),
-    "hgnn": Arm("GCN on HGNN's operator; a vertex in no hyperedge gets one of its own", "h-gcn", "hgnn"),
-    "hypergraph-conv": Arm("PyTorch Geometric's HypergraphConv; lone vertices as in hgnn", "hypergraph-conv", "pyg"),
-    "h-gcn": Arm("GCN on the unified operator", "h-gcn"),
-    "h-sgc": Arm("SGC on the unified operator", "h-sgc"),
-    "h-ssgc": Arm("SSGC on the unified operator", "h-ssgc"),
-    "h-appnp": Arm("APPNP on the unified operator", "h-appnp"),
-    "h-chebnet": Arm("ChebNet on the unified operator", "h-chebnet"),
-    "h-gin": Arm("GIN on the unified operator", "h-gin"),
-    "h-revgnn": Arm("reversible GCN on the unified operator", "h-revgnn"),
-    "h-gcnii": Arm("GCNII on the unified operator: the paper's strongest", "h-gcnii"),
-    "h-gcn-eivw": Arm("h-gcn, all weights of vertices inside hyperedges 1", "h-gcn", changes={"edvw": False}),
-    "h-gcnii-eivw": Arm("h-gcnii, all weights of vertices inside hyperedges 1", "h-gcnii", changes={"edvw": False}),
-    "h-gcn-sigma-half": Arm("h-gcn with σ = −0.5", "h-gcn", changes={"sigma": -0.5}),
-    "h-gcn-sigma-zero": Arm("h-gcn with σ = 0", "h-gcn", changes={"sigma": 0.0}),
-    "h-gcn-no-identity": Arm("h-gcn without + I", "h-gcn", changes={"renormalise": False}),
-    "depth": Arm(f"h-gcn and h-gcnii with {', '.join(map(str, DEPTHS))} layers each", "both"),
-}
 
 
 class VertexClassifier(nn.Module, PyTorchModelHubMixin):
@@ -132,12 +99,9 @@ class Inputs(NamedTuple):
 ACCURACY = Metric("accuracy", "准确率", unit="%", better="higher", decimals=1)
 
 
-class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
+class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
     """Classify the vertices of a hypergraph, transductively, under two protocols; see `loop.PROTOCOLS`."""
 
-    paper = "ghsc"
-    arms: ClassVar[Mapping[str, str]] = {name: arm.what for name, arm in ARMS.items()}
-    method = "h-gcnii"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": ACCURACY,
         "accuracy_released": replace(ACCURACY, en="accuracy, protocol of the release", zh="准确率（按发布代码的协议）"),
@@ -154,13 +118,6 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
         "irreversibility_otherwise": Metric("irreversibility of the walk otherwise", "其他情形下游走的不可逆程度"),
         "smallest_eigenvalue": Metric("smallest eigenvalue", "最小特征值"),
         "largest_eigenvalue": Metric("largest eigenvalue", "最大特征值"),
-    }
-    Config = GHSCConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": GHSCConfig(seeds=1, sample="citation", sample_vertices=60, epochs=5, layers=4, hidden=16),
-        "laptop": GHSCConfig(seeds=5, layers=8, epochs=200, lr=0.01),
-        "desk": GHSCConfig(seeds=10, real="cocitation-cora"),
-        "paper": GHSCConfig(seeds=10, real="cocitation-cora", release="pami"),
     }
     sample_name = "generated hypergraph"
     sample_fields = ("sample", "sample_vertices")

@@ -7,16 +7,13 @@ polynomials of degree up to 9 (the authors' code; "exact" has the coefficients o
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from numpy.polynomial import Polynomial
 from numpy.polynomial.legendre import leg2poly
 from torch import Tensor
 
 from repertory.core.problem import Problem
-
-Expansion = Literal["released", "exact"]
+from repertory.papers.reliant.settings import Expansion
 
 EXPANSIONS: dict[str, tuple[float, ...]] = {
     "released": (1 / 2, 1 / 2, 0, -1 / 8, 0, 1 / 16, 0, -5 / 128, 0, 7 / 256),

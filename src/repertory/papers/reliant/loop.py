@@ -17,7 +17,7 @@ from repertory.papers.reliant.fairness import counted, smooth_difference
 from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge
 from repertory.papers.reliant.model import PROXIES, Discriminators, Distilled, summary_of
-from repertory.papers.reliant.recipe import Arm, ReliantConfig
+from repertory.papers.reliant.settings import Arm, ReliantConfig
 from repertory.tasks.graphs import accuracy
 
 

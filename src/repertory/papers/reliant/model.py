@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout
 from repertory.papers.reliant.graph import Graph
+from repertory.papers.reliant.settings import ProxyKind
 
 TeacherKind = Literal["gcn", "sage"]
 StudentKind = Literal["plp", "sgc"]
-ProxyKind = Literal["none", "group", "learned"]
 
 PROXIES = 2
 """Columns of B."""

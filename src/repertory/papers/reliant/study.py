@@ -20,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study, StudyConfig
+from repertory.core.study import Metric, Prediction, Study
 from repertory.data import fair_graphs
 from repertory.data.fair_graphs import Encoding, FairGraph
 from repertory.papers.reliant import pictures
@@ -29,7 +29,7 @@ from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.knowledge import Knowledge, read_knowledge, write_knowledge
 from repertory.papers.reliant.loop import Task, distil, train_teacher
 from repertory.papers.reliant.model import Distilled
-from repertory.papers.reliant.recipe import ARMS, SETTINGS, STUDENTS, ReliantConfig
+from repertory.papers.reliant.settings import ARMS, SETTINGS, STUDENTS, ReliantConfig, ReliantDesign
 from repertory.tasks.graphs import demand_features
 
 COLLAPSED = 0.99
@@ -43,24 +43,9 @@ FAIR_METRICS = {
 }
 
 
-class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
+class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
     """Teach students on one graph of people; how right are they, and how unequal?"""
 
-    paper = "reliant"
-    arms: ClassVar[Mapping[str, str]] = {
-        "teacher": "the teacher itself",
-        "student-alone": "GraphAKD's student without a teacher (CPF's learns nothing without one)",
-        "cpf": "CPF: distillation as it is",
-        "cpf+reliant": "CPF with the learned proxy, for statistical parity",
-        "cpf+reliant-eo": "CPF with the learned proxy, for equal opportunity",
-        "cpf+penalty": "CPF with the fairness term alone, no proxy",
-        "cpf+group": "CPF with the fairness term and the true group as input, in use too",
-        "akd": "GraphAKD: distillation as it is",
-        "akd+reliant": "GraphAKD with the learned proxy, for statistical parity",
-        "akd+reliant-eo": "GraphAKD with the learned proxy, for equal opportunity",
-        "akd+penalty": "GraphAKD with the fairness term alone, no proxy",
-    }
-    method = "cpf+reliant"
     metrics: ClassVar[Mapping[str, Metric]] = {
         **FAIR_METRICS,
         "majority": Metric("largest share of one decision", "同一判定的最大占比", unit="%", decimals=1),
@@ -70,13 +55,6 @@ class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
             for name, metric in FAIR_METRICS.items()
             if name != "deo"
         },
-    }
-    Config = ReliantConfig
-    scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": ReliantConfig(seeds=1, sample_nodes=120, teacher_epochs=20, cpf_epochs=10, akd_epochs=10, curve=()),
-        "laptop": ReliantConfig(seeds=5),
-        "desk": ReliantConfig(seeds=5, real="german-credit"),
-        "paper": ReliantConfig(seeds=1, teacher_epochs=1000, cpf_epochs=1000, released=True, curve=()),
     }
     sample_name = "generated people"
     sample_fields = ("sample_nodes",)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.core.training import Recipe
-from repertory.papers.gapgc.model import Knowledge, Pool, Scorer
+from repertory.core.settings import Design, Group, Recipe, StudyConfig
+
+Knowledge = Literal["last", "concat", "max", "sum"]
+Pool = Literal["mean", "sum", "max"]
+Scorer = Literal["mlp", "cosine"]
 
 
 class Arm(NamedTuple):
@@ -35,6 +39,16 @@ ARMS: dict[str, Arm] = {
 
 class GAPGCConfig(Recipe):
     """Source model (the fields of `Recipe`), and its adaptation. The authors' settings are not published."""
+
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
+        "training": ("source_encoder", "pretrain_projector"),
+        "evaluation": (
+            "adapt_batch", "steps", "reset", "orders", "adapt_lr", "tent_lr", "augmenter_lr", "adapt_clip", "views",
+            "tau", "lam", "drop", "hard", "threshold", "confidence", "shot_weight",
+        ),
+        "data": ("tasks",),
+        "sample": ("sample_molecules",),
+    }  # fmt: skip
 
     epochs: int = Field(default=100, ge=1, description="of the source model; the best by validation AUC is kept")
     optimizer: str = Field(default="adam", description="of the source model: any name that timm knows")
@@ -75,5 +89,31 @@ class GAPGCConfig(Recipe):
     )
     shot_weight: float = Field(default=0.3, ge=0, description="of SHOT's pseudo-labels")
     pretrain_projector: int = Field(default=0, ge=0, description="epochs of the projector on source data beforehand")
-    save_adapted: str = Field(default="", description="predict: folder to write the adapted model to")
     sample_molecules: int = Field(default=1500, ge=60, le=2000, description="molecules in the sample")
+
+
+class GAPGCDesign(Design[GAPGCConfig]):
+    """What is compared, and at which scales."""
+
+    paper = "gapgc"
+    arms: ClassVar[Mapping[str, str]] = {
+        "source": "no adaptation",
+        "bn": "BatchNorm with the statistics of the test batch",
+        "tent": "bn, and scales and shifts that minimise the predictions' entropy",
+        "shot": "information maximisation and pseudo-labels by centroids; the head stays",
+        "gcl-tta": "contrast with views that lack random bonds (InfoNCE)",
+        "ala": "contrast with views of the adversarial learnable augmenter, no groups",
+        "gpps": "contrast with groups of equal pseudo-labels, bonds dropped at random",
+        "gapgc": "both: adversarial views and groups",
+        "gapgc+view-statistics": "gapgc whose views may change BatchNorm's running statistics",
+    }
+    method = "gapgc"
+    Config = GAPGCConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": GAPGCConfig(
+            seeds=1, layers=2, dim=16, dropout=0.2, epochs=1, orders=1, adapt_batch=16, views=2, sample_molecules=120
+        ),
+        "laptop": GAPGCConfig(seeds=5, layers=3, dim=64, dropout=0.2, epochs=15),
+        "desk": GAPGCConfig(real="bace"),
+        "paper": GAPGCConfig(seeds=5),
+    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.core.study import StudyConfig
+from repertory.core.settings import Design, Group, StudyConfig
 
 RELEASED: dict[str, Any] = {"accumulate_grad": True, "skip_first_cluster": True}
 """The two quirks of the authors' code under which its results were published."""
@@ -14,6 +15,14 @@ RELEASED: dict[str, Any] = {"accumulate_grad": True, "skip_first_cluster": True}
 
 class CCGCConfig(StudyConfig):
     """How a graph is clustered. Defaults are the paper's algorithm with the settings of the authors' code."""
+
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
+        "training": (
+            "lr", "epochs", "warmup_epochs", "refresh_every", "threshold", "alpha", "negatives", "views", "mask_rate",
+            "accumulate_grad", "skip_first_cluster",
+        ),
+        "sample": ("sample_nodes",),
+    }  # fmt: skip
 
     clusters: int | None = Field(
         default=None, ge=2, description="K; empty: the number of classes, if the graph has labels"
@@ -72,3 +81,28 @@ SETTINGS = {
 
 UNKNOWN = SETTINGS["cora"]
 """Whose t and lr stand for a data set that is not in the table: those of the authors' code."""
+
+
+class CCGCDesign(Design[CCGCConfig]):
+    """What is compared, and at which scales."""
+
+    paper = "ccgc"
+    arms: ClassVar[Mapping[str, str]] = {
+        "kmeans-raw": "K-means on the features, as often as the trained arms are scored",
+        "kmeans-smoothed": "K-means on the smoothed features, once",
+        "kmeans-smoothed-restarts": "K-means on the smoothed features, as often as the trained arms are scored",
+        "warmup-only": "two encoders, warm-up loss throughout: the clusters guide nothing",
+        "ccgc": "the paper's algorithm",
+        "ccgc-released": "the same with the two quirks of the authors' code",
+        "no-negatives": "guided by positives only (α = 0)",
+        "random-negatives": "random other nodes as negatives, in place of the centres",
+        "shared-encoder": "one encoder for both views, and 20 % of the features masked, in place of two encoders",
+    }
+    method = "ccgc"
+    Config = CCGCConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": CCGCConfig(seeds=1, sample_nodes=80, epochs=61),
+        "laptop": CCGCConfig(seeds=5),
+        "desk": CCGCConfig(seeds=10, real="bat", smoothing_steps=4, lr=1e-3),
+        "paper": CCGCConfig(seeds=10, real="cora", **RELEASED),
+    }

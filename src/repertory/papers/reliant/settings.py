@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.core.study import StudyConfig
-from repertory.papers.reliant.fairness import Expansion
-from repertory.papers.reliant.model import ProxyKind
+from repertory.core.settings import Design, Group, StudyConfig
+
+Expansion = Literal["released", "exact"]
+ProxyKind = Literal["none", "group", "learned"]
 
 
 class Arm(NamedTuple):
@@ -48,6 +50,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class ReliantConfig(StudyConfig):
     """Teacher, students, proxy."""
 
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
+        "training": (
+            "teacher_epochs", "cpf_epochs", "akd_epochs", "patience", "alpha", "legendre", "released", "cpf_lr",
+            "cpf_weight_decay", "akd_lr", "akd_weight_decay", "knowledge",
+        ),
+        "evaluation": ("curve",),
+        "data": ("label", "sensitive"),
+        "sample": ("sample_nodes",),
+    }  # fmt: skip
+
     teacher: Literal["gcn", "sage"] = Field(default="gcn", description="kind of the teacher")
     teacher_epochs: int = Field(default=200, ge=1, description="full-batch steps of the teacher")
     cpf_epochs: int = Field(default=200, ge=1, description="full-batch steps of CPF's student")
@@ -78,3 +90,30 @@ class ReliantConfig(StudyConfig):
     curve: tuple[float, ...] = Field(
         default=(0.0, 1.0, 10.0, 100.0, 1000.0), description="α of the accuracy-ΔSP curve (CPF); none: no curve"
     )
+
+
+class ReliantDesign(Design[ReliantConfig]):
+    """What is compared, and at which scales."""
+
+    paper = "reliant"
+    arms: ClassVar[Mapping[str, str]] = {
+        "teacher": "the teacher itself",
+        "student-alone": "GraphAKD's student without a teacher (CPF's learns nothing without one)",
+        "cpf": "CPF: distillation as it is",
+        "cpf+reliant": "CPF with the learned proxy, for statistical parity",
+        "cpf+reliant-eo": "CPF with the learned proxy, for equal opportunity",
+        "cpf+penalty": "CPF with the fairness term alone, no proxy",
+        "cpf+group": "CPF with the fairness term and the true group as input, in use too",
+        "akd": "GraphAKD: distillation as it is",
+        "akd+reliant": "GraphAKD with the learned proxy, for statistical parity",
+        "akd+reliant-eo": "GraphAKD with the learned proxy, for equal opportunity",
+        "akd+penalty": "GraphAKD with the fairness term alone, no proxy",
+    }
+    method = "cpf+reliant"
+    Config = ReliantConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": ReliantConfig(seeds=1, sample_nodes=120, teacher_epochs=20, cpf_epochs=10, akd_epochs=10, curve=()),
+        "laptop": ReliantConfig(seeds=5),
+        "desk": ReliantConfig(seeds=5, real="german-credit"),
+        "paper": ReliantConfig(seeds=1, teacher_epochs=1000, cpf_epochs=1000, released=True, curve=()),
+    }

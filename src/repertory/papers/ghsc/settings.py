@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from repertory.core.study import StudyConfig
+from repertory.core.settings import Design, Group, StudyConfig
 
 
 class Setting(NamedTuple):
@@ -55,6 +56,22 @@ learning rate, width, decay and epochs."""
 
 class GHSCConfig(StudyConfig):
     """How the vertices of a hypergraph are classified. What is empty comes from the release's table."""
+
+    groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
+        "training": (
+            "epochs",
+            "lr",
+            "dropout",
+            "weight_decay",
+            "deep_weight_decay",
+            "patience",
+            "clip_norm",
+            "plateau",
+        ),
+        "prediction": ("protocol",),
+        "data": ("validation_ids", "train_share", "valid_share", "views"),
+        "sample": ("sample", "sample_vertices"),
+    }
 
     release: Literal["ws", "pami"] = Field(
         default="ws",
@@ -128,3 +145,53 @@ def setting(config: GHSCConfig, network: str, data: str, visual: bool) -> Settin
     else:
         found = PAMI.get(data, PAMI["cocitation-cora"])
     return found._replace(**{name: value for name in Setting._fields if (value := getattr(config, name)) is not None})
+
+
+DEPTHS = (2, 4, 8, 16)
+
+
+class Arm(NamedTuple):
+    """What an arm trains, and on which operator."""
+
+    what: str
+    network: str
+    operator: str = "unified"
+    changes: dict[str, Any] = {}
+    """Fields of the configuration, or `edvw`, that differ."""
+
+
+ARMS = {
+    "mlp": Arm("two-layer perceptron with batch normalisation: sees no hyperedge", "mlp"),
+    "gcn-clique": Arm("GCN on the unweighted clique graph", "h-gcn", "clique"),
+    "hgnn": Arm("GCN on HGNN's operator; a vertex in no hyperedge gets one of its own", "h-gcn", "hgnn"),
+    "hypergraph-conv": Arm("PyTorch Geometric's HypergraphConv; lone vertices as in hgnn", "hypergraph-conv", "pyg"),
+    "h-gcn": Arm("GCN on the unified operator", "h-gcn"),
+    "h-sgc": Arm("SGC on the unified operator", "h-sgc"),
+    "h-ssgc": Arm("SSGC on the unified operator", "h-ssgc"),
+    "h-appnp": Arm("APPNP on the unified operator", "h-appnp"),
+    "h-chebnet": Arm("ChebNet on the unified operator", "h-chebnet"),
+    "h-gin": Arm("GIN on the unified operator", "h-gin"),
+    "h-revgnn": Arm("reversible GCN on the unified operator", "h-revgnn"),
+    "h-gcnii": Arm("GCNII on the unified operator: the paper's strongest", "h-gcnii"),
+    "h-gcn-eivw": Arm("h-gcn, all weights of vertices inside hyperedges 1", "h-gcn", changes={"edvw": False}),
+    "h-gcnii-eivw": Arm("h-gcnii, all weights of vertices inside hyperedges 1", "h-gcnii", changes={"edvw": False}),
+    "h-gcn-sigma-half": Arm("h-gcn with σ = −0.5", "h-gcn", changes={"sigma": -0.5}),
+    "h-gcn-sigma-zero": Arm("h-gcn with σ = 0", "h-gcn", changes={"sigma": 0.0}),
+    "h-gcn-no-identity": Arm("h-gcn without + I", "h-gcn", changes={"renormalise": False}),
+    "depth": Arm(f"h-gcn and h-gcnii with {', '.join(map(str, DEPTHS))} layers each", "both"),
+}
+
+
+class GHSCDesign(Design[GHSCConfig]):
+    """What is compared, and at which scales."""
+
+    paper = "ghsc"
+    arms: ClassVar[Mapping[str, str]] = {name: arm.what for name, arm in ARMS.items()}
+    method = "h-gcnii"
+    Config = GHSCConfig
+    scales: ClassVar[Mapping[str, StudyConfig]] = {
+        "smoke": GHSCConfig(seeds=1, sample="citation", sample_vertices=60, epochs=5, layers=4, hidden=16),
+        "laptop": GHSCConfig(seeds=5, layers=8, epochs=200, lr=0.01),
+        "desk": GHSCConfig(seeds=10, real="cocitation-cora"),
+        "paper": GHSCConfig(seeds=10, real="cocitation-cora", release="pami"),
+    }
