@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from repertory.core.timing import race, ratio
 from repertory.papers.spaic import LIF, Full, Group, Input, Net, Sparse, Uniform
-from repertory.papers.spaic.compiler import Compiled
 from repertory.papers.spaic.race import DECAY, Loop, linears, ours, spikes_and_labels, training_step
+from repertory.papers.spaic.run.compiled import Compiled
 
 TAU_OF_PEER = 1 / (1 - DECAY)
 NEURONS, STEPS_W1, STEPS_W2 = 1000, 100, 1000

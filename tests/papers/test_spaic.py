@@ -45,10 +45,10 @@ from repertory.papers.spaic import (
     custom,
     from_text,
 )
-from repertory.papers.spaic.decoders import Readout, first_times
-from repertory.papers.spaic.learners import RULES
-from repertory.papers.spaic.network import Assembly, positions
-from repertory.papers.spaic.neurons import MODELS, neuron
+from repertory.papers.spaic.describe.decoders import Readout, first_times
+from repertory.papers.spaic.describe.network import Assembly, positions
+from repertory.papers.spaic.describe.neurons import MODELS, neuron
+from repertory.papers.spaic.describe.rules import RULES
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import probe
 

@@ -51,7 +51,7 @@ from repertory.papers.spaic import (
     race,
     to_nir,
 )
-from repertory.papers.spaic.neurons import MODELS
+from repertory.papers.spaic.describe.neurons import MODELS
 from tests.fidelity.fill import probe
 
 FLAT = ("if", "lif", "plif", "clif", "pclif", "aclif", "lifm", "izh", "glif")
@@ -526,7 +526,7 @@ def test_r_stdp_by_loops_with_a_reward_of_each_sample() -> None:
 
 
 def test_rewards_from_labels_and_from_an_environment() -> None:
-    from repertory.papers.spaic.learners import reward_of
+    from repertory.papers.spaic.describe.rules import reward_of
 
     scores, labels = torch.tensor([[3.0, 1.0], [0.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0, 0])
     assert reward_of("global", scores, labels).tolist() == [1, -1, -1]

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repertory.papers.spaic.connections import Full
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import HH, LIF, Izhikevich, Neuron
+from repertory.papers.spaic.describe.connections import Full
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import HH, LIF, Izhikevich, Neuron
 
 
 def under_current(model: Neuron, currents: Tensor, duration: float, dt: float) -> tuple[Tensor, Tensor]:

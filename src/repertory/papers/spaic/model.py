@@ -21,13 +21,13 @@ from repertory.nn.spiking import (
     Surrogate,
     Triangle,
 )
-from repertory.papers.spaic.compiler import Compiled
-from repertory.papers.spaic.connections import Full, Lateral
-from repertory.papers.spaic.encoders import Encoder
-from repertory.papers.spaic.learners import NearestSTDP
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import MODELS, Neuron
-from repertory.papers.spaic.synapses import Shape
+from repertory.papers.spaic.describe.connections import Full, Lateral
+from repertory.papers.spaic.describe.encoders import Encoder
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import MODELS, Neuron
+from repertory.papers.spaic.describe.rules import NearestSTDP
+from repertory.papers.spaic.describe.synapses import Shape
+from repertory.papers.spaic.run.compiled import Compiled
 
 SURROGATES: dict[str, type[Surrogate]] = {
     "stca": Stca, "stbp": Stbp, "atan": Atan, "sigmoid": Sigmoid, "rectangle": Rectangle, "gate": Gate,

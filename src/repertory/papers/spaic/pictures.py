@@ -11,10 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from repertory.papers.spaic.network import Group, Input
+from repertory.papers.spaic.describe.network import Group, Input
 
 if TYPE_CHECKING:
-    from repertory.papers.spaic.network import Net
+    from repertory.papers.spaic.describe.network import Net
 
 COLOURS = ("#0969da", "#1a7f37", "#9a6700", "#cf222e", "#8250df", "#57606a")
 MOST = 200

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repertory.nn.spiking import Atan, spike
-from repertory.papers.spaic.connections import Full
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import LIF
+from repertory.papers.spaic.describe.connections import Full
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import LIF
 
 SIZES = (784, 256, 10)
 BATCH, TAU = 64, 2.0

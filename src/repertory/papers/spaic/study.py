@@ -28,10 +28,10 @@ from repertory.core.timing import race
 from repertory.core.training import Recipe, fit, loader
 from repertory.data import idx, shd
 from repertory.papers.spaic import circuits, pictures, sources
-from repertory.papers.spaic.connections import Connection
-from repertory.papers.spaic.encoders import Poisson
+from repertory.papers.spaic.describe.connections import Connection
+from repertory.papers.spaic.describe.encoders import Poisson
+from repertory.papers.spaic.describe.network import Input, Net
 from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifier, mlp, winner_take_all
-from repertory.papers.spaic.network import Input, Net
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.sources import Samples, SpikeData, together
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repertory.core.problem import Problem, require
-from repertory.papers.spaic.compiler import Cell, Compiled
-from repertory.papers.spaic.connections import Connection, Conv, ConvTranspose, Full, OneToOne
-from repertory.papers.spaic.network import Group, Input, Net, Node, Projection
-from repertory.papers.spaic.neurons import MODELS, Neuron
-from repertory.papers.spaic.synapses import AvgPool, Direct, Flatten, Op, Scale, SumPool
-from repertory.papers.spaic.wires import Wire
+from repertory.papers.spaic.describe.connections import Connection, Conv, ConvTranspose, Full, OneToOne
+from repertory.papers.spaic.describe.network import Group, Input, Net, Node, Projection
+from repertory.papers.spaic.describe.neurons import MODELS, Neuron
+from repertory.papers.spaic.describe.synapses import AvgPool, Direct, Flatten, Op, Scale, SumPool
+from repertory.papers.spaic.run.compiled import Cell, Compiled
+from repertory.papers.spaic.run.wires import Wire
 
 Array = NDArray[Any]
 

@@ -29,18 +29,18 @@ from torch import Tensor
 
 from repertory.core.problem import Problem
 from repertory.nn.spiking import Atan, Surrogate
-from repertory.papers.spaic import connections, encoders, learners, synapses
-from repertory.papers.spaic.connections import Connection, Electrical, Uniform
-from repertory.papers.spaic.decoders import Readout
-from repertory.papers.spaic.encoders import Encoder
-from repertory.papers.spaic.equations import from_text
-from repertory.papers.spaic.neurons import MODELS, SILENT, Neuron, neuron
-from repertory.papers.spaic.synapses import Direct, Op, Shape
+from repertory.papers.spaic.describe import connections, encoders, rules, synapses
+from repertory.papers.spaic.describe.connections import Connection, Electrical, Uniform
+from repertory.papers.spaic.describe.decoders import Readout
+from repertory.papers.spaic.describe.encoders import Encoder
+from repertory.papers.spaic.describe.equations import from_text
+from repertory.papers.spaic.describe.neurons import MODELS, SILENT, Neuron, neuron
+from repertory.papers.spaic.describe.synapses import Direct, Op, Shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from repertory.papers.spaic.compiler import Compiled
+    from repertory.papers.spaic.run.compiled import Compiled
 
 _building: ContextVar[Net | None] = ContextVar("net", default=None)
 
@@ -335,8 +335,8 @@ class Net:
 
     def reward(self, group: Group, kind: Literal["global", "da", "xor", "classify"] = "global") -> None:
         """Let this population's spikes so far and the labels say the reward of every step (see `reward_of`)."""
-        if kind not in learners.REWARDS:
-            raise Problem(f"no reward {kind!r}", "reward", f"known: {', '.join(learners.REWARDS)}")
+        if kind not in rules.REWARDS:
+            raise Problem(f"no reward {kind!r}", "reward", f"known: {', '.join(rules.REWARDS)}")
         self.rewarded = group, kind
 
     def compile(
@@ -363,7 +363,7 @@ class Net:
         Raises:
             Problem: no read-out and no record, or a loop without latency and delay.
         """
-        from repertory.papers.spaic.compiler import Compiled
+        from repertory.papers.spaic.run.compiled import Compiled
 
         return Compiled(self, mode, surrogate, latency, compat=compat, jit=jit, generator=generator)
 
@@ -505,7 +505,7 @@ def _op_in(words: Mapping[str, Any]) -> Any:
 
 _KINDS: dict[str, type[Any]] = {
     name: kind
-    for module in (synapses, connections, learners, encoders)
+    for module in (synapses, connections, rules, encoders)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
 }

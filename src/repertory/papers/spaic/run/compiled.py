@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from repertory.core.problem import Problem
 from repertory.nn.spiking import Surrogate, lif, spike
-from repertory.papers.spaic.learners import RSTDP, FullSTDP, Record, Synapse, reward_of
-from repertory.papers.spaic.network import Group, Input, Net, Node, Source, silent
-from repertory.papers.spaic.neurons import MODELS, State, decay
-from repertory.papers.spaic.wires import Tap, Traffic, Wire
+from repertory.papers.spaic.describe.network import Group, Input, Net, Node, Source, silent
+from repertory.papers.spaic.describe.neurons import MODELS, State, decay
+from repertory.papers.spaic.describe.rules import RSTDP, FullSTDP, Record, Synapse, reward_of
+from repertory.papers.spaic.run.wires import Tap, Traffic, Wire
 
 SPARSE = 0.25
 """A loop's projections are driven by events up to this share of synapses."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from repertory.core.problem import Problem
 from repertory.nn.spiking import over_time
-from repertory.papers.spaic.connections import Connection, Electrical, RateToSpikes, Uniform
-from repertory.papers.spaic.network import Projection, positions
-from repertory.papers.spaic.synapses import Filter, Shape
+from repertory.papers.spaic.describe.connections import Connection, Electrical, RateToSpikes, Uniform
+from repertory.papers.spaic.describe.network import Projection, positions
+from repertory.papers.spaic.describe.synapses import Filter, Shape
 
 Tap = tuple[int, Tensor]
 Sums = dict[int, list[Tensor]]
