@@ -64,9 +64,11 @@ from repertory.papers.spaic.describe.synapses import (
     SumPool,
     Upsample,
 )
+from repertory.papers.spaic.exchange.json import from_json, to_json
 from repertory.papers.spaic.exchange.nir import from_nir, to_nir
 from repertory.papers.spaic.model import SURROGATES, SpikingClassifier, mlp, winner_take_all
-from repertory.papers.spaic.run.compiled import Compiled
+from repertory.papers.spaic.pictures import graph_picture
+from repertory.papers.spaic.run.compiled import Compiled, compile_net
 
 __all__ = [
     "ACTIONS",
@@ -148,10 +150,14 @@ __all__ = [
     "Triangle",
     "Uniform",
     "Upsample",
+    "compile_net",
     "custom",
+    "from_json",
     "from_nir",
     "from_text",
+    "graph_picture",
     "mlp",
+    "to_json",
     "to_nir",
     "winner_take_all",
 ]
