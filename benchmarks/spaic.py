@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from repertory.core.timing import race, ratio
-from repertory.papers.spaic import LIF, Full, Group, Input, Net, Sparse, Uniform
-from repertory.papers.spaic.compiler import Compiled
+from repertory.papers.spaic import LIF, Full, Group, Input, Net, Sparse, Uniform, compile_net
 from repertory.papers.spaic.race import DECAY, Loop, linears, ours, spikes_and_labels, training_step
+from repertory.papers.spaic.run.compiled import Compiled
 
 TAU_OF_PEER = 1 / (1 - DECAY)
 NEURONS, STEPS_W1, STEPS_W2 = 1000, 100, 1000
@@ -88,7 +88,7 @@ def reservoir() -> Compiled:
         _ = x >> Full(init=("normal", 0.02, 0.08)) >> r
         _ = r >> Sparse(0.1, init=("normal", 0.0, 0.06), delay=Uniform(1, 5)) >> r
         net.record(r, "spike")
-    return net.compile().eval()
+    return compile_net(net).eval()
 
 
 def plain_torch(module: Compiled, x: Tensor) -> Tensor:

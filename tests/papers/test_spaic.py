@@ -42,13 +42,16 @@ from repertory.papers.spaic import (
     SpikeTimes,
     Uniform,
     circuits,
+    compile_net,
     custom,
+    from_json,
     from_text,
+    to_json,
 )
-from repertory.papers.spaic.decoders import Readout, first_times
-from repertory.papers.spaic.learners import RULES
-from repertory.papers.spaic.network import Assembly, positions
-from repertory.papers.spaic.neurons import MODELS, neuron
+from repertory.papers.spaic.describe.decoders import Readout, first_times
+from repertory.papers.spaic.describe.network import Assembly, positions
+from repertory.papers.spaic.describe.neurons import MODELS, neuron
+from repertory.papers.spaic.describe.rules import RULES
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import probe
 
@@ -81,7 +84,7 @@ def test_agrees_with_the_official_code(case: dict[str, Any]) -> None:
         _ = source >> Full(weight=weight, rule=rule) >> g
         potential = "v" if "v" in g.model.start else "u"
         net.record(g, "spike", potential)
-    module = net.compile(latency=1, compat="spaic").train(plastic)
+    module = compile_net(net, latency=1, compat="spaic").train(plastic)
     with torch.no_grad():
         module(x[: config["T"]])
     output = (
@@ -103,7 +106,7 @@ def test_input_reaches_the_second_layer_two_steps_later_under_latency_1() -> Non
     x = torch.zeros(5, 1, 1)
     x[0] = 1
     for latency in (0, 1):
-        module = net.compile(latency=latency).eval()
+        module = compile_net(net, latency=latency).eval()
         module(x)
         fired = [module.trace[f"{name}.spike"].flatten().nonzero().item() for name in "ab"]
         assert fired == [latency, 2 * latency]
@@ -119,7 +122,7 @@ def driven(model: Any, current: Tensor, dt: float = 1.0, compat: str = "", **rec
         g = Group(current.shape[2:], model)
         _ = x >> g
         net.record(g, "spike", "current", *g.model.start)
-    module = net.compile(compat=compat).eval()  # pyright: ignore[reportArgumentType]
+    module = compile_net(net, compat=compat).eval()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         module(current)
     return {name.partition(".")[2]: value for name, value in module.trace.items()}
@@ -244,7 +247,7 @@ def test_unsupervised_models_keep_their_thresholds_across_runs_while_training() 
         g = Group(1, "lifstdp_ex")
         _ = x >> Full(init=20.0) >> g
         net.record(g, "theta")
-    module = net.compile()
+    module = compile_net(net)
     for training, wanted in ((True, 0.05), (True, 0.10), (False, 0.15), (False, 0.15)):
         module.train(training)(torch.ones(1, 1, 1))
         assert module.trace["g.theta"].item() == pytest.approx(wanted, rel=1e-4)
@@ -388,7 +391,7 @@ def test_given_spikes_come_batch_first_or_time_first() -> None:
             g = Group(3, "lif")
             _ = a >> g
             net.record(g, "v")
-        module = net.compile()
+        module = compile_net(net)
         module(x)
         records.append(module.trace["g.v"])
     assert torch.equal(*records)
@@ -401,7 +404,7 @@ def test_generators_drive_a_network_without_data() -> None:
             g = Group(2, "nonspikingifb")
             _ = source >> OneToOne(init=1.0) >> g
             net.record(g, "current")
-        module = net.compile()
+        module = compile_net(net)
         assert module(steps=3, batch=4) is None
         assert module.trace["g.current"].shape == (3, 4, 2)
         assert module.trace["g.current"][:, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
@@ -462,11 +465,11 @@ def test_bad_networks_and_calls() -> None:
         g = Group(2)
         _ = x >> Full() >> g
     with pytest.raises(Problem, match="no read-out"):
-        net.compile()
+        compile_net(net)
     with pytest.raises(Problem, match="has no variable 'w'"):
         net.record(g, "w")
     g.read("spike_counts")
-    module = net.compile()
+    module = compile_net(net)
     with pytest.raises(Problem, match="no data for the input x"):
         module(steps=3)
     with pytest.raises(Problem, match="None steps"):
@@ -480,7 +483,7 @@ def test_bad_networks_and_calls() -> None:
         _ = Input(3) >> Full(weight=torch.ones(3, 2)) >> h
         h.read("spike_counts")
     with pytest.raises(Problem, match="weights of shape"):
-        wrong.compile()
+        compile_net(wrong)
 
 
 def test_nodes_are_called_as_the_variables_that_hold_them() -> None:
@@ -513,7 +516,7 @@ def test_positions_shape_the_weights_that_depend_on_distance() -> None:
         _ = g >> ContinuousLocal(2.0, 0.1) >> g
         _ = g >> DistanceDependent(a=0.3, b=0.2) >> g
         g.read("null")
-    ring, line = (p.detach() for p in net.compile(latency=1).projections.parameters())
+    ring, line = (p.detach() for p in compile_net(net, latency=1).projections.parameters())
     assert positions(g).flatten().tolist() == pytest.approx([0.05 + 0.1 * n for n in range(10)])
     assert torch.allclose(ring[0, 1], ring[0, 9])  # around the ring
     assert ring[0].sum().item() / 10 == pytest.approx(2.0, rel=1e-3)
@@ -541,18 +544,18 @@ def test_a_description_makes_the_same_network_again() -> None:
         o.read("spike_counts", scale=2.0)
         net.record(h, "v")
         net.reward(o, "da")
-    words = json.loads(json.dumps(net.describe()))
-    again = Net.of(words)
-    assert again.describe() == net.describe()
-    first, second = net.compile().eval(), again.compile().eval()
+    words = json.loads(json.dumps(to_json(net)))
+    again = from_json(words)
+    assert to_json(again) == to_json(net)
+    first, second = compile_net(net).eval(), compile_net(again).eval()
     second.load_state_dict(first.state_dict())
     image = probe(2, 1, 6, 6).abs()
     answers = [m(image, 20, generator=torch.Generator().manual_seed(0)) for m in (first, second)]
     assert torch.equal(*answers)
     assert answers[0].any()
     with pytest.raises(Problem, match="not the description of a network"):
-        Net.of({"dt": 1.0, "nodes": [{"kind": "Group"}]})
+        from_json({"dt": 1.0, "nodes": [{"kind": "Group"}]})
     with Net() as own:
         Group(1, custom(lambda s, current, p, dt: (s, current), {"v": 0.0}))
     with pytest.raises(Problem, match="is a Python function"):
-        own.describe()
+        to_json(own)

@@ -46,12 +46,15 @@ from repertory.papers.spaic import (
     SumPool,
     Tempotron,
     Uniform,
+    compile_net,
     from_nir,
+    graph_picture,
     pictures,
     race,
     to_nir,
 )
-from repertory.papers.spaic.neurons import MODELS
+from repertory.papers.spaic.describe.neurons import MODELS
+from repertory.papers.spaic.run import events
 from tests.fidelity.fill import probe
 
 FLAT = ("if", "lif", "plif", "clif", "pclif", "aclif", "lifm", "izh", "glif")
@@ -93,8 +96,8 @@ def deep(model: Any, **options: Any) -> Net:
 def test_layer_by_layer_is_step_by_step(model: str, latency: Any) -> None:
     net, x = deep(model, delay=Uniform(0.5, 2.0)), 5 * spikes(15, 3, 6)
     torch.manual_seed(0)
-    layers = net.compile("layerwise", Stca(), latency)
-    steps = net.compile("step", Stca(), latency)
+    layers = compile_net(net, "layerwise", Stca(), latency)
+    steps = compile_net(net, "step", Stca(), latency)
     steps.load_state_dict(layers.state_dict())
     (y, grads), (z, others) = trained(layers, x), trained(steps, x)
     assert torch.allclose(y, z)
@@ -116,7 +119,7 @@ def test_lif_is_fast_and_its_gradient_is_that_of_the_unrolled_graph() -> None:
     results = []
     for model in (MODELS["lif"](v_reset=-0.3), custom(unrolled, {"v": 0.0})):
         torch.manual_seed(0)
-        results.append(trained(deep(model).compile(surrogate=Stca()), x))
+        results.append(trained(compile_net(deep(model), surrogate=Stca()), x))
     (y, grads), (z, others) = results
     assert torch.equal(y, z)
     for name, grad in grads.items():
@@ -131,7 +134,7 @@ def test_a_constant_input_is_multiplied_once() -> None:
         g = Group(5, "lif")
         _ = x >> Full(init=0.2) >> Dropout(0.5) >> g
         net.record(g, "current")
-    module = net.compile()
+    module = compile_net(net)
     module.eval()(probe(3, 6), steps=10)
     assert module.trace["g.current"].stride(0) == 0
     module.train()(probe(3, 6), steps=10)
@@ -153,13 +156,13 @@ def reservoir(size: int = 60, **options: Any) -> Net:
 @pytest.mark.parametrize("latency", [0, 1])
 def test_driven_by_events_is_the_same_as_by_matrices(batch: int, latency: Any) -> None:
     torch.manual_seed(0)
-    module, x = reservoir().compile(latency=latency).eval(), spikes(50, batch, 4)
-    plan = module._plans[False]
+    module, x = compile_net(reservoir(), latency=latency).eval(), spikes(50, batch, 4)
+    plan = module.plans[False]
     assert [stage.stepwise for stage in plan] == [True]
     assert float((module.projections[1].mask != 0).float().mean()) == pytest.approx(0.1, abs=0.02)  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
     slow = module(x)
     with torch.no_grad():
-        assert module._by_events(plan[0], module._begin(x, None, 1, None, False))
+        assert events.applies(plan[0], module._call(x, None, 1, None, False))
     recorded = dict(module.trace)
     with torch.no_grad():
         assert torch.equal(module(x), slow)
@@ -176,7 +179,7 @@ def test_an_internal_population_that_does_not_spike_drives_by_its_strength() -> 
         net.record(a, "spike")
         net.record(b, "v")
     torch.manual_seed(0)
-    module = net.compile().eval()
+    module = compile_net(net).eval()
     module(spikes(20, 2, 3))
     slow = dict(module.trace)
     with torch.no_grad():
@@ -191,19 +194,19 @@ def test_stages() -> None:
         _ = x >> a >> Full() >> b >> Full(delay=1.0) >> c >> Full() >> d
         _ = c >> Full() >> b
         d.read("spike_counts")
-    plan = net.compile()._plans[True]
-    assert [(stage.groups, stage.stepwise) for stage in plan] == [([0], False), ([2, 1], True), ([3], False)]
+    plan = compile_net(net).plans[True]
+    assert [(stage.groups, stage.stepwise) for stage in plan] == [([a], False), ([c, b], True), ([d], False)]
     with pytest.raises(Problem, match=r"c, b: a loop cannot be computed layer by layer"):
-        net.compile("layerwise")
+        compile_net(net, "layerwise")
     with Net() as loop:
         h = Group(3)
         _ = Input(3) >> h >> Full() >> h
         h.read("spike_counts")
     with pytest.raises(Problem, match="cycle h -> h needs latency 1 or a delay"):
-        loop.compile()
-    assert loop.compile(latency=1)(spikes(4, 1, 3)).shape == (1, 3)
+        compile_net(loop)
+    assert compile_net(loop, latency=1)(spikes(4, 1, 3)).shape == (1, 3)
     with pytest.raises(Problem, match="mode='fast'"):
-        loop.compile("fast")  # pyright: ignore[reportArgumentType]
+        compile_net(loop, "fast")  # pyright: ignore[reportArgumentType]
 
 
 def test_shapes_of_pictures_and_all_kinds_of_synapses() -> None:
@@ -220,7 +223,7 @@ def test_shapes_of_pictures_and_all_kinds_of_synapses() -> None:
         o.read("voltage_sum")
         net.record(c, "spike")
     x = probe(2, 2, 8, 8).abs()
-    module = net.compile()
+    module = compile_net(net)
     out, grads = trained(module, x, steps=6)
     assert out.shape == (2, 7)
     assert set(grads) == {name for name, p in module.named_parameters() if p.numel()}
@@ -228,7 +231,7 @@ def test_shapes_of_pictures_and_all_kinds_of_synapses() -> None:
     with torch.no_grad():
         answers = [
             m(x, 6, generator=torch.Generator().manual_seed(0))
-            for m in (module, net.compile("step").eval())
+            for m in (module, compile_net(net, "step").eval())
             if not m.load_state_dict(module.state_dict())[0]
         ]
     assert torch.allclose(*answers, atol=1e-5)
@@ -262,7 +265,7 @@ def test_gap_junctions_pull_together_and_conserve_current() -> None:
         _ = a >> Electrical(init=0.1) >> b
         net.record(a, "v")
         net.record(b, "v")
-    module = net.compile()
+    module = compile_net(net)
     module(steps=40)
     va, vb = (module.trace[f"{name}.v"].flatten() for name in "ab")
     assert torch.allclose(va + vb, torch.arange(1.0, 41.0), rtol=1e-4)
@@ -281,7 +284,7 @@ def test_spikes_to_rate_and_back() -> None:
     torch.manual_seed(0)
     x = torch.zeros(40, 1, 10)
     x[..., :5] = 1
-    module = net.compile()
+    module = compile_net(net)
     rate = module(x)
     assert (module.trace["m.current"] == 0.5).all()
     assert rate.mean().item() == pytest.approx(0.05, abs=0.01)  # rho = 0.1
@@ -301,7 +304,7 @@ def test_a_delay_costs_one_product_and_delivers_on_time() -> None:
     x[0] = 1
     for mode in ("layerwise", "step"):
         for latency in (0, 1):
-            module = net.compile(mode, latency=latency)
+            module = compile_net(net, mode, latency=latency)
             assert len(module.wires()[0].taps()) == 3
             module(x)
             arrivals = {
@@ -321,7 +324,7 @@ def test_a_trained_delay_learns(mode: Any) -> None:
         w = Full(init=1.0, delay=2.0, train_delay=True, trainable=False)
         _ = x >> w >> g
         g.read("v_t")
-    module = net.compile(mode)
+    module = compile_net(net, mode)
     x = torch.zeros(20, 1, 1)
     x[2] = 1
     with torch.no_grad():
@@ -345,7 +348,7 @@ def test_a_half_step_delay_is_half_of_each_neighbour() -> None:
         net.record(g, "current")
     x = torch.zeros(5, 1, 1)
     x[0] = 1
-    module = net.compile()
+    module = compile_net(net)
     module(x)
     assert module.trace["g.current"].flatten().tolist() == pytest.approx([0, 0, 0.75, 0.25, 0])
 
@@ -358,7 +361,7 @@ def test_a_half_step_delay_is_half_of_each_neighbour() -> None:
 def test_two_runs_that_carry_are_one(mode: Any, latency: Any) -> None:
     net, x = deep("lif", delay=Uniform(0.5, 3)), 2 * spikes(20, 2, 6)
     torch.manual_seed(0)
-    module = net.compile(mode, latency=latency)
+    module = compile_net(net, mode, latency=latency)
     whole = module(x)
     v = module.trace["a.v"]
     parts = [module(x[:7], carry=True), module(x[7:9], carry=True), module(x[9:], carry=True)]
@@ -373,7 +376,7 @@ def test_two_runs_that_carry_are_one(mode: Any, latency: Any) -> None:
 
 def test_loops_carry_too() -> None:
     torch.manual_seed(0)
-    module, x = reservoir().compile().eval(), spikes(30, 2, 4)
+    module, x = compile_net(reservoir()).eval(), spikes(30, 2, 4)
     with torch.no_grad():
         whole = module(x)
         parts = module(x[:11], carry=True) + module(x[11:], carry=True)
@@ -382,7 +385,7 @@ def test_loops_carry_too() -> None:
 
 def test_copies_and_half_precision() -> None:
     torch.manual_seed(0)
-    module, x = deep("lif").compile(), 2 * spikes(10, 3, 6)
+    module, x = compile_net(deep("lif")), 2 * spikes(10, 3, 6)
     y = module(x)
     twin = copy.deepcopy(module)
     assert twin.trace == {}
@@ -398,7 +401,7 @@ def test_copies_and_half_precision() -> None:
 @pytest.mark.parametrize("net", [deep("lif", delay=Uniform(0.5, 2)), deep("clif")], ids=["lif", "clif"])
 def test_an_ensemble_by_vmap_is_one_network_after_the_other(net: Net) -> None:
     torch.manual_seed(0)
-    members, x = [net.compile(surrogate=Stca()) for _ in range(3)], 2 * spikes(8, 2, 6)
+    members, x = [compile_net(net, surrogate=Stca()) for _ in range(3)], 2 * spikes(8, 2, 6)
     delay = members[0].state_dict().get("projections.1.delay")
     for member in members:  # delays make the graph: they are shared
         if delay is not None:
@@ -426,8 +429,8 @@ def test_a_step_that_cannot_be_translated_is_run_by_python(monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", broken)
     torch.manual_seed(0)
     net, x = deep("lif"), spikes(5, 1, 6)
-    module = net.compile("step", jit=True)
-    with pytest.warns(UserWarning, match="Python runs it: no compiler here"):
+    module = compile_net(net, "step", jit=True)
+    with pytest.warns(UserWarning, match="Python runs the step: no compiler here"):
         y = module(x)
     assert torch.equal(module(x), y)
 
@@ -447,7 +450,7 @@ def plastic(rule: Any, model: Any = "lif", size: tuple[int, int] = (4, 3), **opt
         if options:
             net.reward(g, options["reward"])
     torch.manual_seed(0)
-    return net.compile()
+    return compile_net(net)
 
 
 def test_nearest_stdp_by_loops() -> None:
@@ -526,7 +529,7 @@ def test_r_stdp_by_loops_with_a_reward_of_each_sample() -> None:
 
 
 def test_rewards_from_labels_and_from_an_environment() -> None:
-    from repertory.papers.spaic.learners import reward_of
+    from repertory.papers.spaic.describe.rules import reward_of
 
     scores, labels = torch.tensor([[3.0, 1.0], [0.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0, 0])
     assert reward_of("global", scores, labels).tolist() == [1, -1, -1]
@@ -566,7 +569,7 @@ def test_a_kernel_learns_by_the_sum_over_places() -> None:
             g = Group((3, 4, 4), "lif")
             _ = x >> Conv(2, init=0.3, rule=RULES[name](low=None, high=None)) >> g
             net.record(g, "spike")
-        module = net.compile()
+        module = compile_net(net)
         start = weight_of(module).detach().clone()
         module(spikes(1, 1, 2, 5, 5), **options)
         change = weight_of(module).detach() - start
@@ -623,7 +626,7 @@ def test_errors_go_back_as_rewards() -> None:
         _ = h >> Full(init=("normal", 0.1, 0.1), rule=BackpropRSTDP(lr=2e-3, batch_rule="mean")) >> o
         o.read("spike_counts")
     torch.manual_seed(0)
-    module, x = net.compile(), torch.zeros(20, 4, 8)
+    module, x = compile_net(net), torch.zeros(20, 4, 8)
     x[:, 0, :3], x[:, 1, 5:], x[:, 2, 1:4], x[:, 3, 4:7] = 1, 1, 1, 1
     labels = torch.tensor([0, 1, 0, 1])
     for _ in range(60):
@@ -639,7 +642,7 @@ def test_bounds_hold_before_each_run() -> None:
         _ = x >> Full(init=5.0, w_min=-0.5, w_max=0.5) >> g
         _ = g >> Lateral(delay=1.0, trainable=False) >> g
         g.read("spike_counts")
-    module = net.compile()
+    module = compile_net(net)
     module(torch.ones(2, 1, 3))
     assert weight_of(module).max() == 0.5
     assert weight_of(module, 1).tolist() == [[0, -1], [-1, 0]]
@@ -663,14 +666,14 @@ def test_a_network_through_nir_is_the_same(tmp_path: Path) -> None:
         o.read("final_step_voltage")
     net.projections = [p for p in net.projections if p.source is not p.target]
     torch.manual_seed(0)
-    module = net.compile().eval()
+    module = compile_net(net).eval()
     nn.init.normal_(module.projections[0].bias, std=0.1)  # pyright: ignore[reportArgumentType]
     graph = to_nir(module, tmp_path / "net.nir")
     assert isinstance(graph, nir.NIRGraph)
     again = from_nir(tmp_path / "net.nir")
     assert again.dt == 0.5
     x = 3 * spikes(20, 2, 2, 6, 6)
-    wanted, found = module(x), again.compile().eval()(x)
+    wanted, found = module(x), compile_net(again).eval()(x)
     assert torch.allclose(found, wanted, atol=1e-4)
     assert wanted.abs().sum() > 0
 
@@ -691,7 +694,7 @@ def test_foreign_nir_graphs() -> None:
         from_nir(graph)
     net = from_nir(graph, dt=1.0)
     net.record(net.groups[0], "v")
-    module, x = net.compile(), 3 * spikes(10, 1, 3)
+    module, x = compile_net(net), 3 * spikes(10, 1, 3)
     found = module(x)
     v, total = np.zeros(2), np.zeros(2)
     for now in x[:, 0].numpy():  # the exponential step of NIR's own equation
@@ -701,7 +704,7 @@ def test_foreign_nir_graphs() -> None:
     assert found[0].tolist() == total.tolist()
     assert total.sum() > 0
     bare = nir.NIRGraph({k: nodes[k] for k in ("in", "w", "out")}, [("in", "w"), ("w", "out")])
-    summed = from_nir(bare, dt=1.0).compile()(x)
+    summed = compile_net(from_nir(bare, dt=1.0))(x)
     assert torch.allclose(summed, (x @ torch.tensor(nodes["w"].weight.T).float()).sum(0))
 
 
@@ -723,10 +726,10 @@ def test_what_nir_has_no_node_for_is_named(tmp_path: Path) -> None:
 def test_pictures() -> None:
     torch.manual_seed(0)
     net = reservoir(300)
-    module = net.compile().eval()
+    module = compile_net(net).eval()
     module(spikes(30, 2, 4))
     figures = [
-        net.plot(),
+        graph_picture(net),
         pictures.raster_picture({"r": module.trace["r.spike"]}),
         pictures.trace_picture(module.trace["r.v"], threshold=1.0),
         pictures.weight_picture(weight_of(module, 1)),  # pyright: ignore[reportArgumentType]
@@ -753,7 +756,7 @@ def test_the_race_is_between_equals() -> None:
 
 def test_a_reservoir_by_events_is_quick() -> None:
     torch.manual_seed(0)
-    module = reservoir(400).compile().eval()
+    module = compile_net(reservoir(400)).eval()
     with torch.no_grad():
         start = time.perf_counter()
         module(spikes(100, 1, 4))

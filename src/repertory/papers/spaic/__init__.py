@@ -1,8 +1,7 @@
 """SPAIC: spiking networks described as populations and projections, and run as one nn.Module."""
 
 from repertory.nn.spiking import Atan, Gate, Rectangle, ReLULike, Sigmoid, Stbp, Stca, StraightThrough, Triangle
-from repertory.papers.spaic.compiler import Compiled
-from repertory.papers.spaic.connections import (
+from repertory.papers.spaic.describe.connections import (
     ContinuousLocal,
     Conv,
     ConvTranspose,
@@ -18,8 +17,8 @@ from repertory.papers.spaic.connections import (
     SpikesToRate,
     Uniform,
 )
-from repertory.papers.spaic.decoders import ACTIONS, DECODERS
-from repertory.papers.spaic.encoders import (
+from repertory.papers.spaic.describe.decoders import ACTIONS, DECODERS
+from repertory.papers.spaic.describe.encoders import (
     ENCODERS,
     GENERATORS,
     Bernoulli,
@@ -36,8 +35,10 @@ from repertory.papers.spaic.encoders import (
     SpikeTime,
     SpikeTimes,
 )
-from repertory.papers.spaic.equations import from_text
-from repertory.papers.spaic.learners import (
+from repertory.papers.spaic.describe.equations import from_text
+from repertory.papers.spaic.describe.network import Assembly, Group, Input, Net, Source
+from repertory.papers.spaic.describe.neurons import CLIF, GLIF, HH, IF, LIF, MODELS, PLIF, AdEx, Izhikevich, custom
+from repertory.papers.spaic.describe.rules import (
     REWARDS,
     RSTDP,
     RSTDPET,
@@ -50,11 +51,7 @@ from repertory.papers.spaic.learners import (
     RateModulation,
     Tempotron,
 )
-from repertory.papers.spaic.model import SURROGATES, SpikingClassifier, mlp, winner_take_all
-from repertory.papers.spaic.network import Assembly, Group, Input, Net, Source
-from repertory.papers.spaic.neurons import CLIF, GLIF, HH, IF, LIF, MODELS, PLIF, AdEx, Izhikevich, custom
-from repertory.papers.spaic.nir import from_nir, to_nir
-from repertory.papers.spaic.synapses import (
+from repertory.papers.spaic.describe.synapses import (
     AvgPool,
     BatchNorm,
     Direct,
@@ -67,6 +64,11 @@ from repertory.papers.spaic.synapses import (
     SumPool,
     Upsample,
 )
+from repertory.papers.spaic.exchange.json import from_json, to_json
+from repertory.papers.spaic.exchange.nir import from_nir, to_nir
+from repertory.papers.spaic.model import SURROGATES, SpikingClassifier, mlp, winner_take_all
+from repertory.papers.spaic.pictures import graph_picture
+from repertory.papers.spaic.run.compiled import Compiled, compile_net
 
 __all__ = [
     "ACTIONS",
@@ -148,10 +150,14 @@ __all__ = [
     "Triangle",
     "Uniform",
     "Upsample",
+    "compile_net",
     "custom",
+    "from_json",
     "from_nir",
     "from_text",
+    "graph_picture",
     "mlp",
+    "to_json",
     "to_nir",
     "winner_take_all",
 ]

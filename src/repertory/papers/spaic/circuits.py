@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repertory.papers.spaic.connections import Full
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import HH, LIF, Izhikevich, Neuron
+from repertory.papers.spaic.describe.connections import Full
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import HH, LIF, Izhikevich, Neuron
+from repertory.papers.spaic.run.compiled import compile_net
 
 
 def under_current(model: Neuron, currents: Tensor, duration: float, dt: float) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,7 @@ def under_current(model: Neuron, currents: Tensor, duration: float, dt: float) -
         n = Group(1, model, name="n")
         _ = x >> Full(weight=torch.ones(1, 1)) >> n
         net.record(n, "spike", "v")
-    module = net.compile().eval()
+    module = compile_net(net).eval()
     with torch.no_grad():
         module(currents[:, None], steps=round(duration / dt))
     return module.trace["n.spike"][..., 0], module.trace["n.v"][..., 0]

@@ -21,13 +21,14 @@ from repertory.nn.spiking import (
     Surrogate,
     Triangle,
 )
-from repertory.papers.spaic.compiler import Compiled
-from repertory.papers.spaic.connections import Full, Lateral
-from repertory.papers.spaic.encoders import Encoder
-from repertory.papers.spaic.learners import NearestSTDP
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import MODELS, Neuron
-from repertory.papers.spaic.synapses import Shape
+from repertory.papers.spaic.describe.connections import Full, Lateral
+from repertory.papers.spaic.describe.encoders import Encoder
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import MODELS, Neuron
+from repertory.papers.spaic.describe.rules import NearestSTDP
+from repertory.papers.spaic.describe.synapses import Shape
+from repertory.papers.spaic.exchange.json import from_json
+from repertory.papers.spaic.run.compiled import Compiled, compile_net
 
 SURROGATES: dict[str, type[Surrogate]] = {
     "stca": Stca, "stbp": Stbp, "atan": Atan, "sigmoid": Sigmoid, "rectangle": Rectangle, "gate": Gate,
@@ -80,10 +81,10 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
     """A network with a read-out, as it is saved: its description, its weights, and the range of its data.
 
     Args:
-        network: `Net.describe()`.
+        network: `to_json` of it.
         labels: names of the classes.
         steps: of time that a sample is shown; timed data say so themselves.
-        mode, latency: as of `Net.compile`.
+        mode, latency: see `compile_net`.
         surrogate, alpha: the derivative of a spike, by name.
         votes: the read-out's neurons are no classes: each votes for those that it fired for (`assign`).
         events: whether the data are spikes in time, (T, B, N), rather than values.
@@ -107,8 +108,8 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
     ) -> None:
         super().__init__()
         self.labels, self.steps, self.events = labels, steps, events
-        net = Net.of(network)
-        self.network: Compiled = net.compile(mode, SURROGATES[surrogate](alpha), latency)
+        net = from_json(network)
+        self.network: Compiled = compile_net(net, mode, SURROGATES[surrogate](alpha), latency)
         neurons = net.readouts[0][0].size if net.readouts else 0
         self.register_buffer("votes", torch.zeros(len(labels), neurons) if votes else None)
         self.register_buffer("low", torch.zeros(()))

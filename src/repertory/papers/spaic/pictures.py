@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 import networkx as nx
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from repertory.papers.spaic.network import Group, Input
+from repertory.papers.spaic.describe.network import Group, Input, Net
 
 if TYPE_CHECKING:
-    from repertory.papers.spaic.network import Net
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0969da", "#1a7f37", "#9a6700", "#cf222e", "#8250df", "#57606a")
 MOST = 200
 """Neurons drawn of one population."""
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def raster_picture(trains: Mapping[str, Tensor], dt: float = 1.0, sample: int = 0) -> Figure:
@@ -29,7 +34,7 @@ def raster_picture(trains: Mapping[str, Tensor], dt: float = 1.0, sample: int = 
         dt: ms.
         sample: which of the batch.
     """
-    figure = Figure(figsize=(7, 1 + 1.5 * len(trains)), layout="constrained")
+    figure = _figure(7, 1 + 1.5 * len(trains))
     panels = figure.subplots(len(trains), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (name, spikes), colour in zip(panels, trains.items(), COLOURS * len(trains), strict=False):
         of_one = spikes.detach().float().cpu()[:, sample].flatten(1)
@@ -54,7 +59,7 @@ def trace_picture(
 ) -> Figure:
     """Potentials (T, B, *shape) of the first neurons of one sample along time."""
     of_one = potentials.detach().float().cpu()[:, sample].flatten(1)[:, :most]
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    figure = _figure(7, 2.6)
     axes = figure.subplots()
     time = np.arange(len(of_one)) * dt
     for n, colour in zip(range(of_one.shape[1]), COLOURS, strict=False):
@@ -82,14 +87,14 @@ def weight_picture(weight: Tensor, shape: tuple[int, ...] = (), most: int = 40) 
         maps = found[:most].mean(1) if found.ndim == 4 else found[:most].unflatten(1, (-1, *plane)).mean(1)
         columns = min(10, len(maps))
         rows = -(-len(maps) // columns)
-        figure = Figure(figsize=(0.8 * columns + 0.8, 0.8 * rows + 0.3), layout="constrained")
+        figure = _figure(0.8 * columns + 0.8, 0.8 * rows + 0.3)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         drawn = [axes.imshow(image.numpy(), **how) for axes, image in zip(panels, maps, strict=False)]
         for axes in panels:
             axes.set_axis_off()
         figure.colorbar(drawn[0], ax=panels.tolist(), shrink=0.7, label="weight")
         return figure
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    figure = _figure(6, 3.2)
     axes = figure.subplots()
     drawn = axes.imshow(found.flatten(1).numpy() if found.ndim > 1 else found[None].numpy(), aspect="auto", **how)
     axes.set(xlabel="pre", ylabel="post")
@@ -113,7 +118,7 @@ def graph_picture(net: Net) -> Figure:
     for name, level in depth.items():
         graph.nodes[name]["depth"] = level
     where = nx.multipartite_layout(graph, subset_key="depth")
-    figure = Figure(figsize=(2.2 + 1.7 * (1 + max(depth.values(), default=0)), 3.2), layout="constrained")
+    figure = _figure(2.2 + 1.7 * (1 + max(depth.values(), default=0)), 3.2)
     axes = figure.subplots()
     colours = [
         COLOURS[0] if isinstance(n, Group) else COLOURS[2] if isinstance(n, Input) else COLOURS[5] for n in net.nodes
@@ -145,7 +150,7 @@ def graph_picture(net: Net) -> Figure:
 
 def current_curve_picture(currents: Tensor, rates: Tensor, expected: Tensor) -> Figure:
     """Firing rates against constant current, beside the closed form's."""
-    figure = Figure(figsize=(5, 3), layout="constrained")
+    figure = _figure(5, 3)
     axes = figure.subplots()
     axes.plot(
         currents.numpy(),

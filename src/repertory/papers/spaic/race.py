@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repertory.nn.spiking import Atan, spike
-from repertory.papers.spaic.connections import Full
-from repertory.papers.spaic.network import Group, Input, Net
-from repertory.papers.spaic.neurons import LIF
+from repertory.papers.spaic.describe.connections import Full
+from repertory.papers.spaic.describe.network import Group, Input, Net
+from repertory.papers.spaic.describe.neurons import LIF
+from repertory.papers.spaic.run.compiled import compile_net
 
 SIZES = (784, 256, 10)
 BATCH, TAU = 64, 2.0
@@ -63,7 +64,7 @@ def ours() -> nn.Module:
             weight = cast(nn.Linear, layer).weight.detach()
             here = here >> Full(weight=weight) >> Group(len(weight), LIF(tau_m=TAU))
         cast(Group, here).read("spike_rate")
-    return net.compile(surrogate=Atan(2.0))
+    return compile_net(net, surrogate=Atan(2.0))
 
 
 class Loop(nn.Module):

@@ -28,10 +28,11 @@ from repertory.core.timing import race
 from repertory.core.training import Recipe, fit, loader
 from repertory.data import idx, shd
 from repertory.papers.spaic import circuits, pictures, sources
-from repertory.papers.spaic.connections import Connection
-from repertory.papers.spaic.encoders import Poisson
+from repertory.papers.spaic.describe.connections import Connection
+from repertory.papers.spaic.describe.encoders import Poisson
+from repertory.papers.spaic.describe.network import Input, Net
+from repertory.papers.spaic.exchange.json import to_json
 from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifier, mlp, winner_take_all
-from repertory.papers.spaic.network import Input, Net
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.sources import Samples, SpikeData, collate
 
@@ -193,7 +194,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
         c = self.config
         alpha = SURROGATES[surrogate]().alpha
         return SpikingClassifier(
-            net.describe(), list(data.classes), c.steps, c.mode, options.pop("latency", c.latency), surrogate, alpha,
+            to_json(net), list(data.classes), c.steps, c.mode, options.pop("latency", c.latency), surrogate, alpha,
             events=data.events, **options,
         )  # fmt: skip
 
@@ -265,7 +266,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
         """Raster of the last run, weights onto the first population, graph."""
         net, trace = model.network.net, model.network.trace
         trains = {name.removesuffix(".spike"): t for name, t in trace.items() if name.endswith(".spike")}
-        figures = {"network": net.plot()}
+        figures = {"network": pictures.graph_picture(net)}
         if trains:
             figures["raster"] = pictures.raster_picture(trains, net.dt)
         potentials = next((t for name, t in trace.items() if name.endswith(".v")), None)

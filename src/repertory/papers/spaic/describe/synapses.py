@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.papers.spaic.neurons import decay
+from repertory.papers.spaic.describe.neurons import decay
 
 Shape = tuple[int, ...]
 

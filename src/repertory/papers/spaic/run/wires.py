@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from repertory.core.problem import Problem
 from repertory.nn.spiking import over_time
-from repertory.papers.spaic.connections import Connection, Electrical, RateToSpikes, Uniform
-from repertory.papers.spaic.network import Projection, positions
-from repertory.papers.spaic.synapses import Filter, Shape
+from repertory.papers.spaic.describe.connections import Connection, Electrical, RateToSpikes, Uniform
+from repertory.papers.spaic.describe.network import Group, Node, Projection, positions
+from repertory.papers.spaic.describe.rules import Rule
+from repertory.papers.spaic.describe.synapses import Filter, Shape
 
 Tap = tuple[int, Tensor]
 Sums = dict[int, list[Tensor]]
@@ -94,6 +95,26 @@ class Wire(nn.Module):
             self.delay = nn.Parameter(delay.expand(shape).clone())
         else:
             self.delay = delay.clone()
+
+    @property
+    def source(self) -> Node:
+        """Where its spikes come from."""
+        return self.projection.source
+
+    @property
+    def target(self) -> Group:
+        """The population that its current enters."""
+        return self.projection.target
+
+    @property
+    def rule(self) -> Rule | None:
+        """What changes its weights in place of gradients."""
+        return None if self.connection is None else self.connection.rule
+
+    @property
+    def plastic(self) -> bool:
+        """Whether its weights change at every step of a training run."""
+        return self.rule is not None and self.rule.online
 
     # -- weights ----------------------------------------------------------------------------------
 

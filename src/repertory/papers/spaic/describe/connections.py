@@ -1,6 +1,6 @@
 """Connections: the weighted links between two populations, their weights, masks and delays.
 
-A connection is a description; `repertory.papers.spaic.wires.Wire` holds its weights. Weights are (post, pre) where
+A connection is a description; `repertory.papers.spaic.run.wires.Wire` holds its weights. Weights are (post, pre) where
 shapes are flat, and those of torch's convolutions elsewhere.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from repertory.core.problem import Problem
-from repertory.papers.spaic.learners import Rule
-from repertory.papers.spaic.synapses import Op, Shape
+from repertory.papers.spaic.describe.rules import Rule
+from repertory.papers.spaic.describe.synapses import Op, Shape
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ class Rule:
     online: ClassVar[bool] = True
     lagged: ClassVar[bool] = False
     """Whether the official code applies it a step late (under `compat`)."""
+    rewarded: ClassVar[bool] = False
+    """Whether it needs a reward."""
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
         """The traces after this step, and the change of the weights."""
@@ -84,6 +86,10 @@ class Rule:
     def settle(self, weight: Tensor) -> Tensor:
         """The weights as they may be: clamped."""
         return weight if self.low is None and self.high is None else weight.clamp(self.low, self.high)
+
+    def close(self, weight: Tensor) -> Tensor:
+        """The weights after the last step of a run: unchanged, unless a rule says otherwise."""
+        return weight
 
 
 def _trace(state: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
@@ -166,6 +172,7 @@ class RSTDP(Rule):
     a_plus: float = 1.0
     a_minus: float = -1.0
     tau: float = 20.0
+    rewarded: ClassVar[bool] = True
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
         """The reward of each sample goes with its own spikes."""

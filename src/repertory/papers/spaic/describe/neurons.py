@@ -414,9 +414,6 @@ MODELS: dict[str, Neuron] = {
 }  # fmt: skip
 """Name -> model. All but li, cubalif, threshold (NIR's) and the reset of if and lif are those of the official code."""
 
-SILENT = ("nonspikingifb", "nonspikinglif", "li", "cann_field", "meanfield")
-"""Models whose output is a potential or a rate, not spikes."""
-
 
 def neuron(model: str | Neuron) -> Neuron:
     """A model by its name, or itself.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from repertory.core.problem import Problem, require
-from repertory.papers.spaic.neurons import Neuron, Parameter, State
+from repertory.papers.spaic.describe.neurons import Neuron, Parameter, State
 
 CURRENT = "I"
 Method = Literal["auto", "euler", "exp_euler"]

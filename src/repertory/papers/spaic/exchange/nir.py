@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repertory.core.problem import Problem, require
-from repertory.papers.spaic.compiler import Cell, Compiled
-from repertory.papers.spaic.connections import Connection, Conv, ConvTranspose, Full, OneToOne
-from repertory.papers.spaic.network import Group, Input, Net, Node, Projection
-from repertory.papers.spaic.neurons import MODELS, Neuron
-from repertory.papers.spaic.synapses import AvgPool, Direct, Flatten, Op, Scale, SumPool
-from repertory.papers.spaic.wires import Wire
+from repertory.papers.spaic.describe.connections import Connection, Conv, ConvTranspose, Full, OneToOne
+from repertory.papers.spaic.describe.network import Group, Input, Net, Node, Projection
+from repertory.papers.spaic.describe.neurons import MODELS, Neuron
+from repertory.papers.spaic.describe.synapses import AvgPool, Direct, Flatten, Op, Scale, SumPool
+from repertory.papers.spaic.run.cell import Cell
+from repertory.papers.spaic.run.compiled import Compiled, compile_net
+from repertory.papers.spaic.run.wires import Wire
 
 Array = NDArray[Any]
 
@@ -45,15 +46,15 @@ def to_nir(network: Compiled | Net, path: str | Path | None = None) -> Any:
         Problem: something that NIR has no node for; names the population or projection.
     """
     nir = require("nir", extra="spiking")
-    module = network.compile() if isinstance(network, Net) else network
-    net = module.net
+    module = compile_net(network) if isinstance(network, Net) else network
+    net, cells = module.net, module.cells()
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     for node in net.nodes:
         if isinstance(node, Input):
             nodes[node.name] = nir.Input(input_type={"input": np.array(node.shape)})
         elif isinstance(node, Group):
-            nodes[node.name] = _neuron_out(module.cells()[module._index[node]])
+            nodes[node.name] = _neuron_out(cells[node])
         else:
             raise Problem("NIR has no node for a generator of spikes", node.name, "feed its spikes through an Input")
     for k, wire in enumerate(module.wires()):

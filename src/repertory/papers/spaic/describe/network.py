@@ -8,39 +8,32 @@
         h >> Sparse(0.1, delay=Uniform(1, 5)) >> h         # recurrence; delays in ms
         o.read("spike_counts")
         net.record(h, "v", "spike")
-    module = net.compile()                                 # an nn.Module
+    module = compile_net(net)                              # an nn.Module
 
-A net is a static graph; nothing is global, and no name need be given: on leaving the `with`, nodes are called as the
-variables that hold them.
+A net is a static graph; nothing is global. Names are optional: when the `with` block ends, nodes without a name get
+that of the variable that holds them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from repertory.core.problem import Problem
-from repertory.nn.spiking import Atan, Surrogate
-from repertory.papers.spaic import connections, encoders, learners, synapses
-from repertory.papers.spaic.connections import Connection, Electrical, Uniform
-from repertory.papers.spaic.decoders import Readout
-from repertory.papers.spaic.encoders import Encoder
-from repertory.papers.spaic.equations import from_text
-from repertory.papers.spaic.neurons import MODELS, SILENT, Neuron, neuron
-from repertory.papers.spaic.synapses import Direct, Op, Shape
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from repertory.papers.spaic.compiler import Compiled
+from repertory.papers.spaic.describe import encoders
+from repertory.papers.spaic.describe.connections import Connection, Electrical, Uniform
+from repertory.papers.spaic.describe.decoders import Readout
+from repertory.papers.spaic.describe.encoders import Encoder
+from repertory.papers.spaic.describe.neurons import Neuron, neuron
+from repertory.papers.spaic.describe.rules import REWARDS
+from repertory.papers.spaic.describe.synapses import Direct, Op, Shape
 
 _building: ContextVar[Net | None] = ContextVar("net", default=None)
 
@@ -294,10 +287,10 @@ class Net:
             self._token = None  # tokens cannot be copied
         frame = inspect.currentframe()
         variables = frame.f_back.f_locals if frame and frame.f_back else {}
-        self.call({name: value for name, value in variables.items() if isinstance(value, Node)})
+        self._name({name: value for name, value in variables.items() if isinstance(value, Node)})
 
-    def call(self, names: Mapping[str, Node]) -> None:
-        """Name nodes that were given no name."""
+    def _name(self, names: Mapping[str, Node]) -> None:
+        """Names for nodes that have none."""
         taken = {node.name for node in self.nodes if node.named}
         for name, node in names.items():
             if node.net is self and not node.named and name not in taken and not name.startswith("_"):
@@ -313,11 +306,6 @@ class Net:
     def inputs(self) -> list[Input]:
         """Where data enter, in the order they were made."""
         return [node for node in self.nodes if isinstance(node, Input)]
-
-    @property
-    def connections(self) -> list[Connection]:
-        """Those of the projections that have one."""
-        return [p.connection for p in self.projections if p.connection is not None]
 
     def record(self, what: Node | Connection, *variables: str) -> None:
         """Keep variables of a node at every step: "spike", "current", any state variable; "weight" of a connection.
@@ -335,39 +323,9 @@ class Net:
 
     def reward(self, group: Group, kind: Literal["global", "da", "xor", "classify"] = "global") -> None:
         """Let this population's spikes so far and the labels say the reward of every step (see `reward_of`)."""
-        if kind not in learners.REWARDS:
-            raise Problem(f"no reward {kind!r}", "reward", f"known: {', '.join(learners.REWARDS)}")
+        if kind not in REWARDS:
+            raise Problem(f"no reward {kind!r}", "reward", f"known: {', '.join(REWARDS)}")
         self.rewarded = group, kind
-
-    def compile(
-        self,
-        mode: Literal["auto", "layerwise", "step"] = "auto",
-        surrogate: Surrogate = Atan(),  # noqa: B008  frozen
-        latency: Literal[0, 1] = 0,
-        *,
-        compat: Literal["", "spaic"] = "",
-        jit: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Compiled:
-        """Make an nn.Module that runs the network.
-
-        Args:
-            mode: "layerwise" computes all steps of a population at once, "step" all populations step by step; "auto"
-                takes steps only for loops and for weights that change while it runs.
-            surrogate: the derivative of a spike.
-            latency: steps that every projection takes besides its delay: 0, as deep learning has it, or 1, as SPAIC.
-            compat: "spaic" asks for the official numbers where those deviate (izh, hh, the lags of STDP).
-            jit: let torch.compile translate the step.
-            generator: where weights and delays are drawn from; default: torch's global one.
-
-        Raises:
-            Problem: no read-out and no record, or a loop without latency and delay.
-        """
-        from repertory.papers.spaic.compiler import Compiled
-
-        return Compiled(self, mode, surrogate, latency, compat=compat, jit=jit, generator=generator)
-
-    # -- looking ----------------------------------------------------------------------------------
 
     def summary(self) -> str:
         """A table of nodes and projections with shapes and numbers of weights.
@@ -392,61 +350,6 @@ class Net:
         lines += [f"{p!s:20} {n or 0}" for p, n in zip(self.projections, counts, strict=True)]
         return "\n".join(lines)
 
-    def plot(self) -> Figure:
-        """The graph of populations and projections."""
-        from repertory.papers.spaic.pictures import graph_picture
-
-        return graph_picture(self)
-
-    # -- in and out -------------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, Any]:
-        """All but the weights, as JSON values; `Net.of` makes the network again.
-
-        Raises:
-            Problem: a model that is a Python function: text can be stored, functions cannot.
-        """
-        return {
-            "dt": self.dt,
-            "nodes": [_node_out(node) for node in self.nodes],
-            "projections": [
-                {"source": p.source.name, "ops": [_out(op) for op in p.ops], "target": p.target.name}
-                for p in self.projections
-            ],
-            "readouts": [{"group": group.name, **dataclasses.asdict(readout)} for group, readout in self.readouts],
-            "records": [
-                {"node": what.name, "variables": list(names)} for what, names in self.records if isinstance(what, Node)
-            ],
-            "reward": None if self.rewarded is None else [self.rewarded[0].name, self.rewarded[1]],
-        }
-
-    @classmethod
-    def of(cls, description: Mapping[str, Any]) -> Net:
-        """The network that `describe` told.
-
-        Raises:
-            Problem: no such description.
-        """
-        try:
-            with cls(description["dt"]) as net:
-                nodes = {words["name"]: _node_in(words) for words in description["nodes"]}
-                for words in description["projections"]:
-                    ops = tuple(_op_in(op) for op in words["ops"])
-                    net.projections.append(Projection(nodes[words["source"]], ops, cast(Group, nodes[words["target"]])))
-                for words in description["readouts"]:
-                    words = dict(words)
-                    net.readouts.append((cast(Group, nodes[words.pop("group")]), Readout(**words)))
-                for words in description["records"]:
-                    net.record(nodes[words["node"]], *words["variables"])
-                if description.get("reward"):
-                    name, kind = description["reward"]
-                    net.reward(cast(Group, nodes[name]), kind)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Problem(
-                f"not the description of a network: {error!r}", "description", "give Net.describe()'s"
-            ) from error
-        return net
-
 
 def _has(node: Node, variable: str) -> None:
     known = ("spike", "current", *node.model.start) if isinstance(node, Group) else ("spike",)
@@ -465,93 +368,3 @@ def _weight_shape(projection: Projection) -> Shape:
     assert connection is not None
     place = projection.ops.index(connection)
     return connection.weight_shape(projection.shapes[place], projection.shapes[place + 1])
-
-
-def silent(group: Group) -> bool:
-    """Whether its output is a potential or a rate, not spikes."""
-    return group.model.name in SILENT
-
-
-# -- JSON ---------------------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return {"tensor": value.tolist()}
-    if dataclasses.is_dataclass(value):
-        return _out(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _thing(value: Any) -> Any:
-    if isinstance(value, dict) and "tensor" in value:
-        return torch.tensor(value["tensor"])
-    if isinstance(value, dict):
-        return _op_in(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _out(thing: Any) -> dict[str, Any]:
-    """A dataclass as its class's name and its fields, but for given weights: those are state."""
-    fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.name != "weight"}
-    words = {"type": type(thing).__name__, **{name: _plain(value) for name, value in fields.items()}}
-    return {**words, "bias": thing.bias is not False} if "bias" in words and isinstance(thing, Connection) else words
-
-
-def _op_in(words: Mapping[str, Any]) -> Any:
-    fields = {name: _thing(value) for name, value in words.items() if name != "type"}
-    return _KINDS[words["type"]](**fields)
-
-
-_KINDS: dict[str, type[Any]] = {
-    name: kind
-    for module in (synapses, connections, learners, encoders)
-    for name, kind in vars(module).items()
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
-}
-"""What a description may name, and nothing else."""
-
-
-def _node_out(node: Node) -> dict[str, Any]:
-    words: dict[str, Any] = {"kind": type(node).__name__, "name": node.name, "shape": list(node.shape)}
-    if isinstance(node, Input):
-        return {**words, "encoder": _out(node.encoder)}
-    if isinstance(node, Source):
-        return {**words, "generator": _out(node.generator)}
-    assert isinstance(node, Group)
-    model = node.model
-    if model.name not in MODELS and model.text is None:
-        raise Problem(
-            f"the model of {node.name} is a Python function, which a description cannot hold",
-            node.name, "write it as equations: from_text(...)",
-        )  # fmt: skip
-    return {
-        **words,
-        "labels": sorted(node.labels),
-        "positions": None if node.given_positions is None else positions(node).tolist(),
-        "model": {
-            "name": model.name,
-            "text": None if model.text is None else dict(model.text),
-            "params": {name: _plain(value) for name, value in model.params.items()},
-            "start": dict(model.start),
-            "trained": list(model.trained),
-        },
-    }
-
-
-def _node_in(words: Mapping[str, Any]) -> Node:
-    name, shape = words["name"], words["shape"]
-    if words["kind"] == "Input":
-        return Input(shape, _op_in(words["encoder"]), name)
-    if words["kind"] == "Source":
-        return Source(shape, _op_in(words["generator"]), name)
-    told = words["model"]
-    model = neuron(told["name"]) if told["text"] is None else from_text(**told["text"])
-    model = dataclasses.replace(
-        model,
-        params={name: _thing(value) for name, value in told["params"].items()},
-        start=told["start"],
-        trained=tuple(told["trained"]),
-    )
-    places = None if words["positions"] is None else torch.tensor(words["positions"])
-    return Group(shape, model, labels=words["labels"], positions=places, name=name)
