@@ -530,15 +530,14 @@ def test_predictions_for_an_own_table(tmp_path: Path, data: Molecules) -> None:
 
 
 def test_the_adapted_model_is_written(tmp_path: Path, data: Molecules) -> None:
-    study = study_in(tmp_path / "session", save_adapted=str(tmp_path / "adapted"))
+    study = study_in(tmp_path / "session")
     model = study.train("gapgc", data)
     table = tmp_path / "t.csv"
     table.write_text("smiles\n" + "\n".join(data.smiles[:16]))
-    study.predict(model, table)
-    adapted = cast(AdaptiveClassifier, checkpoint.load(tmp_path / "adapted"))
+    folder = study.predict(model, table).files["adapted"]
+    adapted = cast(AdaptiveClassifier, checkpoint.load(folder))
     assert adapted.arm == "source"
     assert changed(model.classifier, adapted.classifier)
-    assert checkpoint.about(tmp_path / "adapted")["config"]["save_adapted"] == ""
     assert study.predict(adapted, table).table
 
 
