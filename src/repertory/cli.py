@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from repertory import catalog
+from repertory import __version__, catalog
+from repertory.core import checkpoint
 from repertory.core.files import json_text, replace_folder, write_text
 from repertory.core.problem import Problem
+from repertory.core.settings import changed, check_arms, real_data, saved_config, study_config
+from repertory.interrupts import interruptible
 
 if TYPE_CHECKING:
     from repertory.core.study import Prediction
     from repertory.execution.hardware import Hardware
     from repertory.verdicts.results import Result
 
+
+def examples(*commands: str) -> str:
+    """The end of a command's --help."""
+    return "\n\n".join(["Examples:", *(f"repertory {command}" for command in commands)])
+
+
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Published deep-learning methods, runnable; their claims, executable.",
+    epilog=examples("list", "show emo", "run emo", "train emo --data my_images/ --out my_model/"),
 )
 out = Console()
 err = Console(stderr=True)
@@ -40,7 +50,7 @@ def main() -> None:
     # Meant for timm, which compiles with it; our users can do nothing about it.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
-        app(args=_with_ray_address(sys.argv[1:]))
+        app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
     except Problem as problem:
         if _debug:
             raise
@@ -51,15 +61,24 @@ def main() -> None:
 def _with_ray_address(words: list[str]) -> list[str]:
     """`--ray` may stand without an address, which an option of click cannot: "local" is put in then."""
     spelt = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         spelt.append(word)
         if word == "--ray" and not (":" in following or following in ("auto", "local")):
             spelt.append("local")
     return spelt
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"repertory {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a problem")] = False,
 ) -> None:
     global _debug
@@ -111,19 +130,45 @@ def _hardware(accelerator: str, devices: int, num_nodes: int, strategy: str, pre
     return Hardware(accelerator, devices, num_nodes, strategy, precision)
 
 
-@contextlib.contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing is lost: the same command goes on from here")
-        raise typer.Exit(130) from None
+GOES_ON = "interrupted; nothing is lost: the same command goes on from here"
+
+
+def _check(
+    paper: str, scale: str, settings: dict[str, Any], data: Path | None = None, arms: Iterable[str] = (), flag: str = ""
+) -> None:
+    """Refuse a bad scale, setting, arm or path before torch is imported, which takes seconds; then say so.
+
+    Raises:
+        Problem: what is wrong; names the closest known names.
+    """
+    design = catalog.design(paper)
+    config = study_config(design, scale, settings)
+    check_arms(design, arms, flag)
+    if data is None and config.real:
+        real_data(config.real)
+    if data is not None and not data.exists():
+        remedy = f"`repertory sample {paper} some_dir/` writes an example of the layout that {paper} expects"
+        raise Problem("no such file or folder", data, remedy)
+    _say_loading(paper)
+
+
+def _check_model(model: Path, settings: dict[str, Any] | None = None) -> None:
+    """Refuse what is not a model directory, or a bad setting of its paper, before torch is imported; then say so."""
+    origin = checkpoint.about(model)
+    paper = str(origin.get("paper", ""))
+    design = catalog.design(paper)
+    changed(design, saved_config(design, origin.get("config", {}), model), settings)
+    _say_loading(paper)
+
+
+def _say_loading(paper: str) -> None:
+    err.print(f"loading {paper} ...", style="dim", highlight=False)
 
 
 # -- looking ------------------------------------------------------------------------------------
 
 
-@app.command("list")
+@app.command("list", epilog=examples("list", "list --lang zh", "list --json"))
 def list_(lang: Lang = "en", as_json: Json = False) -> None:
     """All papers, by topic."""
     _lang(lang)
@@ -142,7 +187,7 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     out.print(table)
 
 
-@app.command()
+@app.command(epilog=examples("show emo", "show emo --lang zh"))
 def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     """What a paper says and claims, what was measured here, and how to use it."""
     card = catalog.card(paper)
@@ -155,7 +200,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     out.print(show_card(card, lang))
 
 
-@app.command()
+@app.command(epilog=examples("search graph clustering", "search 图神经网络"))
 def search(words: list[str], lang: Lang = "en") -> None:
     """Find papers by English or Chinese words."""
     _lang(lang)
@@ -166,10 +211,30 @@ def search(words: list[str], lang: Lang = "en") -> None:
         out.print(f"[bold]{card.id}[/]  {score:.2f}  {card.title}\n    {card.summary[lang]}\n", highlight=False)
 
 
+@app.command(epilog=examples("settings emo", "settings revcol --scale paper", "settings emo --json"))
+def settings(paper: Paper, scale: Scale = "laptop", as_json: Json = False) -> None:
+    """The settings of a paper by group: meaning, bounds, and values at the scales. `--set NAME=VALUE` changes one."""
+    design = catalog.design(paper)
+    study_config(design, scale)
+    from repertory.reports.settings import settings_rows, settings_table
+
+    if as_json:
+        print(json_text({"paper": paper, "scales": list(design.scales), "settings": settings_rows(design)}))
+    else:
+        out.print(settings_table(design, scale))
+
+
 # -- running ------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "run emo",
+        "run emo --arms both,dw_only --seeds 5 --jobs 2",
+        "run emo --set epochs=3 --out runs/short",
+        "run emo --scale paper --data imagenet/ --devices 8 --precision 16-mixed",
+    )
+)
 def run(
     paper: Annotated[str | None, typer.Argument(help="identifier", autocompletion=_complete_paper)] = None,
     all_papers: Annotated[bool, typer.Option("--all", help="every paper")] = False,
@@ -200,10 +265,10 @@ def run(
     _lang(lang)
     if (paper is None) != all_papers:
         raise Problem("name one paper, or give --all", "repertory run", "`repertory list` names them")
-    failed = False
+    failed, changes, wanted = False, _settings(settings), arms.split(",") if arms else []
     for name in catalog.packages() if all_papers else [paper or ""]:
         folder = out_dir / name if out_dir and all_papers else out_dir
-        catalog.folder(name)  # an unknown name is said at once, before torch is imported
+        _check(name, scale, changes, data, wanted, "--arms")
         from repertory.execution.experiment import Experiment
 
         experiment = Experiment(
@@ -211,14 +276,14 @@ def run(
             scale,
             data=data,
             out=folder,
-            settings=_settings(settings),
+            settings=changes,
             hardware=_hardware(accelerator, devices, num_nodes, strategy, precision),
             dry_run=dry_run,
         )
-        with _resumable():
+        with interruptible(GOES_ON):
             result = experiment.run(
                 seeds,
-                arms.split(",") if arms else None,
+                wanted or None,
                 jobs=jobs,
                 ray=ray,
                 fresh=fresh,
@@ -248,7 +313,12 @@ def _print_result(result: Result, lang: str, as_json: bool) -> None:
 # -- one's own data -----------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "train emo --data my_images/ --out my_model/",
+        "train emo --data my_images/ --set epochs=20 --set lr=1e-3 --out my_model/",
+    )
+)
 def train(
     paper: Paper,
     out_dir: Annotated[Path, typer.Option("--out", help="model directory to write")],
@@ -264,26 +334,30 @@ def train(
     precision: Precision = "32-true",
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
-    catalog.folder(paper)
+    changes = _settings(settings)
+    _check(paper, scale, changes, data, [arm] if arm else [], "--arm")
     from repertory.execution.experiment import Experiment
 
     hardware = _hardware(accelerator, devices, num_nodes, strategy, precision)
-    experiment = Experiment(paper, scale, data=data, out=out_dir, settings=_settings(settings), hardware=hardware)
-    with _resumable():
+    experiment = Experiment(paper, scale, data=data, out=out_dir, settings=changes, hardware=hardware)
+    with interruptible(GOES_ON):
         folder, metrics = experiment.train(arm or None, seed, console=out)
     if experiment.lead:
         _print_metrics(metrics)
         out.print(f"model: {folder}", soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(epilog=examples("evaluate my_model/ --data my_images/"))
 def evaluate(
     model: Annotated[Path, typer.Argument(help="model directory")], data: Data = None, as_json: Json = False
 ) -> None:
     """Metrics of a trained model on the held-out part of some data."""
+    _check_model(model)
+    if data is not None and not data.exists():
+        raise Problem("no such file or folder", data, "give the path of the data to evaluate on")
     from repertory.execution import models
 
-    with tempfile.TemporaryDirectory() as folder:
+    with interruptible(), tempfile.TemporaryDirectory() as folder:
         metrics = models.evaluate(model, data, Path(folder), console=err)
     if as_json:
         print(json_text(metrics))
@@ -291,7 +365,7 @@ def evaluate(
         _print_metrics(metrics)
 
 
-@app.command()
+@app.command(epilog=examples("predict my_model/ photo.jpg", "predict my_model/ photos/ --out answers/"))
 def predict(
     model: Annotated[Path, typer.Argument(help="model directory")],
     source: Annotated[Path, typer.Argument(help="your input: a file or a folder")],
@@ -300,18 +374,22 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input."""
+    changes = _settings(settings)
+    if not source.exists():
+        raise Problem("no such file or folder", source, "give the path of the input to predict")
+    _check_model(model, changes)
     from repertory.execution import models
 
-    with tempfile.TemporaryDirectory() as folder:
-        prediction = models.predict(model, source, Path(folder), err, _settings(settings))
-    if as_json:
-        print(json_text({"text": prediction.text, "table": prediction.table}))
-    else:
-        _print_prediction(prediction)
-    if out_dir or prediction.figures or prediction.arrays:
-        folder = out_dir or Path("predictions") / source.resolve().stem
-        for path in _save_prediction(prediction, folder):
-            err.print(f"wrote {path}", soft_wrap=True, highlight=False)
+    with interruptible(), tempfile.TemporaryDirectory() as scratch:
+        prediction = models.predict(model, source, Path(scratch), err, changes)
+        if as_json:
+            print(json_text({"text": prediction.text, "table": prediction.table}))
+        else:
+            _print_prediction(prediction)
+        if out_dir or prediction.figures or prediction.arrays or prediction.files:
+            folder = out_dir or Path("predictions") / source.resolve().stem
+            for path in _save_prediction(prediction, folder):
+                err.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
@@ -354,10 +432,14 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
             pd.DataFrame(array).to_csv(written[-1], index=False)
         else:
             np.save(written[-1], array)
+    for name, path in prediction.files.items():
+        written.append(folder / name)
+        with replace_folder(written[-1]) as fresh:
+            shutil.copytree(path, fresh, dirs_exist_ok=True)
     return written
 
 
-@app.command()
+@app.command(epilog=examples("sample emo some_dir/"))
 def sample(
     paper: Paper,
     folder: Annotated[Path, typer.Argument(help="an empty or new folder")],
@@ -365,19 +447,21 @@ def sample(
     settings: Settings = None,
 ) -> None:
     """Write the small sample data set of a paper, in the format of the real one."""
-    catalog.folder(paper)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Problem("the folder is not empty", folder, "give a new or an empty folder")
+    changes = _settings(settings)
+    study_config(catalog.design(paper), scale, changes)
+    _say_loading(paper)
     from repertory.execution.experiment import Experiment
 
-    experiment = Experiment(paper, scale, settings=_settings(settings))
-    with replace_folder(folder) as fresh, err.status("writing the sample"):
+    experiment = Experiment(paper, scale, settings=changes)
+    with interruptible(), replace_folder(folder) as fresh, err.status("writing the sample"):
         experiment.study_in(fresh).write_sample(fresh)
     count = sum(1 for path in folder.rglob("*") if path.is_file())
     out.print(f"{count} files in {folder}; {paper} expects:\n{experiment.study.layout.strip()}", highlight=False)
 
 
-@app.command()
+@app.command(epilog=examples("convert emo EMO_1M.pth my_model/"))
 def convert(
     paper: Paper,
     source: Annotated[Path, typer.Argument(help="the authors' weights (.pth, .safetensors)")],
@@ -386,21 +470,25 @@ def convert(
     settings: Settings = None,
 ) -> None:
     """Turn weights that the authors released into a model directory."""
-    catalog.folder(paper)
+    changes = _settings(settings)
+    study_config(catalog.design(paper), "paper", changes)
     if not source.exists():
         raise Problem("no such file", source, "give the file that the authors released")
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", folder, "give a new folder")
+    _say_loading(paper)
     from repertory.execution.experiment import Experiment
 
-    Experiment(paper, "paper", settings=_settings(settings)).convert(source, folder, variant)
+    experiment = Experiment(paper, "paper", settings=changes)
+    with interruptible():
+        experiment.convert(source, folder, variant)
     out.print(f"model: {folder}", soft_wrap=True, highlight=False)
 
 
 # -- for those who keep the house ---------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples("bench emo"))
 def bench(
     paper: Paper,
     arguments: Annotated[list[str] | None, typer.Argument(help="passed on to the benchmark")] = None,
@@ -420,7 +508,7 @@ def _checkout() -> Path:
     return root
 
 
-@app.command()
+@app.command(epilog=examples("new my_paper"))
 def new(
     paper: Annotated[str, typer.Argument(help="identifier of the new paper: letters, digits, _")],
     into: Annotated[Path | None, typer.Option(help="checkout to write into; default: the current one")] = None,
@@ -432,7 +520,7 @@ def new(
         out.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(epilog=examples("record emo", "record emo --scale desk --jobs 2"))
 def record(
     papers: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
     scale: Scale = "laptop",
@@ -445,13 +533,14 @@ def record(
     for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
-        result = experiment.run(fresh=True, jobs=jobs, console=out)
+        with interruptible():
+            result = experiment.run(fresh=True, jobs=jobs, console=out)
         result.save(_checkout() / "results" / f"{name}.json")
         out.print(terminal.report(result))
     table()
 
 
-@app.command()
+@app.command(epilog=examples("table", "table --check"))
 def table(
     check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
 ) -> None:

@@ -6,7 +6,9 @@ Nothing here imports torch, so that the command line checks an arm, a scale or a
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -179,6 +181,18 @@ def changed(design: type[Design[Any]], config: StudyConfig, changes: Mapping[str
         ) from error
 
 
+def saved_config(design: type[Design[Any]], saved: Mapping[str, Any], where: object) -> StudyConfig:
+    """The configuration that a model directory was trained with.
+
+    Raises:
+        Problem: it does not fit the settings that the paper has now.
+    """
+    try:
+        return design.Config.model_validate(saved)
+    except ValidationError as error:
+        raise Problem(f"the model is of another version: {explain(error)}", where, "train it anew") from error
+
+
 def check_arms(design: type[Design[Any]], arms: Iterable[str], where: str = "--arms") -> None:
     """Raises `Problem` for an arm that the paper does not have; names the closest ones."""
     for arm in arms:
@@ -188,3 +202,20 @@ def check_arms(design: type[Design[Any]], arms: Iterable[str], where: str = "--a
                 where,
                 f"arms: {', '.join(design.arms)}",
             )
+
+
+def real_data(name: str) -> Path:
+    """The folder of a real data set under $REPERTORY_DATA.
+
+    Raises:
+        Problem: the variable is unset, or the folder is not there.
+    """
+    root = os.environ.get("REPERTORY_DATA", "")
+    folder = Path(root) / name
+    if not root or not folder.exists():
+        raise Problem(
+            f"this scale reads the real data set {name}",
+            f"REPERTORY_DATA={root or '(unset)'}",
+            f"set REPERTORY_DATA to a folder that holds {name}/, or pass --data, or use --scale laptop",
+        )
+    return folder

@@ -26,7 +26,7 @@ from torch import nn
 from repertory.core import checkpoint
 from repertory.core.files import cache_dir, replace_folder, write_text
 from repertory.core.problem import Problem
-from repertory.core.settings import C, Design, StudyConfig
+from repertory.core.settings import C, Design, StudyConfig, real_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -417,20 +417,3 @@ def set_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  augmentation libraries draw from the global generator
     random.seed(seed)
-
-
-def real_data(name: str) -> Path:
-    """The folder of a real data set under $REPERTORY_DATA.
-
-    Raises:
-        Problem: the variable is unset, or the folder is not there.
-    """
-    root = os.environ.get("REPERTORY_DATA", "")
-    folder = Path(root) / name
-    if not root or not folder.exists():
-        raise Problem(
-            f"this scale reads the real data set {name}",
-            f"REPERTORY_DATA={root or '(unset)'}",
-            f"set REPERTORY_DATA to a folder that holds {name}/, or pass --data, or use --scale laptop",
-        )
-    return folder

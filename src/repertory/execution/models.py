@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
-from repertory.core.card import explain
 from repertory.core.problem import Problem
-from repertory.core.settings import changed
+from repertory.core.settings import changed, saved_config
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
 from repertory.execution.hardware import Hardware
@@ -40,11 +38,7 @@ def open_model(
     paper = str(origin.get("paper", ""))
     study = catalog.load(paper)
     package = catalog.packages()[paper]
-    try:
-        config = study.Config.model_validate(origin.get("config", {}))
-    except ValidationError as error:
-        raise Problem(f"the model is of another version: {explain(error)}", model_dir, "train it anew") from error
-    config = changed(study, config, settings)
+    config = changed(study, saved_config(study, origin.get("config", {}), model_dir), settings)
     fabric = Hardware().fabric()
     with progress_display(console) as display, torch.no_grad(), threads(config.threads):
         session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
