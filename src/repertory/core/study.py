@@ -316,6 +316,8 @@ class Study(ABC, Generic[C, D, M]):
     """Raise it when `write_sample` changes what it writes."""
     sample_fields: ClassVar[tuple[str, ...]] = ()
     """Config fields that `write_sample` depends on."""
+    seeded_data: ClassVar[bool] = True
+    """Whether `read` draws on the session's seed (a split, a choice of cases); if not, all seeds share one reading."""
     layout: ClassVar[str]
     """The folder layout that `read` expects, one path a line; shown when data are missing."""
 

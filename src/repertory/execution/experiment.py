@@ -35,7 +35,7 @@ from repertory.core.study import Session, Study, StudyConfig
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import provenance
-from repertory.execution.trials import Trial, about, finished, perform
+from repertory.execution.trials import Trial, about, finished, forget_data, perform
 from repertory.reports.html import Report
 from repertory.verdicts.results import MEASURE
 
@@ -293,7 +293,10 @@ class Experiment:
             fabric.barrier()
             with progress_display(console if lead else None) as display:
                 trial = replace(trial, run_dir=str(work))
-                metrics = perform(trial, fabric, display)
+                try:
+                    metrics = perform(trial, fabric, display)
+                finally:
+                    forget_data()
             if lead:
                 write_json(trial.folder / "checkpoint" / "metrics.json", metrics)
                 for made in list(trial.folder.iterdir()):  # figures, records, tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 import traceback
@@ -74,9 +75,33 @@ def perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str,
         return study.measure() if trial.arm == MEASURE else _train_and_evaluate(study, trial)
 
 
+_latest: dict[tuple[Any, ...], Any] = {}
+"""The data that this process read last, at most one entry; see `_data`."""
+
+
+def _data(study: Study, trial: Trial) -> Any:
+    """The data of a trial: read once per process, not once per trial.
+
+    Every trial gets a copy, so that what it changes in place never reaches the next one.
+    """
+    key = (trial.paper, trial.config, trial.data_dir, trial.seed if study.seeded_data else None)
+    if key not in _latest:
+        _latest.clear()
+        _latest[key] = study.data()
+    try:
+        return copy.deepcopy(_latest[key])
+    except Exception:  # an open file, say, cannot be copied: the trial gets the original, the next one reads anew
+        return _latest.pop(key)
+
+
+def forget_data() -> None:
+    """Drop the data of the trials so far: before another run their files may change."""
+    _latest.clear()
+
+
 def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
     session, fabric = study.session, study.session.fabric
-    data = study.data()
+    data = _data(study, trial)
     saved = trial.folder / "checkpoint"
     session.reseed("train")
     if not fabric.broadcast(saved.exists()):

@@ -150,6 +150,7 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
     }  # fmt: skip
     sample_name = "simulated digits"
     sample_fields = ("sample_train", "sample_test", "sample_strength")
+    seeded_data = False
     layout = events.LAYOUT + "\nTest-<kind>/<class>/* beside Test/, for further tests"
 
     # -- data -----------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ class GHSCStudy(Study[GHSCConfig, Hypergraph, VertexClassifier]):
     }
     sample_name = "generated hypergraph"
     sample_fields = ("sample", "sample_vertices")
+    seeded_data = False
     layout = hypergraphs.FORMATS
 
     # -- data -----------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class SpaicStudy(Study[SpaicConfig, SpikeData, nn.Module]):
     }
     sample_name = "digits"
     sample_fields = ("modality",)
+    seeded_data = False
     layout = sources.LAYOUT
 
     # -- data -----------------------------------------------------------------------------------
