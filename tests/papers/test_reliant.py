@@ -18,6 +18,7 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data.fair_graphs import FairGraph, biased_graph, draw_split, write_npz
+from repertory.execution.experiment import Experiment
 from repertory.papers.reliant.fairness import (
     EXPANSIONS,
     counted,
@@ -400,13 +401,18 @@ def test_a_constant_decision_counts_as_collapsed(tmp_path: Path, people: FairGra
     assert (metrics["dsp"], metrics["deo"], metrics["collapsed"], metrics["balanced_accuracy"]) == (0, 0, 1, 50)
 
 
-def test_the_curve_over_alpha_is_drawn(tmp_path: Path, people: FairGraph) -> None:
+def test_the_curve_over_alpha_is_made_of_trials(tmp_path: Path, people: FairGraph) -> None:
     assert people.labels is not None
     write_npz(tmp_path / "people", people, draw_split(people.labels, 0))
-    config = ReliantConfig(cpf_epochs=5, teacher_epochs=5, curve=(0.0, 10.0))
-    study = ReliantStudy(config, Session(0, tmp_path / "session", tmp_path / "people"))
-    assert {"dsp_0", "dsp_10", "balanced_accuracy_10"} <= set(study.measure())
-    assert (tmp_path / "session" / "figures" / "accuracy-against-dsp.png").stat().st_size > 5000
+    short = {"cpf_epochs": 5, "teacher_epochs": 5, "curve": (0.0, 10.0)}
+    experiment = Experiment("reliant", "smoke", data=tmp_path / "people", out=tmp_path / "run", settings=short)
+    result = experiment.run(arms=["cpf+reliant"])
+    assert set(result.figures) == {f"{name}_{x}" for name in ("accuracy", "balanced_accuracy", "dsp") for x in (0, 10)}
+    assert list(result.metrics) == ["cpf+reliant"], "a point is no arm"
+    trials = tmp_path / "run" / "trials"
+    assert {path.parent.name for path in trials.glob("alpha-*/result.json")} == {"alpha-0-0", "alpha-10-0"}
+    assert (trials / "measure" / "figures" / "accuracy-against-dsp.png").stat().st_size > 5000
+    assert checkpoint.about(trials / "alpha-10-0" / "checkpoint")["config"]["alpha"] == 10
 
 
 @pytest.mark.realdata

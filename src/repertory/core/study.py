@@ -90,6 +90,45 @@ def undeclared(study: type[Study], names: Iterable[str]) -> list[str]:
     return [name for name in names if find_metric(study.metrics, name) is None]
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A curve over one setting: an arm trained once, under seed 0, with each of several values of the setting.
+
+    Every point is a trial of its own, called "alpha-10" where alpha is 10, with its own resume points and result.
+    Its metrics become figures beside those of `Study.measure` ("accuracy_10"), which claims can test.
+    """
+
+    arm: str
+    """The arm that is trained."""
+    setting: str
+    """Field of the configuration that differs from point to point."""
+    values: str
+    """Field of the configuration that lists the values; an empty list: no curve."""
+    metrics: tuple[str, ...]
+    """Metrics of `Study.evaluate` that become figures."""
+    pictures: Mapping[str, Callable[[Mapping[float, Mapping[str, float]]], Figure]] = field(default_factory=dict)
+    """Name -> draws the curve, from the metrics at each value."""
+
+    def points(self, values: Iterable[float]) -> dict[str, float]:
+        """Name of each point -> its value."""
+        return {f"{self.setting}-{x:g}": x for x in values}
+
+    def figures(self, curve: Mapping[float, Mapping[str, float]]) -> dict[str, float]:
+        """What the points' metrics are called among the figures of a result."""
+        return {
+            f"{name}_{x:g}": metrics[name] for x, metrics in curve.items() for name in self.metrics if name in metrics
+        }
+
+    def curve(self, values: Iterable[float], figures: Mapping[str, float]) -> dict[float, dict[str, float]]:
+        """The metrics at each value whose figures are all there: the inverse of `figures`."""
+        found = {x: {name: figures.get(f"{name}_{x:g}") for name in self.metrics} for x in values}
+        return {
+            x: {name: value for name, value in metrics.items() if value is not None}
+            for x, metrics in found.items()
+            if None not in metrics.values()
+        }
+
+
 @dataclass
 class Prediction:
     """What a model says about a user's own input; the command line prints and saves whatever is there.
@@ -116,6 +155,7 @@ class Session:
         shared_dir: where modules that several arms share are kept; default: beside the trial.
         package: import path below which stored modules may be loaded.
         dry_run: loops end after two steps.
+        point: name of the point, where the trial is one of a `Sweep`.
         display: a rich progress display to draw into; None draws nothing.
         keep_seconds: least time between two resume points of a loop; default: $REPERTORY_KEEP_SECONDS, or 5.
     """
@@ -130,6 +170,7 @@ class Session:
         shared_dir: Path | None = None,
         package: str = "repertory",
         dry_run: bool = False,
+        point: str = "",
         display: Progress | None = None,
         keep_seconds: float | None = None,
     ) -> None:
@@ -140,6 +181,7 @@ class Session:
         self.shared_dir = shared_dir or self.out_dir / "shared"
         self.package = package
         self.dry_run = dry_run
+        self.point = point
         self.display = display
         self.keep_seconds = float(os.environ.get("REPERTORY_KEEP_SECONDS", 5)) if keep_seconds is None else keep_seconds
         self._kept = time.monotonic()
@@ -317,12 +359,16 @@ class Study(Design[C], ABC, Generic[C, D, M]):
 
     metrics: ClassVar[Mapping[str, Metric]] = {}
     """All that `evaluate` and `measure` give, by name; see `find_metric`. A card may test these alone."""
+    sweeps: ClassVar[tuple[Sweep, ...]] = ()
+    """Curves over a setting, measured beside the arms."""
     sample_name: ClassVar[str]
     """What the sample is, in a word or two: verdicts name it."""
     sample_version: ClassVar[int] = 1
     """Raise it when `write_sample` changes what it writes."""
     sample_fields: ClassVar[tuple[str, ...]] = ()
     """Config fields that `write_sample` depends on."""
+    seeded_data: ClassVar[bool] = True
+    """Whether `read` draws on the session's seed (a split, a choice of cases); if not, all seeds share one reading."""
     layout: ClassVar[str]
     """The folder layout that `read` expects, one path a line; shown when data are missing."""
 
@@ -396,7 +442,11 @@ class Study(Design[C], ABC, Generic[C, D, M]):
         """Metrics of a trained module on the held-out part of `data`."""
 
     def measure(self) -> dict[str, float]:
-        """Figures that need no training: parameters, multiply-accumulates, memory, speed."""
+        """Figures that need neither training nor data: parameters, multiply-accumulates, memory, speed."""
+        return {}
+
+    def measure_data(self, data: D) -> dict[str, float]:
+        """Figures of the data themselves, without training."""
         return {}
 
     def predict(self, model: M, source: Path) -> Prediction:

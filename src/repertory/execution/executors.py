@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from repertory.core.problem import Problem, require
-from repertory.execution.trials import Trial, attempt
+from repertory.execution.trials import Trial, attempt, forget_data
 from repertory.verdicts.results import MEASURE, Outcome
 
 
@@ -36,8 +36,11 @@ def execute(
     elif jobs > 1:
         yield from _in_processes(trials, jobs)
     else:
-        for trial in trials:
-            yield attempt(trial, fabric, display)
+        try:
+            for trial in trials:
+                yield attempt(trial, fabric, display)
+        finally:
+            forget_data()
 
 
 def _in_processes(trials: list[Trial], jobs: int) -> Iterator[Outcome]:

@@ -35,7 +35,7 @@ from repertory.core.study import Session, Study
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import provenance
-from repertory.execution.trials import Trial, about, finished, perform
+from repertory.execution.trials import Trial, about, finished, forget_data, perform
 from repertory.reports.html import Report
 from repertory.verdicts.results import MEASURE
 
@@ -95,7 +95,7 @@ class Experiment:
     # -- planning -------------------------------------------------------------------------------
 
     def trials(self, seeds: int | Sequence[int] | None = None, arms: Iterable[str] | None = None) -> list[Trial]:
-        """Arms x seeds, seed by seed, so that an interrupted run has whole pairs.
+        """Arms x seeds, seed by seed, so that an interrupted run has whole pairs; then the points of sweeps.
 
         Raises:
             Problem: unknown arm.
@@ -113,8 +113,19 @@ class Experiment:
             self.dry_run,
             self.hardware,
         )
+        points = [
+            replace(
+                common,
+                arm=sweep.arm,
+                point=name,
+                config=changed(self.study, self.config, {sweep.setting: x}).model_dump_json(),
+            )
+            for sweep in self.study.sweeps
+            if sweep.arm in wanted
+            for name, x in sweep.points(getattr(self.config, sweep.values)).items()
+        ]
         # Measuring comes last: bad data are found at once, not after minutes of timing.
-        return [*(replace(common, arm=arm, seed=seed) for seed in numbers for arm in wanted), common]
+        return [*(replace(common, arm=arm, seed=seed) for seed in numbers for arm in wanted), *points, common]
 
     # -- running --------------------------------------------------------------------------------
 
@@ -167,10 +178,19 @@ class Experiment:
                         announce(display.console, outcome, f"{done}/{len(trials)}")
             result = Report.read(self.out)
             if lead:
+                self._draw_sweeps(result)
                 write_json(self.out / "verdict.json", result.to_json())
                 result.write_html(self.out / "report.html")
         fabric.barrier()
         return result
+
+    def _draw_sweeps(self, result: Report) -> None:
+        """Draw the curves beside the figures that were measured."""
+        for sweep in self.study.sweeps:
+            if curve := sweep.curve(getattr(self.config, sweep.values), result.figures):
+                session = Session(0, self.out / "trials" / MEASURE, fabric=self.fabric)
+                for name, draw in sweep.pictures.items():
+                    session.figure(name, draw(curve))
 
     def _demand_data(self) -> None:
         """The published recipe is for the published data: days on a sample would tell nothing."""
@@ -243,7 +263,7 @@ class Experiment:
         """
         self._demand_data()
         arm = arm or self.study.method
-        (trial,) = [t for t in self.trials([seed], [arm]) if t.arm != MEASURE]
+        (trial,) = [t for t in self.trials([seed], [arm]) if t.arm == arm and not t.point]
         if (self.out / checkpoint.ABOUT).exists():
             raise Problem("there is a model already", self.out, "choose another --out")
         work = self.out.with_name(f".{self.out.name}.training")
@@ -256,7 +276,10 @@ class Experiment:
             fabric.barrier()
             with progress_display(console if lead else None) as display:
                 trial = replace(trial, run_dir=str(work))
-                metrics = perform(trial, fabric, display)
+                try:
+                    metrics = perform(trial, fabric, display)
+                finally:
+                    forget_data()
             if lead:
                 write_json(trial.folder / "checkpoint" / "metrics.json", metrics)
                 for made in list(trial.folder.iterdir()):  # figures, records, tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 import traceback
@@ -28,7 +29,10 @@ from repertory.verdicts.results import MEASURE, Outcome
 
 @dataclass(frozen=True)
 class Trial:
-    """One arm under one seed (or the measuring of a study, arm = "measure"): all a worker needs to know."""
+    """One arm under one seed, a point of a sweep, or the measuring of a study (arm = "measure").
+
+    It holds all that a worker needs.
+    """
 
     paper: str
     config: str
@@ -39,10 +43,16 @@ class Trial:
     data_dir: str | None = None
     dry_run: bool = False
     hardware: Hardware = field(default_factory=Hardware)
+    point: str = ""
+    """Name of the point, where the trial is one of a sweep."""
+
+    @property
+    def name(self) -> str:
+        return self.point or self.arm
 
     @property
     def folder(self) -> Path:
-        return Path(self.run_dir) / "trials" / (MEASURE if self.arm == MEASURE else f"{self.arm}-{self.seed}")
+        return Path(self.run_dir) / "trials" / (MEASURE if self.arm == MEASURE else f"{self.name}-{self.seed}")
 
 
 def about(paper: str, arm: str, seed: int, config: StudyConfig) -> dict[str, Any]:
@@ -66,17 +76,49 @@ def perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str,
         shared_dir=Path(trial.run_dir) / "shared",
         package=catalog.packages()[trial.paper],
         dry_run=trial.dry_run,
+        point=trial.point,
         display=display,
     )
     study = study_class(study_class.Config.model_validate_json(trial.config), session)
     with threads(study.config.threads):
         session.reseed()
-        return study.measure() if trial.arm == MEASURE else _train_and_evaluate(study, trial)
+        return _measure(study, trial) if trial.arm == MEASURE else _train_and_evaluate(study, trial)
+
+
+def _measure(study: Study, trial: Trial) -> dict[str, float]:
+    figures = study.measure()
+    if type(study).measure_data is not Study.measure_data:
+        figures |= study.measure_data(_data(study, trial))
+    return figures
+
+
+_latest: dict[tuple[Any, ...], Any] = {}
+"""The data that this process read last, at most one entry; see `_data`."""
+
+
+def _data(study: Study, trial: Trial) -> Any:
+    """The data of a trial: read once per process, not once per trial.
+
+    Every trial gets a copy, so that what it changes in place never reaches the next one.
+    """
+    key = (trial.paper, trial.config, trial.data_dir, trial.seed if study.seeded_data else None)
+    if key not in _latest:
+        _latest.clear()
+        _latest[key] = study.data()
+    try:
+        return copy.deepcopy(_latest[key])
+    except Exception:  # an open file, say, cannot be copied: the trial gets the original, the next one reads anew
+        return _latest.pop(key)
+
+
+def forget_data() -> None:
+    """Drop the data of the trials so far: before another run their files may change."""
+    _latest.clear()
 
 
 def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
     session, fabric = study.session, study.session.fabric
-    data = study.data()
+    data = _data(study, trial)
     saved = trial.folder / "checkpoint"
     session.reseed("train")
     if not fabric.broadcast(saved.exists()):
@@ -107,7 +149,7 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
         raise  # bad input: the other trials would fare no better
     except Exception:
         error = traceback.format_exc()
-    outcome = Outcome(trial.arm, trial.seed, metrics, time.perf_counter() - started, error)
+    outcome = Outcome(trial.name, trial.seed, metrics, time.perf_counter() - started, error)
     if fabric.is_global_zero:
         result = {"status": "failed" if error else "done", **vars(outcome), "date": now()}
         write_json(trial.folder / "result.json", result)

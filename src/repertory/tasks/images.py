@@ -90,6 +90,7 @@ class ImageStudy(Study[R, ImageData, M]):
 
     sample_name = "photo-crops"
     sample_fields = ("sample",)
+    seeded_data = False
     layout = images.LAYOUT
     head: ClassVar[tuple[str, ...]] = ("head.",)
     """Prefixes of the classifier's weights, which start anew where the classes are others."""

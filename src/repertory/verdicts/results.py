@@ -42,7 +42,7 @@ class Result:
     date: str
     outcomes: tuple[Outcome, ...]
     figures: dict[str, float]
-    """What `Study.measure` gave."""
+    """What `Study.measure` and the points of sweeps gave."""
     folder: Path | None = None
     dry_run: bool = False
     machine: str = ""
@@ -56,11 +56,16 @@ class Result:
             raise Problem("not a run directory", run_dir, "give the folder that `repertory run --out` wrote") from error
         results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(run_dir.glob("trials/*/result.json"))]
         measured = next((r for r in results if r["arm"] == MEASURE), {"metrics": {}})
-        arms = list(catalog.load(head["paper"]).arms)
+        study = catalog.load(head["paper"])
+        arms, figures = list(study.arms), _numbers(measured["metrics"])
+        of_points = {r["arm"]: _numbers(r["metrics"]) for r in results if r["arm"] not in arms}
+        for sweep in study.sweeps:
+            points = sweep.points(head["config"].get(sweep.values, ()))
+            figures |= sweep.figures({x: of_points[name] for name, x in points.items() if name in of_points})
         trials = sorted((r for r in results if r["arm"] in arms), key=lambda r: (arms.index(r["arm"]), r["seed"]))
         return cls(
             head["paper"], head["scale"], head["data"], head["config"], head["versions"], head["commit"], head["date"],
-            tuple(_outcome(r) for r in trials), _numbers(measured["metrics"]), run_dir,
+            tuple(_outcome(r) for r in trials), figures, run_dir,
             head["dry_run"], head["machine"],
         )  # fmt: skip
 

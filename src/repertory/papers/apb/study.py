@@ -103,6 +103,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     }
     sample_name = "mnist-dvs"
     sample_fields = ("sample", "sample_train", "sample_test")
+    seeded_data = False
     layout = f"{events.LAYOUT}\nor {images.LAYOUT}\nor cifar-10-batches-py/{{data_batch_1..5,test_batch}}"
 
     # -- data -----------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
     }
     sample_name = "block graph"
     sample_fields = ("sample_nodes",)
+    seeded_data = False
     layout = graphs.FORMATS
 
     # -- data -----------------------------------------------------------------------------------

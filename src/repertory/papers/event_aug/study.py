@@ -90,6 +90,7 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
     }
     sample_name = "simulated digits"
     sample_fields = ("sample_train", "sample_test", "sample_strength")
+    seeded_data = False
     layout = events.LAYOUT + "\nTest-<kind>/<class>/* beside Test/, for further tests"
 
     # -- data -----------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
     }
     sample_name = "generated molecules"
     sample_fields = ("sample_molecules",)
+    seeded_data = False
     layout = molecules.FORMATS
 
     # -- data -----------------------------------------------------------------------------------

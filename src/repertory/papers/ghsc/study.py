@@ -121,6 +121,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
     }
     sample_name = "generated hypergraph"
     sample_fields = ("sample", "sample_vertices")
+    seeded_data = False
     layout = hypergraphs.FORMATS
 
     # -- data -----------------------------------------------------------------------------------
@@ -298,12 +299,11 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
             self.session.figure("accuracy-against-depth", pictures.depth_picture(depths))
         return metrics
 
-    def measure(self) -> dict[str, float]:
+    def measure_data(self, data: Hypergraph) -> dict[str, float]:
         """How exactly the walk on this data's hypergraph is one on an undirected graph, and the extent of L's spectrum.
 
         Gaps are the largest difference of two transition probabilities, or of two flows as a share of the largest.
         """
-        data = self.data()
         spec = {"views": "both", "knn": self.config.knn, "gamma": self.config.gamma, "edvw": True}
         Q, w = self._incidence(data, spec)
         rng = self.session.rng("walk")

@@ -84,9 +84,7 @@ def train_teacher(session: Session, config: ReliantConfig, model: Distilled, tas
 # -- the student --------------------------------------------------------------------------------
 
 
-def distil(
-    session: Session, config: ReliantConfig, model: Distilled, task: Task, teacher: Knowledge, arm: Arm, part: str = ""
-) -> None:
+def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task, teacher: Knowledge, arm: Arm) -> None:
     """Train the student of `model` as `arm` says, in place.
 
     Raises:
@@ -129,7 +127,7 @@ def distil(
     loop = Loop(
         session,
         config.cpf_epochs if cpf else config.akd_epochs,
-        part=part,
+        key=(session.point, "epoch"),  # every point of the curve over α has chance of its own
         until=lambda: picks.stale("best") >= config.patience,
         module=together,
         picks=picks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,16 +35,16 @@ def scores_picture(scores: Mapping[str, np.ndarray], sensitive: np.ndarray | Non
     return figure
 
 
-def curve_picture(points: Sequence[tuple[float, float, float]]) -> Figure:
+def curve_picture(curve: Mapping[float, Mapping[str, float]]) -> Figure:
     """Balanced accuracy against ΔSP.
 
     Args:
-        points: α, ΔSP and balanced accuracy, both in per cent.
+        curve: α -> balanced_accuracy and dsp, in per cent.
     """
     figure = Figure(figsize=(5.4, 4), layout="constrained")
     axes = figure.subplots()
-    _, dsp, right = zip(*points, strict=True)
-    axes.plot(dsp, right, "o-", color=COLOURS[0], linewidth=1)
+    points = [(alpha, metrics["dsp"], metrics["balanced_accuracy"]) for alpha, metrics in curve.items()]
+    axes.plot([x for _, x, _ in points], [y for _, _, y in points], "o-", color=COLOURS[0], linewidth=1)
     for alpha, x, y in points:
         axes.annotate(f"α = {alpha:g}", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.margins(0.15)

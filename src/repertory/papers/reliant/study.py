@@ -20,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study
+from repertory.core.study import Metric, Prediction, Study, Sweep
 from repertory.data import fair_graphs
 from repertory.data.fair_graphs import Encoding, FairGraph
 from repertory.papers.reliant import pictures
@@ -56,6 +56,15 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
             if name != "deo"
         },
     }
+    sweeps: ClassVar[tuple[Sweep, ...]] = (
+        Sweep(
+            arm="cpf+reliant",
+            setting="alpha",
+            values="curve",
+            metrics=("accuracy", "balanced_accuracy", "dsp"),
+            pictures={"accuracy-against-dsp": pictures.curve_picture},
+        ),
+    )
     sample_name = "generated people"
     sample_fields = ("sample_nodes",)
     layout = fair_graphs.FORMATS
@@ -79,12 +88,8 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         Raises:
             Problem: a group has nobody to compare; a teacher's file that does not fit the graph.
         """
-        return self._train(arm, data, self.config)
-
-    def _train(self, arm: str, data: FairGraph, config: ReliantConfig, part: str = "") -> Distilled:
-        config = config.model_copy(
-            update={k: v for k, v in SETTINGS.get(data.name, SETTINGS["bail"]).items() if getattr(config, k) is None}
-        )
+        known = SETTINGS.get(data.name, SETTINGS["bail"])
+        config = self.config.model_copy(update={k: v for k, v in known.items() if getattr(self.config, k) is None})
         task = Task.of(data, self.session.fabric.device)
         model, framework = self._model(arm, data, config), ARMS[arm].framework
         model.remember(task.x, task.train, task.labels[task.train])
@@ -98,7 +103,7 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         fresh = self._model(arm, data, config)  # after the teacher, so that chance is the same whoever trained that
         assert model.student is not None
         model.student.load_state_dict(cast(nn.Module, fresh.student).state_dict())
-        distil(self.session, config, model, task, teacher, ARMS[arm], part)
+        distil(self.session, config, model, task, teacher, ARMS[arm])
         return model
 
     def _model(self, arm: str, data: FairGraph, config: ReliantConfig) -> Distilled:
@@ -161,20 +166,6 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
             "majority": 100 * share,
             "collapsed": float(share > COLLAPSED),
         }
-
-    def measure(self) -> dict[str, float]:
-        """Accuracy and ΔSP of CPF with RELIANT over α."""
-        figures: dict[str, float] = {}
-        points = []
-        for alpha in self.config.curve:
-            config = self.config.model_copy(update={"alpha": alpha})
-            model = self._train(self.method, self.data(), config, part=f"alpha-{alpha:g}")
-            metrics = self.evaluate(model, self.data())
-            points.append((alpha, metrics["dsp"], metrics["balanced_accuracy"]))
-            figures |= {f"{name}_{alpha:g}": metrics[name] for name in ("accuracy", "balanced_accuracy", "dsp")}
-        if points:
-            self.session.figure("accuracy-against-dsp", pictures.curve_picture(points))
-        return figures
 
     @torch.inference_mode()
     def _scores(self, model: Distilled, x: Tensor, graph: Graph, sensitive: Tensor | None) -> Tensor:

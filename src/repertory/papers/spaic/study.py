@@ -74,6 +74,7 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
     }
     sample_name = "digits"
     sample_fields = ("modality",)
+    seeded_data = False
     layout = sources.LAYOUT
 
     # -- data -----------------------------------------------------------------------------------
