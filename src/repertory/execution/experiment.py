@@ -30,7 +30,7 @@ from repertory.core.card import Card
 from repertory.core.files import write_json
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
-from repertory.core.settings import check_arms, study_config
+from repertory.core.settings import changed, check_arms, study_config
 from repertory.core.study import Session, Study
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
