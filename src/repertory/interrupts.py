@@ -8,6 +8,7 @@ whole and worker processes are ended.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,8 @@ def interruptible(message: str = "interrupted") -> Iterator[None]:
         raise KeyboardInterrupt
 
     def ignored(what: Any) -> None:
-        if isinstance(what.exc_value, KeyboardInterrupt):  # it hit a destructor, where Python drops it: once more
-            signal.raise_signal(signal.SIGINT)
+        if isinstance(what.exc_value, KeyboardInterrupt):  # it hit a destructor, where Python drops it: once more, soon
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
         elif not pressed:
             sys.__unraisablehook__(what)
 
