@@ -637,6 +637,17 @@ def test_errors_go_back_as_rewards() -> None:
     assert scores.argmax(1).tolist() == labels.tolist()
 
 
+def test_errors_do_not_go_around_a_loop() -> None:
+    with Net() as net:
+        x = Input(2)
+        a, b, c = Group(2), Group(2), Group(2)
+        _ = x >> Full(rule=BackpropRSTDP(batch_rule="mean")) >> a >> Full(delay=1.0) >> b >> Full(delay=1.0) >> a
+        _ = b >> Full() >> c
+        c.read("spike_counts")
+    with pytest.raises(Problem, match="around the loop a -> b -> a"):
+        compile_net(net)(torch.ones(3, 1, 2), labels=torch.tensor([0]))
+
+
 def test_bounds_hold_before_each_run() -> None:
     with Net() as net:
         x = Input(3)

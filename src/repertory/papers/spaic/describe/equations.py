@@ -200,4 +200,4 @@ def from_text(
     text = {"equations": equations, "threshold": threshold, "reset": reset, "method": method, "name": name}
     # The arguments, for descriptions to rebuild the model; the parameters' values are stored separately.
     text |= dict.fromkeys(params, 0.0)
-    return Neuron(name, step, dict(params), values, trained=trained, text=text)
+    return Neuron(name, step, dict(params), values, trained=trained, text=text, spiking=fires is not None)

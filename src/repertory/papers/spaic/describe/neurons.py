@@ -38,6 +38,7 @@ class Neuron:
         trained: parameters that training changes.
         taus: time constants that Euler's step divides by, so that dt may not exceed them.
         text: arguments of `from_text`, for models made of equations; a saved description holds them.
+        spiking: whether the output is spikes, 0 or 1, rather than a potential or a rate.
         stored: parameters that the module stores in another form: name -> (stored name, function of the value).
 
     Raises:
@@ -52,6 +53,7 @@ class Neuron:
     trained: tuple[str, ...] = ()
     taus: tuple[str, ...] = ()
     text: Mapping[str, Any] | None = None
+    spiking: bool = True
     stored: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict, compare=False)
 
     def __call__(
@@ -352,7 +354,7 @@ MODELS: dict[str, Neuron] = {
         Neuron("if", _if, {"d": 0.0, "v_th": 1.0, "v_reset": 0.0}, {"v": 0.0}),
         Neuron("ifsoftreset", _ifsoftreset, {"d": 0.0, "v_th": 1.0}, {"v": 0.0}),
         Neuron("ifb", _ifb, {"bias": 0.0, "v_th": 1.0}, {"v": 0.0}),
-        Neuron("nonspikingifb", _nonspikingifb, {"bias": 0.0}, {"v": 0.0}),
+        Neuron("nonspikingifb", _nonspikingifb, {"bias": 0.0}, {"v": 0.0}, spiking=False),
         Neuron("lif", _lif, {"tau_m": 8.0, "v_th": 1.0, "v_reset": 0.0}, {"v": 0.0}),
         Neuron(
             "plif", _plif, {"tau": 2.0, "v_th": 1.0}, {"v": 0.0}, trained=("tau",),
@@ -376,9 +378,9 @@ MODELS: dict[str, Neuron] = {
         ),
         Neuron(
             "nonspikinglif", _nonspikinglif, {"tau_p": 4.0, "tau_q": 1.0, "tau_m": 1.0},
-            {"m": 0.0, "s": 0.0, "v": 0.0}, taus=("tau_m",),
+            {"m": 0.0, "s": 0.0, "v": 0.0}, taus=("tau_m",), spiking=False,
         ),
-        Neuron("li", _li, {"tau_m": 8.0}, {"v": 0.0}),
+        Neuron("li", _li, {"tau_m": 8.0}, {"v": 0.0}, spiking=False),
         Neuron(
             "cubalif", _cubalif, {"tau_s": 2.0, "tau_m": 8.0, "gain": 1.0, "v_th": 1.0, "v_reset": 0.0},
             {"i": 0.0, "v": 0.0},
@@ -411,9 +413,12 @@ MODELS: dict[str, Neuron] = {
             {"v_th": -40.0, "v_reset": -45.0, "v_rest": -60.0, "d": math.exp(-1 / 10)}, {"v": -60.0},
         ),
         Neuron(
-            "cann_field", _cann_field, {"rho": 0.02, "k": 0.01, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",)
+            "cann_field", _cann_field, {"rho": 0.02, "k": 0.01, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",),
+            spiking=False,
         ),
-        Neuron("meanfield", _meanfield, {"rho": 0.1, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",)),
+        Neuron(
+            "meanfield", _meanfield, {"rho": 0.1, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",), spiking=False
+        ),
     )
 }  # fmt: skip
 """Name -> model, as in the official code, except li, cubalif, threshold (NIR's), glif, and the resets of if and lif."""
@@ -448,6 +453,7 @@ def custom(
     name: str = "custom",
     trained: tuple[str, ...] = (),
     kept: tuple[str, ...] = (),
+    spiking: bool = False,
     **params: Parameter,
 ) -> Neuron:
     """A neuron model from a Python function.
@@ -458,6 +464,7 @@ def custom(
         name: of the model, in summaries and messages.
         trained: parameters that training changes.
         kept: state variables that persist between runs.
+        spiking: promise that the output is 0 or 1, which saves time in sparse loops.
         **params: parameters, attributes of `p`.
 
     Example:
@@ -468,7 +475,7 @@ def custom(
         >>> custom(integrator, {"v": 0.0}, gain=0.5).params
         {'gain': 0.5}
     """
-    return Neuron(name, step, dict(params), dict(start), kept, trained)
+    return Neuron(name, step, dict(params), dict(start), kept, trained, spiking=spiking)
 
 
 IF, LIF, PLIF, CLIF = (MODELS[name] for name in ("if", "lif", "plif", "clif"))

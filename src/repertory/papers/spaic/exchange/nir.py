@@ -196,8 +196,7 @@ def from_nir(source: str | Path | Any, dt: float | None = None, read: str = "") 
                         into[f"{name}_sum"] = [before]
                         before = f"{name}_sum"
                     group = cast(Group, made[before])
-                    silent = group.model.name in ("li", "nonspikingifb")
-                    group.read(read or ("final_step_voltage" if silent else "spike_counts"))
+                    group.read(read or ("spike_counts" if group.model.spiking else "final_step_voltage"))
         for name, group in made.items():
             if isinstance(group, Group):
                 for before in into[name]:

@@ -200,7 +200,7 @@ class Wire(nn.Module):
             current, _ = self.block(x[:1])
             return current.expand(len(x), *current.shape[1:]), after
         steps = len(x)
-        y = self._walk(range(self.place), x, traffic, after)
+        y = self._run_links(range(self.place), x, traffic, after)
         parts = [(lag, y) for lag in [self.latency]] if self.connection is None else []
         if self.connection is not None:
             parts = [(lag, over_time(lambda z, w=w: self.linear(z, w), y)) for lag, w in self.taps()]
@@ -224,9 +224,9 @@ class Wire(nn.Module):
         else:
             y = parts[0][1]
         y = self._biased(y)
-        return self._walk(range(self.place + 1, len(self.links)), y, traffic, after), after
+        return self._run_links(range(self.place + 1, len(self.links)), y, traffic, after), after
 
-    def _walk(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+    def _run_links(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
         for place in places:
             link = self.links[place]
             if isinstance(link, Filter):
@@ -253,12 +253,12 @@ class Wire(nn.Module):
         due = traffic.pending[0] if traffic.pending else None
         if not self.lagged:
             assert now is not None
-            x = self._tick(range(self.place), now, traffic, after)
+            x = self._step_links(range(self.place), now, traffic, after)
             y = x if self.connection is None else self.linear(x, taps[0][1])
         else:
             y = due if due is not None else like.new_zeros(len(like), *self._queued_shape())
         y = self._biased(y)
-        return self._tick(range(self.place + 1, len(self.links)), y, traffic, after), after
+        return self._step_links(range(self.place + 1, len(self.links)), y, traffic, after), after
 
     def _queued_shape(self) -> Shape:
         return self.projection.shapes[self.place + 1 if self.connection is not None else self.place]
@@ -266,7 +266,7 @@ class Wire(nn.Module):
     def sent(self, traffic: Traffic, spikes: Tensor, taps: list[Tap]) -> Traffic:
         """The traffic after the source's output (B, *pre) of this step has been added; only with lag."""
         after = Traffic(list(traffic.pending), dict(traffic.sums))
-        x = self._tick(range(self.place), spikes, traffic, after)
+        x = self._step_links(range(self.place), spikes, traffic, after)
         parts = [(self.latency, x)]
         if self.connection is not None:
             parts = [(lag, self.linear(x, w)) for lag, w in taps]
@@ -276,7 +276,7 @@ class Wire(nn.Module):
             after.pending[lag - 1] = y if there is None else there + y
         return after
 
-    def _tick(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+    def _step_links(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
         for place in places:
             link = self.links[place]
             if isinstance(link, Filter):
