@@ -29,6 +29,7 @@ from repertory.papers.spaic import (
     Lateral,
     MaxPool,
     Net,
+    Null,
     OneToOne,
     Periodic,
     Poisson,
@@ -273,7 +274,7 @@ def test_parameters_by_many_spellings_and_unknown_ones() -> None:
     with pytest.raises(Problem, match="lif has no parameter 'v_thr'") as caught:
         lif(v_thr=1.0)
     assert "'vth'" in caught.value.remedy or "'v_th'" in caught.value.remedy
-    with pytest.raises(Problem, match="no neuron model 'liff'") as caught:
+    with pytest.raises(Problem, match="unknown neuron model 'liff'") as caught:
         neuron("liff")
     assert "did you mean 'lif'" in caught.value.remedy
     with pytest.raises(Problem, match="no state variable"):
@@ -347,13 +348,13 @@ def test_equations_in_two_variables_make_an_izhikevich_neuron() -> None:
     [
         ({"equations": "dv/dt = w"}, "'w' has no value"),
         ({"equations": "v = 1"}, "no differential equation"),
-        ({"equations": "dv/dt"}, "no equation"),
+        ({"equations": "dv/dt"}, "not an equation"),
         ({"equations": "dv/dt = open('x')"}, "cannot read"),
         ({"equations": "dv/dt = v.real"}, "cannot read"),
         ({"equations": "dv/dt = 1 +"}, "not an expression"),
         ({"equations": "dv/dt = v**2", "method": "exp_euler"}, "not linear"),
-        ({"equations": "dv/dt = 1", "threshold": "v"}, "no comparison"),
-        ({"equations": "dv/dt = 1", "threshold": "v > 1", "reset": "w = 0"}, "no reset"),
+        ({"equations": "dv/dt = 1", "threshold": "v"}, "not a comparison"),
+        ({"equations": "dv/dt = 1", "threshold": "v > 1", "reset": "w = 0"}, "not a reset"),
     ],
 )
 def test_bad_equations(words: dict[str, Any], complaint: str) -> None:
@@ -429,7 +430,7 @@ def test_decoders_by_hand() -> None:
     chosen = {kind: Readout(kind, action=True)(spikes, generator).item() for kind in ACTIONS}
     assert {chosen[k] for k in ("pop_rate", "highest_spikes", "first_spike")} == {1}
     assert all(0 <= action < 4 for action in chosen.values())
-    with pytest.raises(Problem, match="no read-out 'spike_count'"):
+    with pytest.raises(Problem, match="unknown read-out 'spike_count'"):
         Readout("spike_count")
 
 
@@ -444,7 +445,7 @@ def test_shapes_are_checked_as_projections_are_built() -> None:
             _ = x >> Conv(3) >> h
         with pytest.raises(Problem, match="2 connections in one chain"):
             _ = x >> Conv(3) >> Full() >> h
-        with pytest.raises(Problem, match="shapes do not meet"):
+        with pytest.raises(Problem, match="shapes do not match"):
             _ = x >> h
         with pytest.raises(Problem, match="a convolution of shape"):
             _ = Input(4) >> Conv(3) >> h
@@ -452,7 +453,7 @@ def test_shapes_are_checked_as_projections_are_built() -> None:
             _ = x >> Full(delay=0.5) >> h
         with pytest.raises(Problem, match="has one delay for all"):
             _ = x >> Conv(3, delay=Uniform(1, 2)) >> MaxPool() >> h
-        with pytest.raises(Problem, match="no population of shape"):
+        with pytest.raises(Problem, match="a population cannot have shape"):
             Group(0)
         assert (h >> ConvTranspose(2, 2, maps=2) >> AvgPool(3, 3) >> BatchNorm() >> Group((2, 2, 2))).shape == (2, 2, 2)
     with pytest.raises(Problem, match="outside a network"):
@@ -476,7 +477,7 @@ def test_bad_networks_and_calls() -> None:
         module(torch.ones(1, 3))
     with pytest.raises(Problem, match=r"data of shape \(1, 4\) for the input x of \(3,\)"):
         module(torch.ones(1, 4), steps=3)
-    with pytest.raises(Problem, match="no encoder 'poison'"), Net():
+    with pytest.raises(Problem, match="unknown encoder 'poison'"), Net():
         Input(3, "poison")
     with Net() as wrong:
         h = Group(2)
@@ -539,6 +540,7 @@ def test_a_description_makes_the_same_network_again() -> None:
             >> o
         )
         _ = o >> Lateral(delay=1.0) >> o
+        _ = h >> Null() >> o
         _ = noise >> OneToOne(rule=RULES["rstdp"](batch_rule="sum")) >> o
         _ = o >> Sparse(0.5, delay=torch.full((5, 5), 2.0)) >> o
         o.read("spike_counts", scale=2.0)

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data import idx, shd
 from repertory.papers.spaic import SpikingClassifier, sources
-from repertory.papers.spaic.model import Perceptron
+from repertory.papers.spaic.model import Classifier, Perceptron
 from repertory.papers.spaic.study import SpaicConfig, SpaicStudy
 
 SMALL: dict[str, Any] = {"epochs": 2, "lr": 0.01, "net": "mlp:16", "steps": 8, "neurons": 12, "images": 120, "seeds": 1}
@@ -49,7 +48,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def saved(model: nn.Module, folder: Path) -> nn.Module:
+def saved(model: Classifier, folder: Path) -> Classifier:
     checkpoint.save(model, folder)
     return checkpoint.load(folder)
 
@@ -164,11 +163,11 @@ def test_bad_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("net", "complaint"),
     [
-        ("mlp:12,x", "no widths: '12,x'"),
-        ("cnn:3", "no network 'cnn:3'"),
-        ("nothing.py", r"no network 'nothing\.py'"),
-        ("def other(net): pass", "defines no build"),
-        ("def build(net): pass", "0 inputs, 0 read-outs"),
+        ("mlp:12,x", "not a list of widths: '12,x'"),
+        ("cnn:3", "unknown network 'cnn:3'"),
+        ("nothing.py", r"unknown network 'nothing\.py'"),
+        ("def other(net): pass", "does not define build"),
+        ("def build(net): pass", "0 inputs and 0 read-outs"),
     ],
 )
 def test_bad_networks(net: str, complaint: str, tmp_path: Path, digits: Path) -> None:

@@ -1,4 +1,4 @@
-"""SPAIC: spiking networks described as populations and projections, and run as one nn.Module."""
+"""SPAIC: spiking networks, described as populations and projections, compiled to one nn.Module."""
 
 from repertory.nn.spiking import Atan, Gate, Rectangle, ReLULike, Sigmoid, Stbp, Stca, StraightThrough, Triangle
 from repertory.papers.spaic.describe.connections import (

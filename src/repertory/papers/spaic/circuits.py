@@ -1,4 +1,4 @@
-"""Small circuits whose answers are known: what a simulator must get right."""
+"""Single-neuron simulations with reference solutions: LIF, Izhikevich, Hodgkin-Huxley."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from repertory.papers.spaic.describe.neurons import HH, LIF, Izhikevich, Neuron
 from repertory.papers.spaic.run.compiled import compile_net
 
 
-def under_current(model: Neuron, currents: Tensor, duration: float, dt: float) -> tuple[Tensor, Tensor]:
-    """Spikes and potentials (T, N) of one neuron for each of N constant currents, over `duration` ms."""
+def simulate(model: Neuron, currents: Tensor, duration: float, dt: float) -> tuple[Tensor, Tensor]:
+    """Spikes and potentials, both (T, N), of one neuron under each of N constant currents.
+
+    Args:
+        model: the neuron model.
+        currents: (N,).
+        duration, dt: ms; T = duration / dt.
+    """
     with Net(dt) as net:
         x = Input(1, "current")
         n = Group(1, model, name="n")
@@ -29,9 +35,9 @@ def under_current(model: Neuron, currents: Tensor, duration: float, dt: float) -
 
 
 def lif_period(current: float, a: float, threshold: float) -> int:
-    """Steps between spikes of a discrete LIF with decay a and reset to 0; 0 if it never fires.
+    """Steps between spikes of a discrete LIF neuron with decay a and reset to 0; 0 if it never fires.
 
-    The least m with I (1 - a^m) / (1 - a) above the threshold.
+    The smallest m with I (1 - a^m) / (1 - a) > threshold.
 
     Example:
         >>> lif_period(0.3, 0.8, 1.0), lif_period(0.1, 0.8, 1.0)
@@ -46,10 +52,14 @@ def lif_period(current: float, a: float, threshold: float) -> int:
 def lif_trains(
     tau: float = 8.0, dt: float = 1.0, count: int = 200, duration: float = 400.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Constant currents (N,) from half to eight times the rheobase; spikes (T, N) simulated, and by the closed form."""
+    """A LIF neuron under N = `count` constant currents from half to eight times the rheobase.
+
+    Returns:
+        currents (N,); simulated spikes (T, N); spikes (T, N) of the closed form, `lif_period`.
+    """
     a = math.exp(-dt / tau)
     currents = torch.linspace(0.5, 8, count) * (1 - a)
-    spikes, _ = under_current(LIF(tau_m=tau), currents, duration, dt)
+    spikes, _ = simulate(LIF(tau_m=tau), currents, duration, dt)
     expected, steps = torch.zeros_like(spikes), torch.arange(1, len(spikes) + 1)
     for n, current in enumerate(currents.double().tolist()):
         if period := lif_period(current, a, 1.0):
@@ -62,7 +72,7 @@ REST_U = 0.2 * -65.0
 
 
 def izhikevich_times(current: float, duration: float, dt: float) -> NDArray[np.float64]:
-    """Spike times (ms) of a regular-spiking neuron in double precision, one number after the other."""
+    """Spike times (ms) of a regular-spiking Izhikevich neuron, by a scalar loop in double precision."""
     v, u, times = -65.0, REST_U, []
     for step in range(round(duration / dt)):
         v, u = v + dt * ((0.04 * v + 5) * v + 140 - u + current), u + dt * 0.02 * (0.2 * v - u)
@@ -76,24 +86,25 @@ def izhikevich(current: float = 10.0, duration: float = 500.0, dt: float = 0.25)
     """A regular-spiking neuron under constant current.
 
     Returns:
-        `spikes`; `late_ms`: largest difference of a spike time from double precision; `adaptation`: the last interval
-        over the first, above 1 as the recovery variable builds up.
+        `spikes`: their number; `late_ms`: largest difference of a spike time from double precision; `adaptation`:
+        ratio of the last interval to the first, above 1 as the recovery variable builds up.
     """
-    spikes, _ = under_current(Izhikevich(start={"u": REST_U}), torch.tensor([current]), duration, dt)
+    spikes, _ = simulate(Izhikevich(start={"u": REST_U}), torch.tensor([current]), duration, dt)
     times = dt * spikes[:, 0].nonzero()[:, 0].double().numpy()
     reference = izhikevich_times(current, duration, dt)
-    apart = float(np.abs(times - reference).max()) if len(times) == len(reference) else math.inf
+    late = float(np.abs(times - reference).max()) if len(times) == len(reference) else math.inf
     intervals = np.diff(times)
-    return {"spikes": float(len(times)), "late_ms": apart, "adaptation": float(intervals[-1] / intervals[0])}
+    return {"spikes": float(len(times)), "late_ms": late, "adaptation": float(intervals[-1] / intervals[0])}
 
 
 def hodgkin_huxley(current: float = 10.0, duration: float = 30.0, dt: float = 0.02) -> dict[str, float]:
     """Hodgkin and Huxley's axon under constant current (uA/cm^2).
 
     Returns:
-        `peak_mv` of the last spike above rest; `spikes` above half of it; `trough_mv`, below rest, towards E_K.
+        After the first quarter of the run: `peak_mv` and `trough_mv`, the extreme potentials relative to rest, mV;
+        `spikes`: number of upward crossings of 50 mV.
     """
-    _, v = under_current(HH, torch.tensor([current]), duration, dt)
+    _, v = simulate(HH, torch.tensor([current]), duration, dt)
     v = v[len(v) // 4 :, 0]
     above = v > 50
     peaks = float((above[1:] & ~above[:-1]).sum())

@@ -1,4 +1,4 @@
-"""Classifiers made of networks: their description, their weights, and what makes scores of their spikes."""
+"""The networks of the study, and classifiers that are saved with their description and weights."""
 
 from __future__ import annotations
 
@@ -34,13 +34,21 @@ SURROGATES: dict[str, type[Surrogate]] = {
     "stca": Stca, "stbp": Stbp, "atan": Atan, "sigmoid": Sigmoid, "rectangle": Rectangle, "gate": Gate,
     "triangle": Triangle, "relu": ReLULike, "straight_through": StraightThrough,
 }  # fmt: skip
-"""Names of the official code -> surrogates (its quadratic gate is our triangle)."""
+"""The official code's name -> surrogate (its quadratic gate is our triangle)."""
 
 
 def mlp(
     shape: Shape, widths: list[int], classes: int, encode: str | Encoder, model: str | Neuron, dt: float = 1.0
 ) -> Net:
-    """Fully connected populations; the output's spikes are counted.
+    """Fully connected populations; the read-out counts the output's spikes.
+
+    Args:
+        shape: of one sample.
+        widths: sizes of the hidden populations.
+        classes: size of the output.
+        encode: see `Input`.
+        model: neuron model of all populations.
+        dt: length of a step, ms.
 
     Example:
         >>> print(mlp((784,), [256], 10, "poisson", "lif").summary().splitlines()[-1])
@@ -50,7 +58,7 @@ def mlp(
         here: Any = Input(shape, encode, name="input")
         for n, width in enumerate(widths):
             here = here >> Full(init="kaiming") >> Group(width, model, name=f"hidden{n or ''}")
-        # Positive on average: an output that is silent at first gets no gradient through a box, and stays so.
+        # A positive mean: under a box surrogate, an output that never fires gets no gradient, and never will fire.
         here = here >> Full(init=("normal", 0.05, 0.05)) >> Group(classes, model, name="output")
         here.read("spike_counts")
         net.record(here, *(name for name in ("spike", "v") if name == "spike" or name in here.model.start))
@@ -62,9 +70,18 @@ def mlp(
 def winner_take_all(
     shape: Shape, neurons: int, encode: str | Encoder, *, rate: float, w_norm: float, theta_plus: float, dt: float = 1.0
 ) -> Net:
-    """Unsupervised prototypes (Diehl and Cook, 2015): STDP from the input, inhibition of each by all others.
+    """Unsupervised learning of prototypes (Diehl and Cook, 2015): STDP from the input, and lateral inhibition.
 
-    Thresholds rise with every spike, so that all neurons get their turn; of those above it in one step, one fires.
+    Each spike raises its neuron's threshold, so that all neurons take part; at most one neuron fires per step.
+
+    Args:
+        shape: of one sample.
+        neurons: number of excitatory neurons.
+        encode: see `Input`.
+        rate: potentiation at a spike; depression is a hundredth of it.
+        w_norm: sum of the weights onto a neuron.
+        theta_plus: mV by which a spike raises the threshold.
+        dt: length of a step, ms.
     """
     with Net(dt) as net:
         x = Input(shape, encode)
@@ -78,16 +95,16 @@ def winner_take_all(
 
 
 class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
-    """A network with a read-out, as it is saved: its description, its weights, and the range of its data.
+    """A network with a read-out, its weights, and the range of its data.
 
     Args:
-        network: `to_json` of it.
+        network: description by `to_json`.
         labels: names of the classes.
-        steps: of time that a sample is shown; timed data say so themselves.
+        steps: number of time steps per sample; spikes bring their own.
         mode, latency: see `compile_net`.
-        surrogate, alpha: the derivative of a spike, by name.
-        votes: the read-out's neurons are no classes: each votes for those that it fired for (`assign`).
-        events: whether the data are spikes in time, (T, B, N), rather than values.
+        surrogate, alpha: derivative of a spike: a name in `SURROGATES`, and its parameter.
+        votes: whether the read-out's neurons vote for classes (`assign`) instead of being classes.
+        events: whether the data are spikes (T, B, N) rather than values (B, *shape).
     """
 
     low: Tensor
@@ -116,7 +133,7 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("high", torch.ones(()))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Values to [0, 1]; spikes stay."""
+        """Values (B, *shape) scaled to [0, 1]; spikes unchanged."""
         return x if self.events else ((x - self.low) / (self.high - self.low)).clamp(0, 1)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -125,20 +142,32 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
         return counts if self.votes is None else counts @ self.votes.mT
 
     def counts(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What the network's read-out says, (B, N)."""
+        """The network's read-out, (B, N), of values (B, *shape), or of spikes (T, B, N)."""
         return self.network(self.scaled(x), None if self.events else self.steps, generator=generator)
 
     @torch.no_grad()
     def assign(self, counts: Tensor, labels: Tensor) -> None:
-        """Let neurons vote for classes by their mean counts (n, N) for samples of known labels (n,)."""
+        """Set each neuron's votes to its mean spike counts per class, normalised.
+
+        Args:
+            counts: (n, N).
+            labels: (n,).
+        """
         votes = cast(Tensor, self.votes)
-        shown = torch.bincount(labels, minlength=len(self.labels)).clamp(min=1)
-        means = torch.zeros_like(votes).index_add_(0, labels, counts) / shown[:, None]
+        samples = torch.bincount(labels, minlength=len(self.labels)).clamp(min=1)
+        means = torch.zeros_like(votes).index_add_(0, labels, counts) / samples[:, None]
         votes.copy_(nn.functional.normalize(means, dim=0))
 
 
 class Perceptron(nn.Module, PyTorchModelHubMixin):
-    """The reference without spikes: the same widths, ReLU, all at once (spikes are summed over time)."""
+    """The baseline without spikes: an MLP of the same widths with ReLU; spikes are summed over time.
+
+    Args:
+        shape: of one sample.
+        widths: sizes of the hidden layers.
+        labels: names of the classes.
+        events: whether the data are spikes (T, B, N) rather than values (B, *shape).
+    """
 
     low: Tensor
     high: Tensor
@@ -158,3 +187,7 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
         """Logits (B, C) of values (B, *shape), or of spikes (T, B, N)."""
         x = x.sum(0) if self.events else (x - self.low) / (self.high - self.low)
         return self.layers(x)
+
+
+Classifier = SpikingClassifier | Perceptron
+"""Models of the study's arms."""

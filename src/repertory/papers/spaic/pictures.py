@@ -1,4 +1,4 @@
-"""Pictures: spikes, potentials, weights, and the graph of a network."""
+"""Figures: spikes, potentials, weights, and the graph of a network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0969da", "#1a7f37", "#9a6700", "#cf222e", "#8250df", "#57606a")
-MOST = 200
-"""Neurons drawn of one population."""
+SHOWN = 200
+"""Neurons of a population that are drawn."""
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -27,22 +27,22 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def raster_picture(trains: Mapping[str, Tensor], dt: float = 1.0, sample: int = 0) -> Figure:
-    """Who fires when, a panel for each population.
+    """Raster plot, one panel per population.
 
     Args:
         trains: name -> spikes (T, B, *shape).
-        dt: ms.
-        sample: which of the batch.
+        dt: length of a step, ms.
+        sample: index in the batch.
     """
     figure = _figure(7, 1 + 1.5 * len(trains))
     panels = figure.subplots(len(trains), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (name, spikes), colour in zip(panels, trains.items(), COLOURS * len(trains), strict=False):
         of_one = spikes.detach().float().cpu()[:, sample].flatten(1)
-        time, neuron = of_one[:, :MOST].nonzero(as_tuple=True)
+        time, neuron = of_one[:, :SHOWN].nonzero(as_tuple=True)
         axes.scatter(time.numpy() * dt, neuron.numpy(), s=14, marker="|", color=colour, linewidths=0.9)
-        shown = f", the first {MOST} of {of_one.shape[1]}" if of_one.shape[1] > MOST else ""
+        shown = f", the first {SHOWN} of {of_one.shape[1]}" if of_one.shape[1] > SHOWN else ""
         axes.set_title(f"{name}: {of_one.sum():.0f} spikes{shown}", fontsize=9, loc="left")
-        axes.set(ylabel="neuron", xlim=(-0.5 * dt, len(spikes) * dt), ylim=(-1, min(of_one.shape[1], MOST)))
+        axes.set(ylabel="neuron", xlim=(-0.5 * dt, len(spikes) * dt), ylim=(-1, min(of_one.shape[1], SHOWN)))
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("time, ms")
     return figure
@@ -57,7 +57,16 @@ def trace_picture(
     threshold: float | None = None,
     unit: str = "",
 ) -> Figure:
-    """Potentials (T, B, *shape) of the first neurons of one sample along time."""
+    """Potentials over time.
+
+    Args:
+        potentials: (T, B, *shape).
+        dt: length of a step, ms.
+        sample: index in the batch.
+        most: number of neurons that are drawn.
+        threshold: drawn as a line.
+        unit: of the potentials.
+    """
     of_one = potentials.detach().float().cpu()[:, sample].flatten(1)[:, :most]
     figure = _figure(7, 2.6)
     axes = figure.subplots()
@@ -73,15 +82,16 @@ def trace_picture(
 
 
 def weight_picture(weight: Tensor, shape: tuple[int, ...] = (), most: int = 40) -> Figure:
-    """Weights (post, pre) as one map; or, where the input is an image, as one small image for each neuron.
+    """Weights as one matrix; or, for image inputs and kernels, as one image per neuron.
 
     Args:
         weight: (post, pre), or a kernel (out, in, k, k).
         shape: of the input, (C, H, W) or (H, W).
+        most: number of images that are drawn.
     """
     found = weight.detach().float().cpu()
     limit = float(found.abs().max()) or 1.0
-    how = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     plane = tuple(shape[-2:])
     if found.ndim == 4 or (len(plane) == 2 and found.shape[1] % (plane[0] * plane[1]) == 0):
         maps = found[:most].mean(1) if found.ndim == 4 else found[:most].unflatten(1, (-1, *plane)).mean(1)
@@ -89,21 +99,21 @@ def weight_picture(weight: Tensor, shape: tuple[int, ...] = (), most: int = 40) 
         rows = -(-len(maps) // columns)
         figure = _figure(0.8 * columns + 0.8, 0.8 * rows + 0.3)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        drawn = [axes.imshow(image.numpy(), **how) for axes, image in zip(panels, maps, strict=False)]
+        drawn = [axes.imshow(image.numpy(), **style) for axes, image in zip(panels, maps, strict=False)]
         for axes in panels:
             axes.set_axis_off()
         figure.colorbar(drawn[0], ax=panels.tolist(), shrink=0.7, label="weight")
         return figure
     figure = _figure(6, 3.2)
     axes = figure.subplots()
-    drawn = axes.imshow(found.flatten(1).numpy() if found.ndim > 1 else found[None].numpy(), aspect="auto", **how)
+    drawn = axes.imshow(found.flatten(1).numpy() if found.ndim > 1 else found[None].numpy(), aspect="auto", **style)
     axes.set(xlabel="pre", ylabel="post")
     figure.colorbar(drawn, ax=axes, label="weight")
     return figure
 
 
 def graph_picture(net: Net) -> Figure:
-    """Populations as discs, projections as arrows with the names of their links."""
+    """The graph: nodes as discs, projections as arrows labelled with their operations."""
     graph: nx.MultiDiGraph = nx.MultiDiGraph()
     for node in net.nodes:
         graph.add_node(node.name)
@@ -149,7 +159,7 @@ def graph_picture(net: Net) -> Figure:
 
 
 def current_curve_picture(currents: Tensor, rates: Tensor, expected: Tensor) -> Figure:
-    """Firing rates against constant current, beside the closed form's."""
+    """Firing rate over constant current, simulated and in closed form; all (N,)."""
     figure = _figure(5, 3)
     axes = figure.subplots()
     axes.plot(

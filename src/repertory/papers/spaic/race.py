@@ -1,4 +1,4 @@
-"""One training step of the same network, by our scan and as a plain loop over time: what the speed claim races.
+"""The contestants of the speed claim: a training step of one network, compiled, and as a plain loop over time.
 
 784 inputs, 256 and 10 LIF neurons without bias, batch 64; forward, backward, one step of Adam.
 """
@@ -25,14 +25,14 @@ DECAY = 0.6065306597126334  # e^(-1 / TAU)
 
 
 def spikes_and_labels(steps: int) -> tuple[Tensor, Tensor]:
-    """Random spikes (T, B, 784), a fifth of all; labels (B,)."""
+    """Random spikes (T, B, 784) with p = 0.2, and labels (B,)."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(steps, BATCH, SIZES[0], generator=generator) < 0.2).float()
     return x, torch.randint(SIZES[-1], (BATCH,), generator=generator)
 
 
 def training_step(model: nn.Module, forward: Callable[[Tensor], Tensor], steps: int) -> Callable[[], float]:
-    """Forward, backward, Adam; the loss."""
+    """A function that takes one step (forward, backward, Adam) and returns the loss."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x, labels = spikes_and_labels(steps)
 
@@ -47,7 +47,7 @@ def training_step(model: nn.Module, forward: Callable[[Tensor], Tensor], steps: 
 
 
 def linears() -> nn.ModuleList:
-    """The weights, the same for every contestant; large enough for both layers to fire."""
+    """Layers with the same weights for every contestant, large enough for both populations to fire."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(SIZES))
@@ -57,7 +57,7 @@ def linears() -> nn.ModuleList:
 
 
 def ours() -> nn.Module:
-    """The network, layer by layer."""
+    """The compiled network."""
     with Net(1.0) as net:
         here = Input(SIZES[0], "spikes")
         for layer in linears():
@@ -68,7 +68,7 @@ def ours() -> nn.Module:
 
 
 class Loop(nn.Module):
-    """The same as people write it: a loop over time, a layer after the other in each step."""
+    """The same network as a loop over time, one layer after the other in each step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,21 +25,21 @@ class SpaicConfig(Recipe):
     optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
     net: str = Field(default="mlp:256", description="mlp:WIDTHS, or a Python file that defines build(net)")
     model: str = Field(default="lif", description="neuron model of mlp networks")
-    encode: str = Field(default="poisson", description="how values become spikes, in mlp networks")
-    steps: int = Field(default=20, ge=1, le=10_000, description="steps of time that a sample is shown")
+    encode: str = Field(default="poisson", description="encoder of values, in mlp networks")
+    steps: int = Field(default=20, ge=1, le=10_000, description="time steps per sample")
     dt: float = Field(default=1.0, gt=0, le=100, description="length of a step, ms")
-    latency: Literal[0, 1] = Field(default=0, description="steps that each projection takes, besides its delay")
-    mode: Literal["auto", "layerwise", "step"] = Field(default="auto", description="how the network is computed")
-    modality: Literal["static", "events"] = Field(default="static", description="kind of the sample: images, spikes")
-    images: int = Field(default=0, ge=0, description="training samples that are used; 0: all")
+    latency: Literal[0, 1] = Field(default=0, description="steps of every projection, besides its delay")
+    mode: Literal["auto", "layerwise", "step"] = Field(default="auto", description="computation: see compile_net")
+    modality: Literal["static", "events"] = Field(default="static", description="sample: images, or spike trains")
+    images: int = Field(default=0, ge=0, description="training samples used; 0: all")
     neurons: int = Field(default=100, ge=1, le=100_000, description="excitatory neurons of the unsupervised network")
     stdp_rate: float = Field(default=0.01, gt=0, le=1, description="potentiation at a spike; depression is a hundredth")
     stdp_norm: float = Field(default=30.0, gt=0, description="sum of the weights onto a neuron")
-    stdp_batch: int = Field(default=16, ge=1, description="samples shown at once; their changes add up")
+    stdp_batch: int = Field(default=16, ge=1, description="samples per batch in STDP; their weight changes are summed")
     theta_plus: float = Field(default=1.0, ge=0, description="mV by which a spike raises the threshold, batch mean")
-    input_rate: float = Field(default=0.5, gt=0, le=1, description="spikes of a full pixel a step, unsupervised")
-    speed_repeats: int = Field(default=5, ge=2, description="repeats of the speed figures, for their interval")
-    speed_steps: int = Field(default=100, ge=2, description="T of the speed figures")
+    input_rate: float = Field(default=0.5, gt=0, le=1, description="spikes per step of a white pixel, unsupervised")
+    speed_repeats: int = Field(default=5, ge=2, description="repeats of the speed race, for its interval")
+    speed_steps: int = Field(default=100, ge=2, description="time steps of the speed race")
 
 
 class SpaicDesign(Design[SpaicConfig]):
@@ -49,9 +49,9 @@ class SpaicDesign(Design[SpaicConfig]):
     arms: ClassVar[Mapping[str, str]] = {
         "stca": "surrogate gradients, a box of width 1 (SPAIC's default)",
         "stbp": "surrogate gradients, a Gaussian",
-        "atan": "surrogate gradients, an arc tangent's",
-        "stdp": "no labels: STDP and inhibition; labels only name the neurons",
-        "mlp": "no spikes: a perceptron of the same widths",
+        "atan": "surrogate gradients, the derivative of an arc tangent",
+        "stdp": "unsupervised: STDP and inhibition; labels only assign neurons to classes",
+        "mlp": "no spikes: an MLP of the same widths",
     }
     method = "stca"
     Config = SpaicConfig

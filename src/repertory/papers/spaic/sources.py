@@ -1,4 +1,4 @@
-"""Whatever a user has, as samples with labels: IDX, SHD's HDF5, class folders of images, npz, csv."""
+"""Samples with labels from a user's files: IDX, SHD's HDF5, class folders of images, npz, csv."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LAYOUT = (
 
 @dataclass(frozen=True)
 class Samples(Dataset[tuple[Tensor, int]]):
-    """Values (n, *shape), or spike trains; with labels (n,), -1 where they are unknown."""
+    """Values (n, *shape), or spike trains; with labels (n,), -1 where unknown."""
 
     values: Tensor | None
     trains: Recordings | None
     labels: NDArray[np.int64]
     names: tuple[str, ...]
-    """What each sample is called; empty: by its number."""
+    """Names of the samples; empty: they are numbered."""
     steps: int = 0
     dt: float = 1.0
 
@@ -52,11 +52,11 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample, without time."""
+        """Shape of one sample, without time."""
         return tuple(self.values.shape[1:]) if self.values is not None else (shd.CHANNELS,)
 
     def first(self, count: int) -> Samples:
-        """The first so many."""
+        """The first `count` samples."""
         values = None if self.values is None else self.values[:count]
         trains = self.trains and Recordings(
             self.trains.times[:count], self.trains.units[:count], self.trains.labels[:count], self.trains.names
@@ -64,13 +64,13 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return replace(self, values=values, trains=trains, labels=self.labels[:count], names=self.names[:count])
 
     def name(self, index: int) -> str:
-        """What a sample is called."""
+        """Name of a sample, or its number."""
         return self.names[index] if self.names else str(index)
 
 
 @dataclass(frozen=True)
 class SpikeData:
-    """Samples to train and to test on, and the names of the classes."""
+    """Training and test samples, and the names of the classes."""
 
     train: Samples
     test: Samples
@@ -83,7 +83,7 @@ class SpikeData:
 
 
 def collate(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tensor]:
-    """Samples -> values (B, *shape), or spikes (T, B, N); and labels (B,)."""
+    """Samples with labels -> values (B, *shape), or spikes (T, B, N) if `events`; and labels (B,)."""
     x = torch.stack([x for x, _ in batch], 1 if events else 0)
     return x, torch.tensor([label for _, label in batch])
 

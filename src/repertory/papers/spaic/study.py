@@ -1,4 +1,4 @@
-"""How the claims of SPAIC are tested: one description for two uses, speed, and circuits with known answers.
+"""Tests of SPAIC's claims: supervised and unsupervised training of described networks, speed, reference circuits.
 
 repertory run spaic                                              # scikit-learn's digits as IDX files, minutes
 repertory run spaic --set modality=events                        # the same digits as spike trains (SHD's format)
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,25 +28,24 @@ from repertory.core.timing import race
 from repertory.core.training import fit, loader
 from repertory.data import idx, shd
 from repertory.papers.spaic import circuits, pictures, sources
-from repertory.papers.spaic.describe.connections import Connection
 from repertory.papers.spaic.describe.encoders import Poisson
 from repertory.papers.spaic.describe.network import Input, Net
 from repertory.papers.spaic.exchange.json import to_json
-from repertory.papers.spaic.model import SURROGATES, Perceptron, SpikingClassifier, mlp, winner_take_all
+from repertory.papers.spaic.model import SURROGATES, Classifier, Perceptron, SpikingClassifier, mlp, winner_take_all
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.settings import SpaicConfig, SpaicDesign
 from repertory.papers.spaic.sources import Samples, SpikeData, collate
 
 EVALUATED = 256
-"""Samples of one evaluation batch."""
+"""Batch size in evaluation."""
 SCORE_SCALE = 0.5
-"""Spike counts to logits."""
+"""Factor from spike counts to logits."""
 PER_REPEAT = 5
-"""Rounds of one repeat of a race; their median counts."""
+"""Rounds of a race per repeat; a repeat's result is their median."""
 
 
-class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
-    """Train by surrogate gradients, learn by STDP, both from the same front end."""
+class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
+    """Training by surrogate gradients and learning by STDP, from the same description."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
@@ -80,82 +80,88 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """scikit-learn's digits, as MNIST's files, or as spike trains in SHD's format."""
+        """scikit-learn's digits in MNIST's format, or as spike trains in SHD's."""
         if self.config.modality == "static":
             idx.write_sample(folder)
         else:
             shd.write_sample(folder, np.random.default_rng(0))
 
     def read(self, folder: Path) -> SpikeData:
-        """Read any of the layouts.
+        """Samples in any of the layouts of `sources.LAYOUT`.
 
         Raises:
-            Problem: none of them.
+            Problem: no data, unreadable data, or an empty part.
         """
         data = sources.read(folder, self.config.steps, self.config.dt)
         if data is None:
             raise self.missing(folder)
         for part in (data.train, data.test):
             if not len(part):
-                raise Problem("no samples in one of the two parts", folder, "give both")
+                raise Problem("the training or the test part is empty", folder, "give samples for both")
         if self.config.images and self.config.images < len(data.train):
             return SpikeData(data.train.first(self.config.images), data.test.first(self.config.images), data.classes)
         return data
 
     # -- training -------------------------------------------------------------------------------
 
-    def train(self, arm: str, data: SpikeData) -> nn.Module:
-        """By gradients, by STDP, or without spikes."""
+    def train(self, arm: str, data: SpikeData) -> Classifier:
+        """A `SpikingClassifier`, trained by surrogate gradients or by STDP, or a `Perceptron`."""
         self.session.reseed("weights")
         if arm == "stdp":
             return self._by_stdp(data)
-        model = self._perceptron(data) if arm == "mlp" else self._classifier(arm, self._described(data), data)
-        scale_to(model, data)
+        if arm == "mlp":
+            model = self._perceptron(data)
+        else:
+            model = self._classifier(arm, self._net(data), data, self.config.latency)
+        set_range(model, data)
 
         def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
             x, labels = batch
             scores = model(x)
             return F.cross_entropy(scores if arm == "mlp" else SCORE_SCALE * scores, labels)
 
-        return fit(self.session, model, data.train, self.config, loss, collate=lambda b: collate(b, data.events))
+        return fit(self.session, model, data.train, self.config, loss, collate=partial(collate, events=data.events))
 
-    def _described(self, data: SpikeData) -> Net:
-        """The network that the configuration asks for.
+    def _net(self, data: SpikeData) -> Net:
+        """The network of the configuration.
 
         Raises:
-            Problem: neither mlp:... nor a file with build(net), or a network without input or read-out.
+            Problem: neither mlp:WIDTHS nor a file with build(net), or a network without input or read-out.
         """
         c, shape = self.config, data.train.shape
         kind, _, words = c.net.partition(":")
         if kind == "mlp":
             if not all(word.strip().isdigit() and int(word) for word in words.split(",") if word):
-                raise Problem(f"no widths: {words!r}", f"net={c.net}", "write mlp:256 or mlp:256,128")
+                raise Problem(f"not a list of widths: {words!r}", f"net={c.net}", "write mlp:256 or mlp:256,128")
             widths = [int(word) for word in words.split(",") if word]
             return mlp(shape, widths, len(data.classes), "spikes" if data.events else c.encode, c.model, c.dt)
         path = Path(c.net)
         if path.suffix != ".py" or not path.is_file():
             raise Problem(
-                f"no network {c.net!r}", "net", "write mlp:WIDTHS, or name a Python file that defines build(net)"
+                f"unknown network {c.net!r}",
+                "net",
+                "write mlp:WIDTHS, or a Python file that defines build(net)",
             )
         build = runpy.run_path(str(path)).get("build")
         if not callable(build):
-            raise Problem("the file defines no build(net)", path, "def build(net): ... with an Input and a read-out")
+            raise Problem("the file does not define build(net)", path, "define it, with an Input and a read-out")
         with Net(c.dt) as net:
             net.sample_shape, net.classes = shape, len(data.classes)
             build(net)
         if len(net.inputs) != 1 or len(net.readouts) != 1:
             raise Problem(
-                f"{len(net.inputs)} inputs, {len(net.readouts)} read-outs: one of each is needed", path,
+                f"{len(net.inputs)} inputs and {len(net.readouts)} read-outs; one of each is needed", path,
                 f"x = Input({shape}, ...); ...; group.read('spike_counts') with {len(data.classes)} scores",
             )  # fmt: skip
         return net
 
-    def _classifier(self, surrogate: str, net: Net, data: SpikeData, **options: Any) -> SpikingClassifier:
-        c = self.config
+    def _classifier(
+        self, surrogate: str, net: Net, data: SpikeData, latency: Literal[0, 1], votes: bool = False
+    ) -> SpikingClassifier:
         alpha = SURROGATES[surrogate]().alpha
         return SpikingClassifier(
-            to_json(net), list(data.classes), c.steps, c.mode, options.pop("latency", c.latency), surrogate, alpha,
-            events=data.events, **options,
+            to_json(net), list(data.classes), self.config.steps, self.config.mode, latency, surrogate, alpha, votes,
+            data.events,
         )  # fmt: skip
 
     def _perceptron(self, data: SpikeData) -> Perceptron:
@@ -163,14 +169,14 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
         return Perceptron(list(data.train.shape), widths or [256], list(data.classes), data.events)
 
     def _by_stdp(self, data: SpikeData) -> SpikingClassifier:
-        """Show the training data, without labels; then let every neuron vote for what it fired for."""
+        """STDP on the training data without labels; then labels assign the neurons to classes."""
         c, session = self.config, self.session
         net = winner_take_all(
             data.train.shape, c.neurons, "spikes" if data.events else Poisson(c.input_rate),
             rate=c.stdp_rate, w_norm=c.stdp_norm, theta_plus=c.theta_plus, dt=c.dt,
         )  # fmt: skip
-        model = self._classifier("stca", net, data, votes=True, latency=1)
-        scale_to(model, data)
+        model = self._classifier("stca", net, data, latency=1, votes=True)
+        set_range(model, data)
         session.fabric.to_device(model)
         batch = 2 if session.dry_run else c.stdp_batch
         per_epoch = -(-len(data.train) // batch)
@@ -188,42 +194,46 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
                 session.log(step, part="stdp", spikes=float(counts.sum(1).mean()))
             session.keep(step + 1, part="stdp", model=model)
         model.eval()
-        counts, labels = self._outputs(model, data.train, data.events, "assign", model.counts)
+        counts, labels = self._outputs(model.counts, data.train, data.events, "assign")
         model.assign(counts.to(model.low.device), labels.to(model.low.device))
         return model
 
     # -- evaluation -----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _outputs(self, model: nn.Module, samples: Samples, events: bool, label: str, run: Any) -> tuple[Tensor, Tensor]:
-        """What `run` gives for all samples, and their labels; what encoders draw depends on nothing but the batch."""
+    def _outputs(
+        self, run: Callable[[Tensor, torch.Generator], Tensor], samples: Samples, events: bool, label: str
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs (n, ...) of `run`, and labels (n,), of all samples; encoders are seeded by the batch number."""
         outputs, labels = [], []
-        batches = loader(self.session, samples, EVALUATED, collate=lambda b: collate(b, events), label=label)
+        batches = loader(self.session, samples, EVALUATED, collate=partial(collate, events=events), label=label)
         for n, (x, y) in enumerate(batches):
             outputs.append(run(x, torch.Generator().manual_seed(n)).cpu())
             labels.append(y.cpu())
         return torch.cat(outputs), torch.cat(labels)
 
-    def evaluate(self, model: nn.Module, data: SpikeData) -> dict[str, float]:
-        """Accuracy in per cent; spikes a sample, of all populations."""
-        scores, labels = self._outputs(model, data.test, data.events, "evaluate", model)
-        found = {"accuracy": 100 * float((scores.argmax(1) == labels).float().mean())}
+    def evaluate(self, model: Classifier, data: SpikeData) -> dict[str, float]:
+        """`accuracy` in per cent; `spikes` per sample, summed over all populations."""
+        from torchmetrics.functional.classification import multiclass_accuracy  # slow to import, and only used here
+
+        scores, labels = self._outputs(model, data.test, data.events, "evaluate")
+        found = {"accuracy": 100 * float(multiclass_accuracy(scores, labels, scores.shape[1], average="micro"))}
         if isinstance(model, SpikingClassifier):
             x, _ = collate([data.test[i] for i in range(min(64, len(data.test)))], data.events)
             found["spikes"] = self._spikes(model, x)
-            for name, figure in self._pictures(model, x).items():
+            for name, figure in self._figures(model, x).items():
                 self.session.figure(name, figure)
         return found
 
     @torch.no_grad()
     def _spikes(self, model: SpikingClassifier, x: Tensor) -> float:
-        """Spikes of all recorded populations for one sample, on average."""
+        """Mean number of spikes per sample, summed over all recorded populations."""
         model(self.session.fabric.to_device(x), torch.Generator().manual_seed(0))
         trains = {name: t for name, t in model.network.trace.items() if name.endswith(".spike")}
         return float(sum(t.sum() for t in trains.values()) / x.shape[1 if model.events else 0])
 
-    def _pictures(self, model: SpikingClassifier, x: Tensor) -> dict[str, Any]:
-        """Raster of the last run, weights onto the first population, graph."""
+    def _figures(self, model: SpikingClassifier, x: Tensor) -> dict[str, Any]:
+        """Figures of the last run: graph, raster, potentials, and the weights of an input."""
         net, trace = model.network.net, model.network.trace
         trains = {name.removesuffix(".spike"): t for name, t in trace.items() if name.endswith(".spike")}
         figures = {"network": pictures.graph_picture(net)}
@@ -233,16 +243,16 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
         if potentials is not None:
             figures["potentials"] = pictures.trace_picture(potentials, net.dt)
         for wire in model.network.wires():
-            if isinstance(wire.projection.source, Input) and isinstance(wire.connection, Connection):
+            if isinstance(wire.source, Input) and wire.connection is not None:
                 weight = wire.current_weight()
                 if weight.ndim in (2, 4):
-                    figures["weights"] = pictures.weight_picture(weight, wire.projection.source.shape)
+                    figures["weights"] = pictures.weight_picture(weight, wire.source.shape)
         return figures
 
-    # -- figures without training -----------------------------------------------------------------
+    # -- measurements without training --------------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Circuits with known answers, and the speed of a training step beside a loop over time."""
+        """Errors of circuits with reference solutions; speed of a training step relative to a loop over time."""
         hh, izh = circuits.hodgkin_huxley(), circuits.izhikevich()
         currents, spikes, expected = circuits.lif_trains()
         curve = pictures.current_curve_picture(currents, spikes.mean(0), expected.mean(0))
@@ -265,39 +275,37 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, nn.Module]):
             found["speed_over_loop_high"] = float(medians.mean()) + half
         return found
 
-    # -- use --------------------------------------------------------------------------------------
+    # -- prediction -------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, source: Path) -> Prediction:
-        """Scores and spikes of images, tables, spike trains, or the test part of a data set."""
+    def predict(self, model: Classifier, source: Path) -> Prediction:
+        """Classes and scores of images, tables, spike trains, or a test part; figures of the first sample."""
         if isinstance(model, SpikingClassifier):
             shape, dt = model.network.net.inputs[0].shape, model.network.net.dt
         else:
-            assert isinstance(model, Perceptron)
             shape, dt = tuple(model.shape), self.config.dt
         samples = sources.read_inputs(source, shape, model.events, self.config.steps, dt)
-        scores, labels = self._outputs(model, samples, model.events, "predict", model)
+        scores, labels = self._outputs(model, samples, model.events, "predict")
         best = scores.argmax(1).tolist()
         table: list[dict[str, Any]] = []
         for n, (k, row) in enumerate(zip(best, scores.tolist(), strict=True)):
             words: dict[str, Any] = {"sample": samples.name(n), "class": model.labels[k], "score": row[k]}
-            if labels[n] >= 0:
-                words["label"] = (
-                    model.labels[int(labels[n])] if int(labels[n]) < len(model.labels) else str(int(labels[n]))
-                )
+            if (label := int(labels[n])) >= 0:
+                words["label"] = model.labels[label] if label < len(model.labels) else str(label)
             table.append(words)
         prediction = Prediction(table=table, arrays={"scores": scores.numpy()})
         if isinstance(model, SpikingClassifier):
             x, _ = collate([samples[0]], model.events)
             spikes = self._spikes(model, x)
             prediction.text = f"{len(table)} samples; sample {samples.name(0)}: {spikes:.0f} spikes, see the raster"
-            prediction.figures = self._pictures(model, x)
+            prediction.figures = self._figures(model, x)
             prediction.arrays |= {name: t[:, 0].cpu().numpy() for name, t in model.network.trace.items()}
         return prediction
 
 
-def scale_to(model: nn.Module, data: SpikeData) -> None:
-    """Tell a model the range of the training values; it maps them to [0, 1]."""
-    if data.train.values is not None:
-        low, high = cast(Tensor, model.low), cast(Tensor, model.high)
-        low.fill_(min(0.0, float(data.train.values.min())))
-        high.fill_(max(float(data.train.values.max()), float(low) + 1e-6))
+def set_range(model: Classifier, data: SpikeData) -> None:
+    """Let a model scale the range of the training values, extended to 0, to [0, 1]; spikes have no range."""
+    values = data.train.values
+    if values is not None:
+        low = min(0.0, float(values.min()))
+        model.low.fill_(low)
+        model.high.fill_(max(float(values.max()), low + 1e-6))

@@ -1,7 +1,7 @@
-"""Connections: the weighted links between two populations, their weights, masks and delays.
+"""Connections: weighted links between two populations, with initial weights, masks and delays.
 
-A connection is a description; `repertory.papers.spaic.run.wires.Wire` holds its weights. Weights are (post, pre) where
-shapes are flat, and those of torch's convolutions elsewhere.
+A connection is a description; `repertory.papers.spaic.run.wires.Wire` holds its weights. A weight is (post, pre), or
+has the shape of torch's convolutions.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from repertory.papers.spaic.describe.synapses import Op, Shape
 
 @dataclass(frozen=True)
 class Uniform:
-    """Delays in ms, one a synapse, drawn uniformly from [low, high]."""
+    """One delay in ms per synapse, drawn uniformly from [low, high]."""
 
     low: float
     high: float
 
 
 Init = str | float | tuple[str, float, float]
-"""("normal", mean, std), ("uniform", low, high), "kaiming" (torch's default of a layer), or a number for all."""
+"""("normal", mean, std), ("uniform", low, high), "kaiming" (the default of torch's layers), or one number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Connection(Op):
-    """What all connections can be told.
+    """Base class of connections.
 
     Args:
-        init: how weights start; None: as the official code has it for this kind.
-        bias: whether a learned constant joins the current; or its starting values.
-        delay: ms; a number, `Uniform`, or a tensor (post, pre); None: none but the network's latency. Synapses use
+        init: initial weights; None: the official code's default for the class.
+        bias: whether a trained constant is added to the current; or its initial values.
+        delay: ms; a number, `Uniform`, or a tensor (post, pre); None: only the network's latency. Synapses use
             floor(delay / dt) steps.
-        train_delay: learn the delays; spikes are shared between the two nearest steps, for the gradient to reach them.
-        rule: what changes the weights as spikes come, in place of gradients.
-        w_min, w_max: weights are clamped to this before each run.
-        trainable: whether gradients may change the weights.
-        weight: starting values themselves.
+        train_delay: train the delays; a spike is shared linearly between the two nearest steps, so that gradients
+            reach them.
+        rule: learning rule that changes the weights in place of gradients.
+        w_min, w_max: bounds that the weights are clamped to before each run.
+        trainable: whether gradients change the weights.
+        weight: initial weights as a tensor.
     """
 
     init: Init | None = field(default=None, kw_only=True)
@@ -59,32 +60,37 @@ class Connection(Op):
     weight: Tensor | None = field(default=None, kw_only=True, repr=False)
 
     matrix: ClassVar[bool] = True
-    """Whether the weight is (post, pre), so that a synapse can have a delay of its own."""
+    """Whether the weight is (post, pre), so that each synapse can have its own delay."""
     start: ClassVar[Init] = ("normal", 0.005, 0.05)
 
     def shape(self, inside: Shape, target: Shape) -> Shape:
-        """A matrix reaches any shape."""
+        """Shape of the current: a matrix gives any `target`."""
         return target
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """Connections hold weights: see `Wire`."""
+        """Not used: `Wire` computes connections."""
         raise NotImplementedError
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """(post, pre) unless the kind says otherwise."""
+        """(post, pre) for matrices."""
         return math.prod(outside), math.prod(inside)
 
     def mask(self, weight: Tensor, inside: Shape, outside: Shape, generator: torch.Generator | None) -> Tensor | None:
-        """1 where there is a synapse; None: everywhere."""
+        """1 where there is a synapse, else 0, in the shape of the weight; None: synapses everywhere."""
         return None
 
     def initial(
         self, inside: Shape, outside: Shape, generator: torch.Generator | None, places: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Weights to start with; `places` are the positions (N, d) of pre and post.
+        """Initial weights.
+
+        Args:
+            inside, outside: shapes of the input and of the current.
+            generator: draws random weights.
+            places: positions (N, d) of the pre- and postsynaptic neurons.
 
         Raises:
-            Problem: unknown initialisation, or given weights of another shape.
+            Problem: an unknown initialisation, or a `weight` of another shape.
         """
         shape = self.weight_shape(inside, outside)
         if self.weight is not None:
@@ -104,7 +110,9 @@ class Connection(Op):
         kind, low, high = init if isinstance(init, tuple) else (init, 0.0, 0.0)
         if kind not in ("normal", "uniform"):
             raise Problem(
-                f"no initialisation {init!r}", "init", "kaiming, a number, ('normal', mean, std), ('uniform', a, b)"
+                f"unknown initialisation {init!r}",
+                "init",
+                "kaiming, a number, ('normal', mean, std), ('uniform', a, b)",
             )
         return (
             weight.normal_(low, high, generator=generator)
@@ -113,11 +121,11 @@ class Connection(Op):
         )
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The weighted sums (N, post) of (N, *inside)."""
+        """Weighted sums: (N, *inside) -> (N, post)."""
         return F.linear(x.flatten(1), weight)
 
     def outer(self, post: Tensor, pre: Tensor, shape: Shape) -> Tensor:
-        """Sum over the first axis of post x pre, in the weights' shape: what plasticity adds up."""
+        """Outer products of post (N, *outside) and pre (N, *inside), summed over N, in the `shape` of the weights."""
         return post.flatten(1).mT @ pre.flatten(1)
 
 
@@ -128,21 +136,21 @@ class Full(Connection):
 
 @dataclass(frozen=True, eq=False)
 class OneToOne(Connection):
-    """Each neuron to its counterpart; the weight is the diagonal (N,)."""
+    """Each neuron to its counterpart; the weight is (N,)."""
 
     matrix: ClassVar[bool] = False
     start: ClassVar[Init] = 0.05
 
     def shape(self, inside: Shape, target: Shape) -> Shape:
-        """Shapes are equal."""
+        """The input's shape."""
         return inside
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """One a neuron."""
+        """(N,)"""
         return (math.prod(inside),)
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Element by element."""
+        """Elementwise: (N, *inside) -> the same shape."""
         return x * weight.view(x.shape[1:])
 
     def outer(self, post: Tensor, pre: Tensor, shape: Shape) -> Tensor:
@@ -152,23 +160,23 @@ class OneToOne(Connection):
 
 @dataclass(frozen=True, eq=False)
 class Sparse(Connection):
-    """Each synapse exists with probability `density`; N(.005, .05) weights."""
+    """Each synapse exists with probability `density`; weights are drawn from N(.005, .05)."""
 
     density: float = 0.1
 
     def mask(self, weight: Tensor, inside: Shape, outside: Shape, generator: torch.Generator | None) -> Tensor | None:
-        """Bernoulli."""
+        """Independent Bernoulli draws."""
         return torch.bernoulli(torch.full_like(weight, self.density), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
 class Random(Sparse):
-    """As `Sparse`, whose density is the probability of a synapse."""
+    """`Sparse` under the official code's name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lateral(Connection):
-    """Every neuron to every other one of the same population, not to itself: inhibition, when negative."""
+    """Every neuron to all others of its population, not to itself; negative weights give lateral inhibition."""
 
     start: ClassVar[Init] = -1.0
 
@@ -179,7 +187,7 @@ class Lateral(Connection):
 
 @dataclass(frozen=True, eq=False)
 class DistanceDependent(Connection):
-    """Weights fall with the distance of positions: a exp(-d^2 / (2 b^2)); the width b is in units of the field."""
+    """Weights decay with the distance d of the positions: a exp(-d^2 / (2 b^2)), b in the positions' units."""
 
     a: float = 0.2
     b: float = 0.4
@@ -187,7 +195,7 @@ class DistanceDependent(Connection):
     def initial(
         self, inside: Shape, outside: Shape, generator: torch.Generator | None, places: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """By Euclidean distance."""
+        """By the Euclidean distance, unless `weight` or `init` is given."""
         if self.weight is not None or self.init is not None:
             return super().initial(inside, outside, generator, places)
         distance = torch.cdist(places[1], places[0])
@@ -196,7 +204,7 @@ class DistanceDependent(Connection):
 
 @dataclass(frozen=True, eq=False)
 class ContinuousLocal(Connection):
-    """The connectivity of a continuous attractor: a Gaussian of the distance on a ring (or torus) of circumference 1.
+    """Connectivity of a continuous attractor: a Gaussian of the distance d on a ring (or torus) of circumference 1.
 
     w = strength / (sqrt(2 pi) width) exp(-d^2 / (2 width^2)), the density of a normal distribution times `strength`.
     """
@@ -207,7 +215,7 @@ class ContinuousLocal(Connection):
     def initial(
         self, inside: Shape, outside: Shape, generator: torch.Generator | None, places: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """By distance around the ring."""
+        """By the distance on the ring, unless `weight` or `init` is given."""
         if self.weight is not None or self.init is not None:
             return super().initial(inside, outside, generator, places)
         apart = (places[1][:, None] - places[0][None]).abs()
@@ -218,7 +226,12 @@ class ContinuousLocal(Connection):
 
 @dataclass(frozen=True, eq=False)
 class Conv(Connection):
-    """A convolution of (C, H, W); N(.05, .05) weights, as many maps as the group at the end has."""
+    """Convolution of (C, H, W); weights are drawn from N(.05, .05).
+
+    Args:
+        kernel, stride, padding, dilation, groups: as of `torch.nn.Conv2d`.
+        maps: output channels; None: those of the target group.
+    """
 
     kernel: int = 3
     stride: int = 1
@@ -233,7 +246,11 @@ class Conv(Connection):
         return self.maps or outside[0]
 
     def shape(self, inside: Shape, target: Shape) -> Shape:
-        """By torch's rule."""
+        """(C', H', W') as torch computes it.
+
+        Raises:
+            Problem: not (C, H, W), or sizes that do not fit the kernel.
+        """
         if len(inside) != 3:
             raise Problem(f"a convolution of shape {inside}", type(self).__name__, "give (channels, height, width)")
         try:
@@ -245,47 +262,47 @@ class Conv(Connection):
             ) from error
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """(out, in / groups, k, k)."""
+        """(out, in / groups, k, k)"""
         return self._maps(outside), inside[0] // self.groups, self.kernel, self.kernel
 
-    def _how(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        return F.conv2d(x, weight, **self._how())
+        return F.conv2d(x, weight, **self._options())
 
     def outer(self, post: Tensor, pre: Tensor, shape: Shape) -> Tensor:
-        """Summed over all places that share the weights."""
-        return conv2d_weight(pre, shape, post, **self._how())
+        """Summed over all places that share a weight."""
+        return conv2d_weight(pre, shape, post, **self._options())
 
 
 @dataclass(frozen=True, eq=False)
 class ConvTranspose(Conv):
-    """A transposed convolution: it makes maps larger."""
+    """Transposed convolution of (C, H, W), which upsamples."""
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """(in, out / groups, k, k), as torch has it."""
+        """(in, out / groups, k, k)"""
         return inside[0], self._maps(outside) // self.groups, self.kernel, self.kernel
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        return F.conv_transpose2d(x, weight, **self._how())
+        return F.conv_transpose2d(x, weight, **self._options())
 
     def outer(self, post: Tensor, pre: Tensor, shape: Shape) -> Tensor:
-        """The roles of the two sides change."""
-        return conv2d_weight(post, shape, pre, **self._how())
+        """As of `Conv`, with pre and post exchanged."""
+        return conv2d_weight(post, shape, pre, **self._options())
 
 
 @dataclass(frozen=True, eq=False)
 class SpikesToRate(Connection):
-    """A population's spikes to a mean field: each post neuron gets weight times the mean of all pre neurons per ms."""
+    """Spikes to a mean field: each postsynaptic unit gets its weight times the mean of all presynaptic neurons."""
 
     matrix: ClassVar[bool] = False
     start: ClassVar[Init] = 1.0
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """One a post neuron."""
+        """(post,)"""
         return (math.prod(outside),)
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -293,13 +310,13 @@ class SpikesToRate(Connection):
         return x.flatten(1).mean(1, keepdim=True) * weight
 
     def outer(self, post: Tensor, pre: Tensor, shape: Shape) -> Tensor:
-        """With the mean of pre."""
+        """Post times the mean of pre, summed over N."""
         return (post.flatten(1) * pre.flatten(1).mean(1, keepdim=True)).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
 class RateToSpikes(SpikesToRate):
-    """A mean field's rate to spikes: every post neuron draws spikes with p = mean rate, worth its weight each."""
+    """A mean field's rate to spikes: each postsynaptic neuron draws spikes, times its weight, with p = mean rate."""
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """(N, *inside) -> (N, post)."""
@@ -309,32 +326,32 @@ class RateToSpikes(SpikesToRate):
 
 @dataclass(frozen=True, eq=False)
 class Null(Connection):
-    """No synapses: it only makes the two populations neighbours in the graph."""
+    """No synapses: an edge of the graph without current."""
 
     matrix: ClassVar[bool] = False
     start: ClassVar[Init] = 0.0
 
     def weight_shape(self, inside: Shape, outside: Shape) -> Shape:
-        """None at all."""
+        """(0,)"""
         return (0,)
 
     def initial(
         self, inside: Shape, outside: Shape, generator: torch.Generator | None, places: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Empty."""
+        """No weights, (0,)."""
         return torch.empty(0)
 
     def shape(self, inside: Shape, target: Shape) -> Shape:
-        """Whatever is wanted."""
+        """Any `target`."""
         return target
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Nothing."""
+        """Zeros, (N, 1)."""
         return x.new_zeros(len(x), 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Electrical(Connection):
-    """Gap junctions: I_post = sum w (V_pre - V_post) of the step before, and the opposite current into pre."""
+    """Gap junctions: I_post = sum w (V_pre - V_post) at the previous step, and the opposite current into pre."""
 
     start: ClassVar[Init] = 0.05

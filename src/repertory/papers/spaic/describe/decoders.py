@@ -1,6 +1,6 @@
-"""From a population's record (T, B, N) to scores (B, C), or to an action (B,).
+"""Read-outs: from a population's record (T, B, N) to scores (B, C), or to an action (B,).
 
-Several neurons may vote for one score: `pop_size` neighbours are averaged.
+`pop_size` neighbouring neurons are averaged to one score.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from repertory.core.problem import Problem
 
 
 class Kind(NamedTuple):
-    """What a read-out looks at, and what it makes of it."""
+    """The variable that a read-out uses, and its function."""
 
     variable: str
     """"spike" or "v"."""
     decode: Callable[[Tensor], Tensor]
-    """(T, B, N) -> (B, N), or as `timed` says."""
+    """(T, B, N) -> (B, N), or (T, B, N) if `timed`."""
     timed: bool = False
-    """Whether time stays: (T, B, N)."""
+    """Whether the result keeps the time axis."""
 
 
 def first_times(spikes: Tensor) -> Tensor:
-    """Step of each neuron's first spike, T where it stays silent: (T, B, N) -> (B, N)."""
+    """Step of each neuron's first spike, T if there is none: (T, B, N) -> (B, N)."""
     never = (spikes > 0).any(0).logical_not()
     return (spikes > 0).to(torch.uint8).argmax(0).masked_fill(never, len(spikes))
 
@@ -49,23 +49,23 @@ DECODERS: dict[str, Kind] = {
     "null": Kind("spike", lambda s: s, timed=True),
     "v_t": Kind("v", lambda v: v, timed=True),
 }
-"""Names for `group.read(...)`. first_spike: 1 for a spike at once, 0 for none."""
+"""Names for `group.read(...)`. first_spike is 1 for a spike at step 0, 0 for none."""
 
 
 def _sampled(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(-1)
 
 
-def _anything(scores: Tensor, generator: torch.Generator | None) -> Tensor:
+def _random(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator, device=scores.device)
-
-
-Choice = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
 
 def _highest(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     return scores.argmax(-1)
 
+
+Choice = Callable[[Tensor, "torch.Generator | None"], Tensor]
+"""Scores (B, C) -> action (B,)."""
 
 ACTIONS: dict[str, tuple[str, Choice]] = {
     "pop_rate": ("spike_rate", _highest),
@@ -73,14 +73,24 @@ ACTIONS: dict[str, tuple[str, Choice]] = {
     "highest_spikes": ("spike_counts", _highest),
     "highest_voltage": ("final_step_voltage", _highest),
     "first_spike": ("first_spike", _highest),
-    "random": ("spike_counts", _anything),
+    "random": ("spike_counts", _random),
 }
-"""Names for `group.act(...)`: the scores that an action is chosen by, and how."""
+"""Names for `group.act(...)` -> (decoder of the scores, choice of an action)."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """One output of a network: (scores of pop_size neighbours' mean + bias) scale, or the action they lead to."""
+    """One output of a network: scores (mean over pop_size neighbours + bias) scale, or the action chosen by them.
+
+    Args:
+        kind: a name in `DECODERS`, or in `ACTIONS` if `action`.
+        pop_size: number of neighbouring neurons that are averaged.
+        bias, scale: added to, then multiplied with the scores.
+        action: choose an action instead of returning scores.
+
+    Raises:
+        Problem: unknown kind; gives the list and the nearest.
+    """
 
     kind: str
     pop_size: int = 1
@@ -93,12 +103,12 @@ class Readout:
         if self.kind not in known:
             near = difflib.get_close_matches(self.kind, known, 1, 0)[0]
             raise Problem(
-                f"no read-out {self.kind!r}", "read, act", f"did you mean {near!r}? Known: {', '.join(known)}"
+                f"unknown read-out {self.kind!r}", "read, act", f"did you mean {near!r}? Known: {', '.join(known)}"
             )
 
     @property
     def decoder(self) -> Kind:
-        """What makes the scores."""
+        """The decoder that computes the scores."""
         return DECODERS[ACTIONS[self.kind][0] if self.action else self.kind]
 
     def __call__(self, record: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""From data to what enters the network at each step: encoders, and generators that need no data.
+"""Encoders of data, and generators that need no data: both give the network's input (T, B, *shape).
 
-An encoder maps x (B, *shape) and a number of steps T to (T, B, *shape); a generator needs only the shape. What does not
-change with time is an expanded view, so that the projections behind it compute one step in place of T.
+A result that is constant over time is an expanded view (stride 0), so that projections compute it once instead of T
+times.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ from repertory.core.problem import Problem
 
 @dataclass(frozen=True)
 class Encoder:
-    """How values become spikes or currents."""
+    """Values to spikes or currents."""
 
     timed: ClassVar[bool] = False
-    """Whether the data have a time axis already, so that they say how many steps there are."""
+    """Whether the data have a time axis, which gives the number of steps."""
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """(B, *shape) -> (T, B, *shape)."""
+        """(B, *shape) -> (T, B, *shape).
+
+        Args:
+            x: data; timed encoders take a time axis as well.
+            steps: T.
+            dt: length of a step, ms.
+            generator: draws random spikes; None: torch's global one.
+        """
         raise NotImplementedError
 
     def steps(self, x: Tensor) -> int:
-        """How many steps timed data have."""
+        """Number of steps of timed data."""
         return len(x)
 
 
@@ -49,87 +56,95 @@ def _drawn(p: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Spikes(Encoder):
-    """Spikes (or currents) themselves, time first: (T, B, *shape)."""
+    """Given spikes or currents, time first: (T, B, *shape)."""
 
     timed: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """The first `steps` of them."""
+        """The first `steps`."""
         return x[:steps]
 
 
 @dataclass(frozen=True)
 class Null(Encoder):
-    """Spikes themselves with the batch first, (B, T, *shape), as the official code has them."""
+    """Given spikes or currents, batch first: (B, T, *shape), the official code's layout."""
 
     timed: ClassVar[bool] = True
 
     def steps(self, x: Tensor) -> int:
-        """The second axis."""
+        """Size of the second axis."""
         return x.shape[1]
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """Time first."""
+        """(B, T, *shape) -> (T, B, *shape)."""
         return x.transpose(0, 1)[:steps]
 
 
 @dataclass(frozen=True)
 class ConstantCurrent(Encoder):
-    """amp x at every step."""
+    """The current amp x at every step."""
 
     amp: float = 1.0
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """A view along time."""
+        """A view that is constant over time."""
         return (self.amp * x).expand(steps, *x.shape)
 
 
 @dataclass(frozen=True)
 class Float(ConstantCurrent):
-    """The values as they are, at every step."""
+    """The values as currents at every step."""
 
 
 @dataclass(frozen=True)
 class Poisson(Encoder):
-    """A spike with probability x unit dt at each step."""
+    """A spike with probability x unit dt at each step.
+
+    Raises:
+        Problem: negative values.
+    """
 
     unit: float = 1.0
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """Independent in every step."""
+        """Independent draws for every step."""
         return _drawn((_positive(x, self) * (self.unit * dt)).expand(steps, *x.shape), generator)
 
 
 @dataclass(frozen=True)
 class Bernoulli(Encoder):
-    """A spike with probability max_prob x at each step; x is divided by its maximum where that is above 1."""
+    """A spike with probability max_prob x at each step; x is divided by its maximum if that exceeds 1.
+
+    Raises:
+        Problem: negative values.
+    """
 
     max_prob: float = 1.0
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """Independent in every step."""
+        """Independent draws for every step."""
         x = _positive(x, self)
         return _drawn((x / x.max().clamp(min=1) * self.max_prob).expand(steps, *x.shape), generator)
 
 
 def _once(when: Tensor, fires: Tensor, steps: int) -> Tensor:
-    """One spike each at step `when`, where `fires`."""
+    """One spike per element at step `when`, if `fires`."""
     times = torch.arange(steps, device=when.device).view(-1, *(1,) * when.ndim)
     return ((times == when) & fires).to(torch.get_default_dtype())
 
 
 @dataclass(frozen=True)
 class Latency(Encoder):
-    """One spike, the earlier the larger x: step floor(max_scale (T - 1) (1 - x)), x scaled to [0, 1] over the batch.
+    """One spike, earlier for larger x: at step floor(max_scale (T - 1) (1 - x)), x scaled to [0, 1] over the batch.
 
-    `cut_off` silences x <= 0.05 of the maximum.
+    With `cut_off`, values up to 0.05 of the maximum give no spike.
     """
 
     max_scale: float = 1.0
     cut_off: bool = False
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """One spike each at most."""
+        """At most one spike per element."""
         low, high = x.min(), x.max()
         scaled = (x - low) / (high - low).clamp(min=1e-12)
         fires = x > 0.05 * high if self.cut_off else torch.ones_like(x, dtype=torch.bool)
@@ -138,24 +153,24 @@ class Latency(Encoder):
 
 @dataclass(frozen=True)
 class RelativeLatency(Encoder):
-    """One spike at step floor((T - 1) exp(-amp x)): no matter what else is in the batch."""
+    """One spike at step floor((T - 1) exp(-amp x)), independent of the rest of the batch."""
 
     amp: float = 1.0
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """One spike each."""
+        """One spike per element."""
         when = ((steps - 1) * torch.exp(-self.amp * _positive(x, self))).floor()
         return _once(when, torch.ones_like(x, dtype=torch.bool), steps).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class Periodic(Encoder):
-    """Regular spikes, x + bias of them a step where x > 0: the larger x, the shorter the period ("uniform")."""
+    """Regular spikes at a rate of min(x + bias, 1) per step where x > 0 ("uniform" in the official code)."""
 
     bias: float = 0.05
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """A spike wherever the accumulated rate passes a whole number."""
+        """A spike whenever the accumulated rate passes an integer."""
         rate = torch.where(_positive(x, self) > 0, (x + self.bias).clamp(max=1), torch.zeros_like(x))
         counts = (torch.arange(1, steps + 1, device=x.device).view(-1, *(1,) * x.ndim) * rate + 1e-6).floor()
         return torch.diff(counts, dim=0, prepend=torch.zeros_like(counts[:1]))
@@ -163,19 +178,19 @@ class Periodic(Encoder):
 
 @dataclass(frozen=True)
 class SpikeTime(Encoder):
-    """Given spike times in ms: (B, *shape), one each; negative or infinite: none ("sstb")."""
+    """Spike times in ms, (B, *shape), one per neuron; negative or infinite: no spike ("sstb" in the official code)."""
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """Step floor(time / dt)."""
+        """A spike at step floor(time / dt)."""
         return _once((x / dt).floor(), x >= 0, steps)
 
 
 @dataclass(frozen=True)
 class SpikeTimes(Encoder):
-    """Given spike times in ms: (B, *shape, K), K each, padded by negative ones ("mstb")."""
+    """Spike times in ms, (B, *shape, K), K per neuron, padded with negative ones ("mstb" in the official code)."""
 
     def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
-        """Step floor(time / dt) of each."""
+        """A spike at step floor(time / dt) of each time."""
         return _once((x / dt).floor(), x >= 0, steps).amax(-1)
 
 
@@ -188,7 +203,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def encoder(encode: str | Encoder) -> Encoder:
-    """An encoder by its name, or itself.
+    """The encoder of that name; an encoder is returned as it is.
 
     Raises:
         Problem: unknown name; gives the list and the nearest.
@@ -198,12 +213,12 @@ def encoder(encode: str | Encoder) -> Encoder:
     if encode not in ENCODERS:
         near = difflib.get_close_matches(encode, ENCODERS, 1, 0)[0]
         raise Problem(
-            f"no encoder {encode!r}", "Input(encode=...)", f"did you mean {near!r}? Known: {', '.join(ENCODERS)}"
+            f"unknown encoder {encode!r}", "Input(encode=...)", f"did you mean {near!r}? Known: {', '.join(ENCODERS)}"
         )
     return ENCODERS[encode]()
 
 
-# -- without data ---------------------------------------------------------------------------------
+# -- generators ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,14 +237,14 @@ class PoissonNoise:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same current at each step."""
+    """A constant current."""
 
     value: float = 1.0
 
     def __call__(
         self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """(T, B, *shape), a view along time."""
+        """(T, B, *shape), a view that is constant over time."""
         return like.new_full(shape, self.value).expand(steps, *shape)
 
 
@@ -251,7 +266,7 @@ class Sine:
 
 @dataclass(frozen=True)
 class Ramp:
-    """From `low` at the first step to `high` at the last."""
+    """A current that rises linearly from `low` at the first step to `high` at the last."""
 
     low: float = 0.0
     high: float = 1.0
@@ -272,7 +287,7 @@ GENERATORS: dict[str, type[Generator]] = {
 
 
 def generator(generate: str | Generator) -> Generator:
-    """A generator by its name, or itself.
+    """The generator of that name; a generator is returned as it is.
 
     Raises:
         Problem: unknown name; gives the list.
@@ -280,5 +295,5 @@ def generator(generate: str | Generator) -> Generator:
     if not isinstance(generate, str):
         return generate
     if generate not in GENERATORS:
-        raise Problem(f"no generator {generate!r}", "Source(generate=...)", f"known: {', '.join(GENERATORS)}")
+        raise Problem(f"unknown generator {generate!r}", "Source(generate=...)", f"known: {', '.join(GENERATORS)}")
     return GENERATORS[generate]()

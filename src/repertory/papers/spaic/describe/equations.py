@@ -1,11 +1,11 @@
-"""Neuron models from text: differential equations in, a step of time out.
+"""Neuron models from text: differential equations are turned into a step function.
 
     model = from_text("dv/dt = (v_rest - v + I) / tau : mV", threshold="v > v_th", reset="v = v_rest",
                       v_rest=-65.0, v_th=-50.0, tau=10.0)
 
-A variable that is linear in itself takes the exponential Euler step, exact while everything else stands still:
-dv/dt = A v + B  ->  v e^(A dt) + B (e^(A dt) - 1) / A; others take Euler's. The text is parsed by hand into sympy, so
-that nothing but arithmetic can be in it; descriptions that come with a stored model are safe to read.
+An equation that is linear in its own variable takes the exponential Euler step, exact while all others are constant:
+dv/dt = A v + B  ->  v e^(A dt) + B (e^(A dt) - 1) / A; the rest take Euler's step. The text is parsed into sympy by our
+own code, which admits nothing but arithmetic, so that the description in a stored model is safe to read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _either(of_tensor: Callable[[Tensor], Tensor], of_number: Callable[[float], 
 
 
 def _growth(rate: Any, dt: float) -> Any:
-    """(e^(A dt) - 1) / A, which is dt at A = 0."""
+    """(e^(A dt) - 1) / A, and its limit dt at A = 0."""
     if not isinstance(rate, Tensor):
         return math.expm1(rate * dt) / rate if rate else dt
     safe = torch.where(rate == 0, torch.ones_like(rate), rate)
@@ -50,14 +50,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tanh": _either(torch.tanh, math.tanh),
     "Abs": _either(torch.abs, abs),
 }
-"""What an equation may call (abs is written in lower case)."""
+"""Functions that an equation may call (abs in lower case)."""
 
 
 def parse(text: str, where: str = "equations") -> Any:
     """Arithmetic text -> sympy expression.
 
     Raises:
-        Problem: not arithmetic of numbers, names and `FUNCTIONS`.
+        Problem: anything but arithmetic of numbers, names and `FUNCTIONS`.
     """
     sympy = require("sympy", extra="spiking")
     operators = {
@@ -89,9 +89,7 @@ def parse(text: str, where: str = "equations") -> Any:
     try:
         return build(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
-        raise Problem(
-            f"not an expression: {error.msg}", f"{where}: {text.strip()}", "write it as Python would"
-        ) from error
+        raise Problem(f"not an expression: {error.msg}", f"{where}: {text.strip()}", "use Python's syntax") from error
 
 
 def _lines(text: str) -> list[str]:
@@ -112,17 +110,18 @@ def from_text(
     """A neuron model from equations.
 
     Args:
-        equations: a line each: `dv/dt = ... : mV` for a state variable (units are words for the reader; times are
-            ms), `x = ...` for what later lines use. `I` is the incoming current.
-        threshold: "v > v_th": when it fires; empty: it does not, and its output is the first state variable.
-        reset: "v = v_rest; w = w + b": what a spike does, in order, on the values after the step.
-        method: "auto" is the exponential Euler step where a variable is linear in itself, else Euler's.
-        start: state variable -> value before the first step; 0 where none is given.
+        equations: one per line: `dv/dt = ... : mV` for a state variable (the unit is a comment; times are in ms),
+            `x = ...` for an abbreviation in later lines. `I` is the input current.
+        threshold: "v > v_th", the condition for a spike; empty: no spikes, the output is the first state variable.
+        reset: "v = v_rest; w = w + b", applied in order to the values after a step with a spike.
+        method: "auto" is the exponential Euler step for equations linear in their own variable, else Euler's.
+        name: of the model, in summaries and messages.
+        start: state variable -> initial value; default 0.
         trained: parameters that training changes.
-        **params: what other names stand for.
+        **params: values of all other names.
 
     Raises:
-        Problem: text that is no arithmetic, a name without a value, or a method that the equation does not admit.
+        Problem: text that is not arithmetic, a name without a value, or a method that an equation does not admit.
     """
     sympy = require("sympy", extra="spiking")
     rates: dict[str, Any] = {}
@@ -130,7 +129,7 @@ def from_text(
     for line in _lines(equations):
         left, sign, right = _UNIT.sub("", line).partition("=")
         if not sign:
-            raise Problem(f"no equation: {line!r}", "equations", "write dv/dt = ..., or x = ...")
+            raise Problem(f"not an equation: {line!r}", "equations", "write dv/dt = ..., or x = ...")
         expression = parse(right).subs(helpers)
         if found := _ODE.match(left.strip()):
             rates[found[1]] = expression
@@ -142,13 +141,13 @@ def from_text(
     for line in _lines(reset):
         left, sign, right = line.partition("=")
         if not sign or left.strip() not in rates:
-            raise Problem(f"no reset of a state variable: {line!r}", "reset", f"state variables: {', '.join(rates)}")
+            raise Problem(f"not a reset of a state variable: {line!r}", "reset", f"state variables: {', '.join(rates)}")
         changes.append((left.strip(), parse(right, "reset").subs(helpers)))
     above = None
     if threshold:
         sides = _COMPARISON.match(threshold)
         if sides is None:
-            raise Problem(f"no comparison: {threshold!r}", "threshold", "write v > v_th")
+            raise Problem(f"not a comparison: {threshold!r}", "threshold", "write v > v_th")
         above = (parse(sides[1], "threshold") - parse(sides[2], "threshold")).subs(helpers)
 
     used = [*rates.values(), *(value for _, value in changes), *([] if above is None else [above])]
@@ -156,7 +155,7 @@ def from_text(
     unknown = [n for n in names if n not in rates and n != CURRENT and n not in params]
     unknown += [n for n in (*(start or {}), *trained) if n not in rates and n not in params]
     if unknown:
-        raise Problem(f"{unknown[0]!r} has no value", "equations", f"give it: from_text(..., {unknown[0]}=1.0)")
+        raise Problem(f"{unknown[0]!r} has no value", "equations", f"from_text(..., {unknown[0]}=1.0)")
 
     arguments = [*rates, CURRENT, *params]
 
@@ -165,7 +164,7 @@ def from_text(
         return sympy.lambdify(symbols, expression, modules=[FUNCTIONS, "math"])
 
     def stepping(variable: str) -> Callable[..., Any]:
-        """(values, dt) -> the variable after one step."""
+        """The function (values, dt) -> the variable after one step."""
         expression, symbol = sympy.expand(rates[variable]), sympy.Symbol(variable, real=True)
         slope = sympy.diff(expression, symbol)
         linear = not slope.has(symbol) and slope != 0
@@ -199,6 +198,6 @@ def from_text(
 
     values = {variable: float((start or {}).get(variable, 0.0)) for variable in rates}
     text = {"equations": equations, "threshold": threshold, "reset": reset, "method": method, "name": name}
-    # As it was given, so that a description can make it again; values of parameters are told beside it.
+    # The arguments, for descriptions to rebuild the model; the parameters' values are stored separately.
     text |= dict.fromkeys(params, 0.0)
-    return Neuron(name, step, dict(params), values, trained=trained, text=text)
+    return Neuron(name, step, dict(params), values, trained=trained, text=text, spiking=fires is not None)

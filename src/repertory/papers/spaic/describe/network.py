@@ -1,4 +1,4 @@
-"""The front end: populations, projections, inputs and read-outs, described as plain objects.
+"""Networks as plain objects: populations, projections, inputs and read-outs.
 
     with Net(dt=1.0) as net:
         x = Input((784,), encode="poisson")
@@ -41,17 +41,25 @@ _building: ContextVar[Net | None] = ContextVar("net", default=None)
 def _shape(size: int | Sequence[int]) -> Shape:
     shape = (size,) if isinstance(size, int) else tuple(size)
     if not shape or min(shape) < 1:
-        raise Problem(f"no population of shape {shape}", "size", "give whole numbers above 0")
+        raise Problem(f"a population cannot have shape {shape}", "size", "give positive integers")
     return shape
 
 
 class Node:
-    """What spikes come from: an input, a source or a group."""
+    """A start of projections: an input, a source or a group.
+
+    Args:
+        size: number of neurons, or their shape.
+        name: default: the variable that holds the node when its network is complete.
+
+    Raises:
+        Problem: outside a `with Net()` block, or a size below 1.
+    """
 
     def __init__(self, size: int | Sequence[int], name: str = "") -> None:
         net = _building.get()
         if net is None:
-            raise Problem(f"{type(self).__name__} outside a network", "with Net() as net:", "make it inside the block")
+            raise Problem(f"{type(self).__name__} outside a network", "with Net() as net:", "create it in the block")
         self.shape: Shape = _shape(size)
         self.net: Net = net
         self.named = bool(name)
@@ -59,7 +67,7 @@ class Node:
         net.nodes.append(self)
 
     def __rshift__(self, link: Op | Group | Assembly) -> Any:
-        """`node >> op` begins a chain; `node >> group` passes spikes on as they are."""
+        """`node >> op` starts a chain; `node >> group` is a projection of weight 1 to a group of the same shape."""
         return Path([self]) >> link
 
     @property
@@ -72,11 +80,12 @@ class Node:
 
 
 class Input(Node):
-    """Where data enter.
+    """Where data enter the network.
 
     Args:
         size: shape of one sample.
         encode: a name in `ENCODERS`, or an encoder.
+        name: see `Node`.
     """
 
     def __init__(self, size: int | Sequence[int], encode: str | Encoder = "spikes", name: str = "") -> None:
@@ -85,7 +94,13 @@ class Input(Node):
 
 
 class Source(Node):
-    """What needs no data: noise, a constant, a sine, a ramp (a name in `GENERATORS`, or a generator)."""
+    """Spikes or currents that need no data.
+
+    Args:
+        size: see `Node`.
+        generate: a name in `GENERATORS`, or a generator.
+        name: see `Node`.
+    """
 
     def __init__(
         self, size: int | Sequence[int], generate: str | encoders.Generator = "poisson", name: str = ""
@@ -100,8 +115,12 @@ class Group(Node):
     Args:
         size: number of neurons, or their shape.
         model: a name in `MODELS`, a model with its parameters, equations (`from_text`) or a function (`custom`).
-        labels: words by which an `Assembly` chooses its members.
+        labels: tags for `Assembly.select`.
         positions: (N, d) coordinates for connections that depend on distance; default: a grid on the unit cube.
+        name: see `Node`.
+
+    Raises:
+        Problem: unknown model, positions of another number, or dt too large for the model.
     """
 
     def __init__(
@@ -122,23 +141,31 @@ class Group(Node):
         self.model.check(self.net.dt, self.name)
 
     def read(self, kind: str, *, pop_size: int = 1, bias: float = 0.0, scale: float = 1.0) -> Readout:
-        """Make this population an output of the network: a name in `DECODERS`."""
+        """Make this population an output of the network.
+
+        Args:
+            kind: a name in `DECODERS`.
+            pop_size, bias, scale: see `Readout`.
+
+        Raises:
+            Problem: unknown kind, a variable that the model lacks, or a size that pop_size does not divide.
+        """
         return self._read(Readout(kind, pop_size, bias, scale))
 
     def act(self, kind: str, *, pop_size: int = 1) -> Readout:
-        """Choose an action by this population: a name in `ACTIONS`."""
+        """Make the action that this population chooses an output of the network; `kind`: a name in `ACTIONS`."""
         return self._read(Readout(kind, pop_size, action=True))
 
     def _read(self, readout: Readout) -> Readout:
         if self.size % readout.pop_size:
             raise Problem(f"{self.size} neurons in groups of {readout.pop_size}", self.name, "choose a divisor")
-        _has(self, readout.decoder.variable)
+        _check_variable(self, readout.decoder.variable)
         self.net.readouts.append((self, readout))
         return readout
 
 
 def positions(node: Node) -> Tensor:
-    """(N, d) coordinates: those given, or cell centres of a grid on the unit cube."""
+    """Coordinates (N, d): those given, or the cell centres of a grid on the unit cube."""
     given = node.given_positions if isinstance(node, Group) else None
     if given is not None:
         return torch.as_tensor(given, dtype=torch.get_default_dtype())
@@ -147,7 +174,7 @@ def positions(node: Node) -> Tensor:
 
 
 class Assembly:
-    """Several populations that are connected as one; `select` chooses members by their labels.
+    """Several populations that are connected together; `select` chooses members by their labels.
 
     Example:
         >>> from repertory.papers.spaic import Full
@@ -163,26 +190,30 @@ class Assembly:
         self.members = list(members)
 
     def select(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Assembly:
-        """Members with one of the labels `include` (all, if empty) and none of `exclude`."""
+        """Members with at least one label of `include` (all members, if empty) and none of `exclude`.
+
+        Raises:
+            Problem: no such member.
+        """
         include, exclude = set(include), set(exclude)
         chosen = [g for g in self.members if (not include or g.labels & include) and not g.labels & exclude]
         if not chosen:
-            raise Problem("no member has such labels", "Assembly.select", "labels are given to Group(labels=...)")
+            raise Problem("no member has such labels", "Assembly.select", "set them by Group(labels=...)")
         return Assembly(*chosen)
 
     def __rshift__(self, link: Op | Group | Assembly) -> Any:
-        """As of a node, from every member."""
+        """As `Node.__rshift__`, for every member."""
         return Path(list(self.members)) >> link
 
 
 class Path:
-    """A chain that has not reached its group yet."""
+    """An unfinished chain: sources and operations, without a target."""
 
     def __init__(self, sources: Sequence[Node], ops: tuple[Op, ...] = ()) -> None:
         self.sources, self.ops = sources, ops
 
     def __rshift__(self, link: Op | Group | Assembly) -> Any:
-        """Add a link, or arrive: `path >> group` makes the projection and gives the group."""
+        """`path >> op` extends the chain; `path >> group` creates the projection and returns the group."""
         if isinstance(link, Op):
             return Path(self.sources, (*self.ops, link))
         if not isinstance(link, Group | Assembly):
@@ -195,57 +226,58 @@ class Path:
 
 @dataclass(eq=False)
 class Projection:
-    """All synapses from one node to one group, in the order of the chain.
+    """All synapses from one node to one group: operations in the order of the chain.
 
     Raises:
-        Problem: shapes do not meet (both are named), two connections in one chain, or a delay below dt.
+        Problem: shapes that do not match, two connections in one chain, or a delay below dt.
     """
 
     source: Node
     ops: tuple[Op, ...]
     target: Group
     shapes: list[Shape] = field(default_factory=list)
-    """What comes out of each op; the first is the source's."""
+    """The source's shape, then the output shape of each op."""
 
     def __post_init__(self) -> None:
         if self.source.net is not self.target.net:
-            raise Problem("source and target are of two networks", str(self), "make both in one `with`")
+            raise Problem("source and target belong to different networks", str(self), "create both in one `with`")
         self.shapes.append(self.source.shape)
         for op in self.ops:
             self.shapes.append(op.shape(self.shapes[-1], self.target.shape))
         if self.shapes[-1] != self.target.shape:
             raise Problem(
-                f"shapes do not meet: {self.shapes[-1]} arrives, {self.target.name} is {self.target.shape}",
-                str(self), "put a connection in between, or make the group of that shape",
+                f"shapes do not match: {self.shapes[-1]} arrives, {self.target.name} is {self.target.shape}",
+                str(self), "insert a connection, or change the group's shape",
             )  # fmt: skip
         found = [op for op in self.ops if isinstance(op, Connection)]
         if len(found) > 1:
-            raise Problem(f"{len(found)} connections in one chain", str(self), "put a group between them")
+            raise Problem(f"{len(found)} connections in one chain", str(self), "insert a group between them")
         self.connection: Connection | None = found[0] if found else None
         if self.connection is not None:
             self._check_delay(self.connection)
         if isinstance(self.connection, Electrical):
             ends = [node for node in (self.source, self.target) if not isinstance(node, Group)]
             if ends or len(self.ops) > 1:
-                raise Problem("a gap junction joins two groups, alone", str(self), "give it a projection of its own")
+                raise Problem(
+                    "a gap junction connects two groups, without other operations", str(self),
+                    "use group >> Electrical() >> group",
+                )  # fmt: skip
             for node in (self.source, self.target):
-                _has(cast(Group, node), "v")
+                _check_variable(cast(Group, node), "v")
 
     def _check_delay(self, connection: Connection) -> None:
         delay, dt = connection.delay, self.source.net.dt
         if delay is None:
             if connection.train_delay:
-                raise Problem("no delays to train", str(self), "give delay=Uniform(1, 5), say")
+                raise Problem("train_delay without a delay", str(self), "set delay, for example Uniform(1, 5)")
             return
         least = delay.low if isinstance(delay, Uniform) else float(torch.as_tensor(delay).min())
         if least < dt:
-            raise Problem(
-                f"a delay of {least:g} ms is below dt = {dt:g} ms", str(self), "make it longer, or dt smaller"
-            )
+            raise Problem(f"a delay of {least:g} ms is below dt = {dt:g} ms", str(self), "increase it, or decrease dt")
         if isinstance(delay, Uniform) and delay.high < delay.low:
-            raise Problem(f"delays from {delay.low:g} to {delay.high:g} ms", str(self), "give the smaller one first")
+            raise Problem(f"delays from {delay.low:g} to {delay.high:g} ms", str(self), "give low <= high")
         if not connection.matrix and not isinstance(delay, int | float):
-            raise Problem(f"{type(connection).__name__} has one delay for all", str(self), "give a number")
+            raise Problem(f"{type(connection).__name__} has one delay for all synapses", str(self), "give a number")
         if isinstance(delay, Tensor):
             wanted = math.prod(self.target.shape), math.prod(self.source.shape)
             if tuple(delay.shape) != wanted:
@@ -257,15 +289,18 @@ class Projection:
 
 
 class Net:
-    """A network's description. `compile` makes a module of it.
+    """A network's description; nodes are created in its `with` block. `compile_net` makes a module of it.
 
     Args:
-        dt: length of a step in ms.
+        dt: length of a time step, ms.
+
+    Raises:
+        Problem: dt is not positive.
     """
 
     def __init__(self, dt: float = 1.0) -> None:
         if dt <= 0:
-            raise Problem(f"dt = {dt:g} ms", "Net(dt=...)", "give a step above 0")
+            raise Problem(f"dt = {dt:g} ms", "Net(dt=...)", "give a positive number")
         self.dt = dt
         self.nodes: list[Node] = []
         self.projections: list[Projection] = []
@@ -273,8 +308,9 @@ class Net:
         self.records: list[tuple[Node | Connection, tuple[str, ...]]] = []
         self.rewarded: tuple[Group, str] | None = None
         self.sample_shape: Shape = ()
-        """Shape of one sample, and number of classes, where a study asks for a network: see `build(net)` there."""
+        """Shape of one sample of the data, for functions `build(net)` (see `SpaicStudy`)."""
         self.classes = 0
+        """Number of classes of the data, likewise."""
         self._token: Token[Net | None] | None = None
 
     def __enter__(self) -> Net:
@@ -290,7 +326,7 @@ class Net:
         self._name({name: value for name, value in variables.items() if isinstance(value, Node)})
 
     def _name(self, names: Mapping[str, Node]) -> None:
-        """Names for nodes that have none."""
+        """Give unnamed nodes the names of their variables."""
         taken = {node.name for node in self.nodes if node.named}
         for name, node in names.items():
             if node.net is self and not node.named and name not in taken and not name.startswith("_"):
@@ -299,16 +335,20 @@ class Net:
 
     @property
     def groups(self) -> list[Group]:
-        """Populations, in the order they were made."""
+        """Populations, in order of creation."""
         return [node for node in self.nodes if isinstance(node, Group)]
 
     @property
     def inputs(self) -> list[Input]:
-        """Where data enter, in the order they were made."""
+        """Inputs, in order of creation."""
         return [node for node in self.nodes if isinstance(node, Input)]
 
     def record(self, what: Node | Connection, *variables: str) -> None:
-        """Keep variables of a node at every step: "spike", "current", any state variable; "weight" of a connection.
+        """Record variables at every step, in `Compiled.trace`.
+
+        Args:
+            what: a node or a connection.
+            variables: "spike", "current" or state variables of a node; "weight" of a connection.
 
         Raises:
             Problem: it has no such variable.
@@ -318,17 +358,21 @@ class Net:
                 raise Problem(f"a connection has no {', '.join(variables)}", "record", "it has weight")
         else:
             for variable in variables:
-                _has(what, variable)
+                _check_variable(what, variable)
         self.records.append((what, variables))
 
     def reward(self, group: Group, kind: Literal["global", "da", "xor", "classify"] = "global") -> None:
-        """Let this population's spikes so far and the labels say the reward of every step (see `reward_of`)."""
+        """Compute the reward of every step from this population's spike counts so far and the labels, by `reward_of`.
+
+        Raises:
+            Problem: unknown kind.
+        """
         if kind not in REWARDS:
-            raise Problem(f"no reward {kind!r}", "reward", f"known: {', '.join(REWARDS)}")
+            raise Problem(f"unknown reward {kind!r}", "reward", f"known: {', '.join(REWARDS)}")
         self.rewarded = group, kind
 
     def summary(self) -> str:
-        """A table of nodes and projections with shapes and numbers of weights.
+        """Table of nodes with their shapes, and of projections with their numbers of weights.
 
         Example:
             >>> from repertory.papers.spaic import Full
@@ -351,7 +395,7 @@ class Net:
         return "\n".join(lines)
 
 
-def _has(node: Node, variable: str) -> None:
+def _check_variable(node: Node, variable: str) -> None:
     known = ("spike", "current", *node.model.start) if isinstance(node, Group) else ("spike",)
     if variable not in known:
         raise Problem(f"{node.name} has no variable {variable!r}", "record, read", f"it has {', '.join(known)}")

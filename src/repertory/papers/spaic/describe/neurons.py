@@ -1,10 +1,10 @@
-"""Neuron models: what one step of time does to the state of a population.
+"""Neuron models: one time step of a population's state.
 
 A model is a function `step(s, current, p, dt) -> (s, output)`: `s` maps the names of state variables to tensors
-(B, *shape), `p` holds the parameters and `p.fire(x)` (1 where x > 0, with the surrogate's gradient), `dt` is in ms.
-The models stand in one table, `MODELS`; a user's own function takes part by `custom`.
+(B, *shape), current and output are (B, *shape), `p` holds the parameters and `p.fire(x)` (1 where x > 0, else 0, with
+the surrogate's gradient), `dt` is in ms. `MODELS` lists the models; `custom` makes one of a user's function.
 
-`p.compat` asks for the official code's numbers where those leave out a factor dt (izh, hh).
+`p.compat` asks for the official code's numbers where it omits a factor dt (izh, hh).
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ Parameter = float | Tensor
 
 @dataclass(frozen=True)
 class Neuron:
-    """A model with its parameters; calling it changes some: `LIF(tau_m=20.0)`.
+    """A model with its parameters; calling it gives a copy with other values: `LIF(tau_m=20.0)`.
 
     Args:
-        name: as `Group(model=...)` takes it.
-        step: one step of time.
+        name: for `Group(model=...)`, if it is in `MODELS`.
+        step: the function of one time step.
         params: name -> value, a number or a tensor of the group's shape. Times are in ms.
-        start: state variable -> value before the first step (a string: the parameter of that name).
-        kept: state variables that outlive a run (adaptation, homeostasis).
+        start: state variable -> initial value (a string: the parameter of that name).
+        kept: state variables that persist between runs (adaptation, homeostasis).
         trained: parameters that training changes.
-        taus: parameters that are time constants: dt may not exceed those that Euler's rule divides by.
-        text: equations that the step was made of, if it was; what a saved description holds.
+        taus: time constants that Euler's step divides by, so that dt may not exceed them.
+        text: arguments of `from_text`, for models made of equations; a saved description holds them.
+        spiking: whether the output is spikes, 0 or 1, rather than a potential or a rate.
+        stored: parameters that the module stores in another form: name -> (stored name, function of the value).
 
     Raises:
         Problem: unknown parameter, with the nearest name.
@@ -51,8 +53,8 @@ class Neuron:
     trained: tuple[str, ...] = ()
     taus: tuple[str, ...] = ()
     text: Mapping[str, Any] | None = None
+    spiking: bool = True
     stored: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict, compare=False)
-    """Parameters that the module holds in another form: name -> (name there, function of the value)."""
 
     def __call__(
         self, *, trained: tuple[str, ...] | None = None, start: Mapping[str, float] | None = None, **params: Parameter
@@ -60,9 +62,9 @@ class Neuron:
         """The same model with other values.
 
         Args:
-            trained: parameters that training changes; None: as the model has it.
-            start: state variables with another value before the first step.
-            **params: parameters; case and underscores do not matter, `tau` alone is the membrane's.
+            trained: parameters that training changes; None: unchanged.
+            start: initial values of state variables.
+            **params: parameters; case and underscores are ignored, `tau` is the membrane's.
         """
         named = {self.parameter(name): value for name, value in params.items()}
         for name in start or {}:
@@ -76,7 +78,11 @@ class Neuron:
         )
 
     def parameter(self, name: str) -> str:
-        """The parameter that `name` means: "Vth" and "v_th" are the same, "tau" is tau_m."""
+        """The parameter that `name` refers to: "Vth" and "v_th" are the same, "tau" is tau_m.
+
+        Raises:
+            Problem: unknown; gives the nearest.
+        """
         own = {_plain(p): p for p in self.params}
         if "taum" in own:
             own.setdefault("tau", own["taum"])
@@ -91,7 +97,7 @@ class Neuron:
         return found
 
     def check(self, dt: float, where: str) -> None:
-        """Refuse a step that Euler's rule cannot take: dt above a time constant; and time constants of 0 or less.
+        """Check time constants: positive, and no smaller than dt where Euler's step divides by them.
 
         Raises:
             Problem: names dt and the time constant.
@@ -105,7 +111,7 @@ class Neuron:
                     f"unstable: dt={dt:g}, {name}={tau:g} ms", where, f"use dt <= {tau:g}, or a larger {name}"
                 )
         if self.name == "plif" and float(torch.as_tensor(self.params["tau"]).min()) <= 1:
-            raise Problem("plif needs tau above 1 step", where, "w = -ln(tau - 1) is what it trains")
+            raise Problem("plif needs tau above 1 step", where, "give tau > 1: what is trained is -ln(tau - 1)")
 
 
 def _plain(name: str) -> str:
@@ -113,7 +119,7 @@ def _plain(name: str) -> str:
 
 
 def decay(dt: float, tau: Parameter) -> Any:
-    """exp(-dt / tau), what is left after one step."""
+    """exp(-dt / tau), the decay of one step."""
     return torch.exp(-dt / tau) if isinstance(tau, Tensor) else math.exp(-dt / tau)
 
 
@@ -134,7 +140,7 @@ def _if(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
 def _ifsoftreset(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
     u = s["v"] + current - p.d
     spikes = p.fire(u - p.v_th)
-    return {"v": u - u * spikes}, spikes  # the numbers of a hard reset, whatever the name says
+    return {"v": u - u * spikes}, spikes  # a hard reset, despite its official name
 
 
 def _ifb(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
@@ -171,19 +177,19 @@ def _lifm(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
 def _constantcurrentlif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
     u = s["v"] + dt / p.tau_m * (current - s["v"])
     spikes = p.fire(u - p.v_th)
-    return {"v": u - u * s["o"], "o": spikes}, spikes  # reset by the spike of the step before
+    return {"v": u - u * s["o"], "o": spikes}, spikes  # reset by the previous step's spike
 
 
 # -- current-based, with double exponentials ------------------------------------------------------
 
 
 def _peak(ratio: Parameter) -> Any:
-    """V0 = b^(b / (b - 1)) / (b - 1): the factor that gives a single kernel M - S the height 1."""
+    """V0 = b^(b / (b - 1)) / (b - 1), which normalises the peak of the kernel M - S to 1."""
     return ratio ** (ratio / (ratio - 1)) / (ratio - 1)
 
 
 def _kernel(s: State, current: Tensor, dt: float, slow: Parameter, fast: Parameter) -> tuple[Tensor, Tensor]:
-    """M and S after this step; what a spike leaves in M - S rises to 1 and fades."""
+    """M and S after this step; the response M - S to one spike rises to 1 and decays."""
     scaled = _peak(slow / fast) * current
     return decay(dt, slow) * s["m"] + scaled, decay(dt, fast) * s["s"] + scaled
 
@@ -259,13 +265,13 @@ def _aeif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
     u = s["v"] + dt / p.c * (p.g_l * (upswing - above) - s["w"] + current)
     w = s["w"] + dt / p.tau_w * (p.a * above - s["w"])
     spikes = p.fire(u - p.v_spk)
-    # A choice, not a product: u may be so large that nothing is left of (1 - O) u + O E_L in float32.
+    # where, not (1 - O) u + O E_L: u may be too large for that in float32.
     v = torch.where(spikes > 0, torch.as_tensor(p.e_l, dtype=u.dtype, device=u.device), u)
     return {"v": v, "w": w + p.b * spikes}, spikes
 
 
 def _glif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
-    """GLIF5 as published (Teeter et al., Nature Communications 2018); the official list of operations is wrong."""
+    """GLIF5 as published (Teeter et al., Nature Communications 2018); the official operations deviate."""
     i1, i2 = (1 - p.k1 * dt) * s["i1"], (1 - p.k2 * dt) * s["i2"]
     above = s["v"] - p.e_l
     v = s["v"] + dt / p.c * (current + i1 + i2 - above / p.r)
@@ -284,7 +290,7 @@ def _glif(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Tensor]:
 
 
 def _ratio_exp(x: Tensor) -> Tensor:
-    """x / (e^x - 1), which is 1 at 0."""
+    """x / (e^x - 1), and its limit 1 at 0."""
     small = x.abs() < 1e-4
     safe = torch.where(small, torch.ones_like(x), x)
     return torch.where(small, 1 - x / 2, safe / torch.expm1(safe))
@@ -311,7 +317,7 @@ def _lifstdp_ex(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Te
     faded = s["theta"] * p.d_th
     above = u - (p.v_th + faded)
     spikes = p.fire(above)
-    if p.winner:  # inhibition without delay, at its limit: of those above the threshold, the furthest fires
+    if p.winner:  # instantaneous inhibition: only the neuron furthest above its threshold fires
         spikes = spikes * (above == above.amax(tuple(range(1, above.ndim)), keepdim=True))
     return {"v": u + spikes * (p.v_reset - u), "theta": faded + p.theta_plus * spikes}, spikes
 
@@ -334,7 +340,7 @@ def _meanfield(s: State, current: Tensor, p: Any, dt: float) -> tuple[State, Ten
     return {"u": u}, torch.relu(u)
 
 
-# -- the table --------------------------------------------------------------------------------------
+# -- models -----------------------------------------------------------------------------------------
 
 _ADEX: dict[str, float] = {
     "c": 281.0, "g_l": 30.0, "e_l": -70.6, "v_th": -50.4, "v_spk": 20.0, "d_t": 2.0, "tau_w": 144.0, "a": 4.0,
@@ -348,7 +354,7 @@ MODELS: dict[str, Neuron] = {
         Neuron("if", _if, {"d": 0.0, "v_th": 1.0, "v_reset": 0.0}, {"v": 0.0}),
         Neuron("ifsoftreset", _ifsoftreset, {"d": 0.0, "v_th": 1.0}, {"v": 0.0}),
         Neuron("ifb", _ifb, {"bias": 0.0, "v_th": 1.0}, {"v": 0.0}),
-        Neuron("nonspikingifb", _nonspikingifb, {"bias": 0.0}, {"v": 0.0}),
+        Neuron("nonspikingifb", _nonspikingifb, {"bias": 0.0}, {"v": 0.0}, spiking=False),
         Neuron("lif", _lif, {"tau_m": 8.0, "v_th": 1.0, "v_reset": 0.0}, {"v": 0.0}),
         Neuron(
             "plif", _plif, {"tau": 2.0, "v_th": 1.0}, {"v": 0.0}, trained=("tau",),
@@ -372,9 +378,9 @@ MODELS: dict[str, Neuron] = {
         ),
         Neuron(
             "nonspikinglif", _nonspikinglif, {"tau_p": 4.0, "tau_q": 1.0, "tau_m": 1.0},
-            {"m": 0.0, "s": 0.0, "v": 0.0}, taus=("tau_m",),
+            {"m": 0.0, "s": 0.0, "v": 0.0}, taus=("tau_m",), spiking=False,
         ),
-        Neuron("li", _li, {"tau_m": 8.0}, {"v": 0.0}),
+        Neuron("li", _li, {"tau_m": 8.0}, {"v": 0.0}, spiking=False),
         Neuron(
             "cubalif", _cubalif, {"tau_s": 2.0, "tau_m": 8.0, "gain": 1.0, "v_th": 1.0, "v_reset": 0.0},
             {"i": 0.0, "v": 0.0},
@@ -407,16 +413,19 @@ MODELS: dict[str, Neuron] = {
             {"v_th": -40.0, "v_reset": -45.0, "v_rest": -60.0, "d": math.exp(-1 / 10)}, {"v": -60.0},
         ),
         Neuron(
-            "cann_field", _cann_field, {"rho": 0.02, "k": 0.01, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",)
+            "cann_field", _cann_field, {"rho": 0.02, "k": 0.01, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",),
+            spiking=False,
         ),
-        Neuron("meanfield", _meanfield, {"rho": 0.1, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",)),
+        Neuron(
+            "meanfield", _meanfield, {"rho": 0.1, "tau": 1.0, "i_ext": 0.0}, {"u": 0.0}, taus=("tau",), spiking=False
+        ),
     )
 }  # fmt: skip
-"""Name -> model. All but li, cubalif, threshold (NIR's) and the reset of if and lif are those of the official code."""
+"""Name -> model, as in the official code, except li, cubalif, threshold (NIR's), glif, and the resets of if and lif."""
 
 
 def neuron(model: str | Neuron) -> Neuron:
-    """A model by its name, or itself.
+    """The model of that name; a `Neuron` is returned as it is.
 
     Raises:
         Problem: unknown name; gives the list and the nearest.
@@ -430,7 +439,9 @@ def neuron(model: str | Neuron) -> Neuron:
     if model not in MODELS:
         near = difflib.get_close_matches(model, MODELS, 1, 0)
         raise Problem(
-            f"no neuron model {model!r}", "Group(model=...)", f"did you mean {near[0]!r}? Known: {', '.join(MODELS)}"
+            f"unknown neuron model {model!r}",
+            "Group(model=...)",
+            f"did you mean {near[0]!r}? Known: {', '.join(MODELS)}",
         )
     return MODELS[model]
 
@@ -442,14 +453,19 @@ def custom(
     name: str = "custom",
     trained: tuple[str, ...] = (),
     kept: tuple[str, ...] = (),
+    spiking: bool = False,
     **params: Parameter,
 ) -> Neuron:
-    """A model of one's own, as a function of tensors.
+    """A neuron model from a Python function.
 
     Args:
-        step: (s, current, p, dt) -> (s, output); see the head of this module.
-        start: state variable -> value before the first step.
-        **params: what `p` holds.
+        step: (s, current, p, dt) -> (s, output); see the docstring of this module.
+        start: state variable -> initial value.
+        name: of the model, in summaries and messages.
+        trained: parameters that training changes.
+        kept: state variables that persist between runs.
+        spiking: promise that the output is 0 or 1, which saves time in sparse loops.
+        **params: parameters, attributes of `p`.
 
     Example:
         >>> def integrator(s, current, p, dt):
@@ -459,7 +475,7 @@ def custom(
         >>> custom(integrator, {"v": 0.0}, gain=0.5).params
         {'gain': 0.5}
     """
-    return Neuron(name, step, dict(params), dict(start), kept, trained)
+    return Neuron(name, step, dict(params), dict(start), kept, trained, spiking=spiking)
 
 
 IF, LIF, PLIF, CLIF = (MODELS[name] for name in ("if", "lif", "plif", "clif"))

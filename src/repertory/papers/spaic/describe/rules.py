@@ -1,8 +1,8 @@
-"""Learning as spikes come: rules that change weights without gradients.
+"""Learning rules: changes of weights by spikes, without gradients.
 
-An online rule is asked at every step: `step(state, synapse) -> (state, change)`. A rule at the end of a run sees the
-whole record: `finish(...)`. Both speak of one projection; `synapse.outer(post, pre)` is the sum of outer products over
-the batch (their mean, or one for each sample, as `batch_rule` says), for matrices and for convolutions.
+An online rule is applied at every step: `step(state, synapse) -> (state, change)`; the others once after a run, to its
+whole record: `finish(record)`. A rule sees one projection. `outer(post, pre)` sums outer products over the batch, or
+averages them, or returns one per sample (`batch_rule`), for matrices and for convolutions.
 
 All time constants are in ms.
 """
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 BatchRule = Literal["", "mean", "sum", "own"]
-"""What a batch does to weights: the mean or the sum of the samples' changes, or weights of its own for each sample."""
+"""How a batch changes weights: by the mean or the sum over its samples, or separate weights for each sample."""
 
 
 class Synapse(NamedTuple):
-    """What an online rule sees at one step."""
+    """Input of an online rule at one step."""
 
     weight: Tensor
-    """As the connection has it; with a first axis B under "own"."""
+    """In the shape of the connection; (B, *weight) under "own"."""
     pre: Tensor
     """(B, *inside) spikes of this step."""
     post: Tensor
@@ -33,16 +33,17 @@ class Synapse(NamedTuple):
     reward: Tensor
     """(B,) reward at this step."""
     outer: Callable[[Tensor, Tensor], Tensor]
+    """(B, *outside), (B, *inside) -> outer products, combined over the batch by `batch_rule`."""
     each: Callable[[Tensor, Tensor], Tensor]
-    """As `outer`, but one for each sample: (B, *weight)."""
+    """The same, one per sample: (B, *weight)."""
     merge: Callable[[Tensor], Tensor]
-    """(B, *weight) -> the change, as `batch_rule` says."""
+    """Changes of the samples (B, *weight) -> one change, by `batch_rule`."""
     dt: float
     compat: bool
 
 
 class Record(NamedTuple):
-    """What a rule at the end of a run sees."""
+    """Input of a rule after a run."""
 
     weight: Tensor
     pre: Tensor
@@ -50,7 +51,7 @@ class Record(NamedTuple):
     post: Tensor
     """(T, B, *outside)"""
     error: Tensor
-    """(B, *outside): what the group should do more (positive) or less of; see `Compiled`."""
+    """(B, *outside), positive where a neuron should fire more; see `BackpropRSTDP`."""
     labels: Tensor
     """(B,)"""
     outer: Callable[[Tensor, Tensor], Tensor]
@@ -59,11 +60,11 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """What all rules can be told.
+    """Base class of learning rules.
 
     Args:
-        batch_rule: needed for batches of more than one sample.
-        low, high: weights are clamped to this after each change; None: no bound.
+        batch_rule: how a batch changes weights; required for batches of more than one sample.
+        low, high: bounds that weights are clamped to after each change; None: no bound.
     """
 
     batch_rule: BatchRule = ""
@@ -71,24 +72,24 @@ class Rule:
     high: float | None = 1.0
     online: ClassVar[bool] = True
     lagged: ClassVar[bool] = False
-    """Whether the official code applies it a step late (under `compat`)."""
+    """Whether the official code applies it one step late (`compat`)."""
     rewarded: ClassVar[bool] = False
     """Whether it needs a reward."""
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
-        """The traces after this step, and the change of the weights."""
+        """Traces after this step, and the change of the weights."""
         raise NotImplementedError
 
     def finish(self, r: Record) -> Tensor:
-        """The change of the weights after a run."""
+        """Change of the weights after a run."""
         raise NotImplementedError
 
     def settle(self, weight: Tensor) -> Tensor:
-        """The weights as they may be: clamped."""
+        """Weights after a change, clamped to the bounds."""
         return weight if self.low is None and self.high is None else weight.clamp(self.low, self.high)
 
     def close(self, weight: Tensor) -> Tensor:
-        """The weights after the last step of a run: unchanged, unless a rule says otherwise."""
+        """Weights after the last step of a run; unchanged by default."""
         return weight
 
 
@@ -97,7 +98,7 @@ def _trace(state: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 
 def normalised(weight: Tensor, total: float, own: bool) -> Tensor:
-    """Rescale so that the sum of |w| onto each post neuron is `total`."""
+    """Weights rescaled so that sum |w| onto each postsynaptic neuron is `total`; `own`: the first axis is the batch."""
     first = 2 if own else 1
     sums = weight.abs().flatten(first).sum(-1) if weight.ndim > first else weight.abs()
     return weight * (total / sums.clamp(min=1e-12)).view(*sums.shape, *(1,) * (weight.ndim - first))
@@ -105,12 +106,13 @@ def normalised(weight: Tensor, total: float, own: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class NearestSTDP(Rule):
-    """Spike-timing-dependent plasticity by the nearest spikes: a trace is 1 after a spike and fades.
+    """Spike-timing-dependent plasticity by nearest spikes: a trace is set to 1 by a spike and decays.
 
+        x, y <- 1 at a spike, else e^(-dt/tau) x, e^(-dt/tau) y     (traces of pre and post)
         dW = a_post O_post x^T - a_pre y O_pre^T,   rows rescaled to sum |W| = w_norm (if given), then clamped
 
-    Under `compat` the official order holds: both sides' spikes are those of the step before, and the weights get
-    the change that was computed one step earlier.
+    Under `compat` spikes are those of the previous step, and the weights get the change computed one step earlier, as
+    in the official code.
     """
 
     a_post: float = 1e-2
@@ -120,8 +122,8 @@ class NearestSTDP(Rule):
     lagged: ClassVar[bool] = True
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
-        """Traces first, then the change."""
-        d = math.exp(-(1.0 if s.compat else s.dt) / self.tau)  # the official traces fade by step
+        """Traces are updated before the change is computed."""
+        d = math.exp(-(1.0 if s.compat else s.dt) / self.tau)  # the official traces decay per step
         x, y = self.follow(_trace(state, "x", s.pre), s.pre, d), self.follow(_trace(state, "y", s.post), s.post, d)
         return {"x": x, "y": y}, self.a_post * s.outer(s.post, x) - self.a_pre * s.outer(y, s.pre)
 
@@ -138,31 +140,31 @@ class NearestSTDP(Rule):
 
 @dataclass(frozen=True)
 class FullSTDP(NearestSTDP):
-    """STDP by all pairs of spikes: traces add up. Rows are rescaled once, when the run ends."""
+    """STDP by all pairs of spikes: a spike adds 1 to its trace. Rows are rescaled once, at the end of a run."""
 
     def follow(self, trace: Tensor, spikes: Tensor, d: float) -> Tensor:
         """A spike adds 1."""
         return d * trace + spikes
 
     def settle(self, weight: Tensor) -> Tensor:
-        """Clamped; see `close` for the rest."""
+        """Clamped; rows are rescaled by `close`."""
         return Rule.settle(self, weight)
 
     def close(self, weight: Tensor) -> Tensor:
-        """Rows rescaled at the last step."""
+        """Rows rescaled, then clamped."""
         return NearestSTDP.settle(self, weight)
 
 
 @dataclass(frozen=True)
 class ConvSTDP(NearestSTDP):
-    """Nearest STDP of a kernel that all places share; the kernel's sum is not held."""
+    """Nearest-spike STDP of a convolution's kernel, without rescaling."""
 
     w_norm: float | None = None
 
 
 @dataclass(frozen=True)
 class RSTDP(Rule):
-    """STDP times reward, without memory of it.
+    """Reward-modulated STDP: the reward multiplies the change of the same step.
 
     P+ <- e^(-dt/tau) P+ + a_plus O_pre,   P- <- e^(-dt/tau) P- + a_minus O_post
     dW = lr reward (O_post P+^T + P- O_pre^T)
@@ -175,14 +177,14 @@ class RSTDP(Rule):
     rewarded: ClassVar[bool] = True
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
-        """The reward of each sample goes with its own spikes."""
+        """Each sample's reward multiplies its own spikes."""
         state = self.traces(state, s)
         reward = s.reward.view(-1, *(1,) * (s.post.ndim - 1))
         change = s.outer(reward * s.post, state["plus"]) + s.outer(reward * state["minus"], s.pre)
         return state, self.lr * change
 
     def traces(self, state: dict[str, Tensor], s: Synapse) -> dict[str, Tensor]:
-        """P+ and P-."""
+        """P+ and P- after this step."""
         d = math.exp(-s.dt / self.tau)
         return {
             "plus": d * _trace(state, "plus", s.pre) + self.a_plus * s.pre,
@@ -192,12 +194,12 @@ class RSTDP(Rule):
 
 @dataclass(frozen=True)
 class ConvRSTDP(RSTDP):
-    """R-STDP of a kernel that all places share."""
+    """R-STDP of a convolution's kernel."""
 
 
 @dataclass(frozen=True)
 class RSTDPET(RSTDP):
-    """R-STDP with an eligibility trace, so that a reward may come late.
+    """R-STDP with an eligibility trace, for delayed rewards.
 
     E <- e^(-dt/tau_e) E + (dt / tau_e) z,   dW = lr dt reward E,   z as in R-STDP
     """
@@ -205,7 +207,7 @@ class RSTDPET(RSTDP):
     tau_e: float = 25.0
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
-        """The eligibility is each sample's own."""
+        """Each sample has its own eligibility trace."""
         eligible = state.get("eligible")
         traces = self.traces(state, s)
         z = s.each(s.post, traces["plus"]) + s.each(traces["minus"], s.pre)
@@ -217,9 +219,9 @@ class RSTDPET(RSTDP):
 
 @dataclass(frozen=True)
 class RateModulation(Rule):
-    """Homeostasis: synapses onto neurons that fire below the target grow, those above shrink, in proportion.
+    """Homeostasis: weights onto neurons that fire below the target rate grow, above it they shrink.
 
-    dW = lr (target - rate) |W|, with rate the leaky mean of the post neuron's spikes per ms. The official code names
+    dW = lr (target - rate) |W|, rate: leaky mean of the postsynaptic neuron's spikes per ms. The official code names
     such a rule; the formula is ours.
     """
 
@@ -228,7 +230,7 @@ class RateModulation(Rule):
     tau: float = 100.0
 
     def step(self, state: dict[str, Tensor], s: Synapse) -> tuple[dict[str, Tensor], Tensor]:
-        """By the leaky mean rate."""
+        """The leaky mean rate is updated before the change is computed."""
         share = s.dt / self.tau
         rate = (1 - share) * _trace(state, "rate", s.post) + share * s.post / s.dt
         gap = s.outer(self.target - rate, torch.ones_like(s.pre))
@@ -237,11 +239,11 @@ class RateModulation(Rule):
 
 @dataclass(frozen=True)
 class BackpropRSTDP(Rule):
-    """R-STDP whose reward is each neuron's own: the read-out's errors, carried back through the weights.
+    """R-STDP with one reward per neuron: the read-out's error, propagated back through the weights.
 
-    At the end of a run, dW = lr sum over t of outer(error, P+[t]) where the post neuron fired near: an output's error
-    is (its class is the label) - softmax of the counts; a hidden neuron's is W^T error of those it feeds, 0 if it
-    stayed silent. The official code names such a rule; the formula is ours.
+    After a run, dW = lr outer(error, mean over t of x[t]), x the presynaptic trace. An output's error is
+    1[its class is the label] - softmax(spike counts); a hidden neuron's is W^T error of its targets, 0 if it did not
+    fire. The official code names such a rule; the formula is ours.
     """
 
     lr: float = 1e-3
@@ -251,7 +253,7 @@ class BackpropRSTDP(Rule):
     online: ClassVar[bool] = False
 
     def finish(self, r: Record) -> Tensor:
-        """The error times how much the presynaptic trace was there."""
+        """Outer product of the error and the mean presynaptic trace."""
         d = math.exp(-r.dt / self.tau)
         trace, total = torch.zeros_like(r.pre[0]), torch.zeros_like(r.pre[0])
         for spikes in r.pre:
@@ -262,11 +264,11 @@ class BackpropRSTDP(Rule):
 
 @dataclass(frozen=True)
 class Tempotron(Rule):
-    """A neuron fires for its class or keeps silent, by its peak alone (Guetig and Sompolinsky, 2006).
+    """The tempotron: a neuron learns to fire for its class and to stay silent otherwise (Guetig and Sompolinsky, 2006).
 
-    With K(t) = e^(-t/tau) - e^(-t/tau_s), V_o(t) = sum w K(t - t_spike) and the peak at t*: an output of the label with
-    V(t*) below the threshold gets dW = +lr sum K(t* - t_spike), one of another class above it the negative; mean over
-    the batch, clamped to [low, high].
+    K(t) = e^(-t/tau) - e^(-t/tau_s), V(t) = sum w K(t - t_spike), with its peak at t*. The label's output gets
+    dW = +lr sum K(t* - t_spike) if V(t*) is below the threshold, every other output the negative if it is not; mean
+    over the batch, clamped to [low, high].
     """
 
     lr: float = 0.01
@@ -278,7 +280,7 @@ class Tempotron(Rule):
     online: ClassVar[bool] = False
 
     def finish(self, r: Record) -> Tensor:
-        """One change a sample that was wrong."""
+        """Only wrong samples change the weights."""
         slow, fast = (math.exp(-r.dt / t) for t in (self.tau, self.tau_s))
         a = b = torch.zeros_like(r.pre[0].flatten(1))
         kernels = []
@@ -304,14 +306,14 @@ RULES: dict[str, Callable[..., Rule]] = {
     "backprop_rstdp": BackpropRSTDP,
     "tempotron": Tempotron,
 }
-"""Names of the official code -> rules."""
+"""The official code's name -> rule."""
 
 
 def reward_of(kind: str, scores: Tensor, labels: Tensor) -> Tensor:
-    """Reward (B,) by whether the highest of the scores (B, C) is the label's.
+    """Reward (B,) for scores (B, C) and labels (B,).
 
-    "global": +1 or -1; "da" (dopamine): 1 or 0; "xor": labels 0 and 1 of an XOR, +1 or -1 by whether the first output's
-    firing agrees; "classify": the score of the label less the best other one.
+    "global": +1 if the highest score is the label's, else -1; "da" (dopamine): 1 or 0; "xor": for labels 0 and 1, +1 if
+    the first output fires exactly for label 1, else -1; "classify": the label's score minus the best other.
 
     Raises:
         KeyError: unknown kind.
@@ -326,7 +328,7 @@ def _classify(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def _hit(scores: Tensor, labels: Tensor) -> Tensor:
-    # Nothing fired, nothing said.
+    # Without a spike there is no answer.
     return ((scores.argmax(1) == labels) & (scores.amax(1) > 0)).to(scores.dtype)
 
 

@@ -1,7 +1,7 @@
-"""Synapses: what lies between a population's spikes and the current into the next one, in the order of the chain.
+"""Synapses: the operations between a population's spikes and the current into the next, in the order of the chain.
 
-Each is a description (frozen, plain values) that makes a module for the shapes that it meets. Modules without memory
-are those of torch; `Filter` and its kin walk along time.
+Each is a description (frozen, plain values) that makes a module for the shapes it meets: torch's, or a `Filter`, which
+has a state over time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Op:
     """One link of a chain `source >> op >> op >> group`."""
 
     def shape(self, inside: Shape, target: Shape) -> Shape:
-        """What comes out of `inside`; `target` is the shape of the group at the chain's end.
+        """Output shape for the input shape `inside`; `target` is the shape of the group that ends the chain.
 
         Raises:
-            Problem: this link cannot take such a shape.
+            Problem: it does not take such a shape.
         """
         with torch.no_grad():
             try:
@@ -39,107 +39,107 @@ class Op:
         return tuple(found)
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """The module that does it."""
+        """The module that computes it, (N, *inside) -> (N, *outside); `dt` in ms."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Direct(Op):
-    """Pass on what comes (`directpass`)."""
+    """Identity: spikes are the current (`directpass`)."""
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """Nothing."""
+        """`nn.Identity`."""
         return nn.Identity()
 
 
 @dataclass(frozen=True)
 class Flatten(Op):
-    """All axes of one sample into one."""
+    """(*shape) -> (N,)."""
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's."""
+        """`nn.Flatten`."""
         return nn.Flatten()
 
 
 @dataclass(frozen=True)
 class Dropout(Op):
-    """Zero with probability p while training; anew at every step."""
+    """Dropout with probability p in training, drawn anew at every step."""
 
     p: float = 0.5
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's."""
+        """`nn.Dropout`."""
         return nn.Dropout(self.p)
 
 
 @dataclass(frozen=True)
 class AvgPool(Op):
-    """Means over windows of (C, H, W)."""
+    """Average pooling of (C, H, W)."""
 
     kernel: int = 2
     stride: int | None = 2
     padding: int = 0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's."""
+        """`nn.AvgPool2d`."""
         return nn.AvgPool2d(self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
 class MaxPool(Op):
-    """Maxima over windows of (C, H, W); the official pool-only connection averages here, by a slip."""
+    """Max pooling of (C, H, W); the official pool-only connection averages instead, by mistake."""
 
     kernel: int = 2
     stride: int | None = 2
     padding: int = 0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's."""
+        """`nn.MaxPool2d`."""
         return nn.MaxPool2d(self.kernel, self.stride, self.padding)
 
 
 class _SumPool(nn.AvgPool2d):
     def forward(self, input: Tensor) -> Tensor:
-        """Windows' sums."""
+        """(N, C, H, W) -> sums over windows."""
         return super().forward(input) * cast(int, self.kernel_size) ** 2
 
 
 @dataclass(frozen=True)
 class SumPool(Op):
-    """Sums over windows of (C, H, W), as neuromorphic chips (and NIR) have them."""
+    """Sum pooling of (C, H, W), as on neuromorphic chips and in NIR."""
 
     kernel: int = 2
     stride: int | None = 2
     padding: int = 0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """Means times the window's size."""
+        """Average pooling times the number of elements in a window."""
         return _SumPool(self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
 class Upsample(Op):
-    """(C, H, W) -> (C, scale H, scale W), by the nearest neighbour."""
+    """(C, H, W) -> (C, scale H, scale W), nearest neighbour."""
 
     scale: int = 2
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's."""
+        """`nn.Upsample`."""
         return nn.Upsample(scale_factor=self.scale)
 
 
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """Normalise the current per channel of (C, H, W), or per neuron of (N,), by running statistics.
+    """Batch normalisation of the current, per channel of (C, H, W) or per neuron of (N,).
 
-    Layer by layer, training's statistics are over batch and time; step by step, over the batch.
+    Training statistics are over batch and time for layerwise computation, over the batch in stepwise computation.
     """
 
     momentum: float = 0.1
     eps: float = 1e-5
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """torch's, for one or for three axes."""
+        """`nn.BatchNorm1d` or `nn.BatchNorm2d`."""
         if len(inside) not in (1, 3):
             raise ValueError(f"normalisation of {len(inside)} axes")
         kind = nn.BatchNorm1d if len(inside) == 1 else nn.BatchNorm2d
@@ -148,12 +148,12 @@ class BatchNorm(Op):
 
 @dataclass(frozen=True)
 class Scale(Op):
-    """Multiply by a fixed factor."""
+    """Multiplication by a constant."""
 
     factor: float = 1.0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """Times `factor`."""
+        """The module of the product."""
         return _Times(self.factor)
 
 
@@ -163,35 +163,35 @@ class _Times(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Times the factor."""
+        """The product, same shape."""
         return x * self.factor
 
 
 @dataclass(frozen=True)
 class FirstOrder(Op):
-    """R <- e^(-dt/tau) R + x, and I = R."""
+    """First-order synapse: R <- e^(-dt/tau) R + x, I = R; tau in ms."""
 
     tau: float = 2.0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """A leaky sum."""
+        """A `Filter` with one decay."""
         return Filter(decay(dt, self.tau))
 
 
 @dataclass(frozen=True)
 class SecondOrder(Op):
-    """R <- e^(-dt/tau_r) R + x, D <- e^(-dt/tau_d) D + x, and I = R - D."""
+    """Second-order synapse: R <- e^(-dt/tau_r) R + x, D <- e^(-dt/tau_d) D + x, I = R - D; times in ms."""
 
     tau_r: float = 9.0
     tau_d: float = 2.0
 
     def module(self, inside: Shape, target: Shape, dt: float) -> nn.Module:
-        """The difference of two leaky sums."""
+        """A `Filter` with two decays."""
         return Filter(decay(dt, self.tau_r), decay(dt, self.tau_d))
 
 
 class _LeakySum(torch.autograd.Function):
-    """R[t] = a R[t-1] + x[t], forwards; the same backwards in time for the gradient."""
+    """R[t] = a R[t-1] + x[t]; the gradient is the same recursion backwards in time."""
 
     @staticmethod
     def forward(x: Tensor, start: Tensor, a: float) -> Tensor:
@@ -214,7 +214,7 @@ class _LeakySum(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        """One more axis after time."""
+        """The mapped axis becomes the axis after time."""
         x, start, a = inputs
         x = (
             x.movedim(in_dims[0], 1)
@@ -226,24 +226,30 @@ class _LeakySum(torch.autograd.Function):
 
 
 class Filter(nn.Module):
-    """The leaky sum of what comes, or the difference of two; in `Wire` its state is carried along time."""
+    """The leaky sum of its input, or the difference of two leaky sums.
+
+    `Wire` calls `block` or `tick` and keeps the state; `forward` only serves to infer shapes.
+
+    Args:
+        decays: one or two factors a of R[t] = a R[t-1] + x[t].
+    """
 
     def __init__(self, *decays: float) -> None:
         super().__init__()
         self.decays = decays
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shapes stay."""
+        """Identity: shapes do not change."""
         return x
 
     def block(self, x: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """All steps: (T, B, ...) and the sums before -> the same shape, and the sums after."""
+        """All steps: input (T, B, ...) and the sums before -> output (T, B, ...) and the sums after."""
         before = state or [torch.zeros_like(x[0])] * len(self.decays)
         sums = [_LeakySum.apply(x, r, a) for a, r in zip(self.decays, before, strict=True)]
         return (sums[0] - sums[1] if len(sums) == 2 else sums[0]), [r[-1] for r in sums]
 
     def tick(self, x: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """One step: (B, ...)."""
+        """One step: input (B, ...) and the sums before -> output (B, ...) and the sums after."""
         before = state or [torch.zeros_like(x)] * len(self.decays)
         sums = [a * r + x for a, r in zip(self.decays, before, strict=True)]
         return (sums[0] - sums[1] if len(sums) == 2 else sums[0]), sums

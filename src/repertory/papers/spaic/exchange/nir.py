@@ -1,8 +1,8 @@
-"""Networks in and out of NIR, the intermediate representation that simulators and chips share.
+"""Networks to and from NIR, the intermediate representation of simulators and neuromorphic chips.
 
-NIR's LIF is tau dv/dt = (v_leak - v) + R I. Over a step dt with constant input its solution is v a + (1 - a) R I, with
-a = exp(-dt / tau); ours adds I as it is, hence R = 1 / (1 - a) and v_leak = 0. Time constants are in ms, as dt, which
-stands in the graph's metadata. The other neurons are treated likewise.
+NIR's LIF is tau dv/dt = (v_leak - v) + R I. For constant input, its solution after a step dt is v a + (1 - a) R I with
+a = exp(-dt / tau); our model adds I itself, hence R = 1 / (1 - a) and v_leak = 0. Other neurons are converted alike.
+Time constants and dt are in ms; dt is in the graph's metadata.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from repertory.papers.spaic.run.wires import Wire
 Array = NDArray[Any]
 
 
-# -- out --------------------------------------------------------------------------------------------
+# -- export -----------------------------------------------------------------------------------------
 
 
 def to_nir(network: Compiled | Net, path: str | Path | None = None) -> Any:
-    """A network as a NIR graph; written as HDF5 where a path is given.
+    """A network as a NIR graph.
 
     Args:
-        network: compiled, with its weights; or a description, with freshly drawn ones.
-        path: a `.nir` file to write.
+        network: compiled, with its weights; or a description, which is compiled with random weights.
+        path: a `.nir` file (HDF5) to write.
 
     Returns:
-        A `nir.NIRGraph`; its metadata hold dt.
+        A `nir.NIRGraph` with dt in its metadata.
 
     Raises:
-        Problem: something that NIR has no node for; names the population or projection.
+        Problem: a population or projection that NIR has no node for; names it.
     """
     nir = require("nir", extra="spiking")
     module = compile_net(network) if isinstance(network, Net) else network
@@ -56,7 +56,7 @@ def to_nir(network: Compiled | Net, path: str | Path | None = None) -> Any:
         elif isinstance(node, Group):
             nodes[node.name] = _neuron_out(cells[node])
         else:
-            raise Problem("NIR has no node for a generator of spikes", node.name, "feed its spikes through an Input")
+            raise Problem("NIR has no node for a generator", node.name, "use an Input, and give it the spikes")
     for k, wire in enumerate(module.wires()):
         before = wire.projection.source.name
         for n, node in enumerate(_chain_out(wire)):
@@ -121,7 +121,7 @@ def _chain_out(wire: Wire) -> list[Any]:
         elif isinstance(op, Scale):
             nodes.append(nir.Scale(np.full(inside, op.factor)))
         elif not isinstance(op, Direct):
-            raise Problem(f"NIR has no node for {type(op).__name__}", str(wire.projection), "leave it out")
+            raise Problem(f"NIR has no node for {type(op).__name__}", str(wire.projection), "remove it")
     return nodes
 
 
@@ -148,19 +148,19 @@ def _connection_out(wire: Wire, op: Connection, inside: tuple[int, ...]) -> list
     return [*nodes, nir.Linear(weight) if bias is None else nir.Affine(weight, bias)]
 
 
-# -- in ---------------------------------------------------------------------------------------------
+# -- import -----------------------------------------------------------------------------------------
 
 
 def from_nir(source: str | Path | Any, dt: float | None = None, read: str = "") -> Net:
-    """The network of a NIR graph or file, with its weights; `compile` it to run.
+    """The network of a NIR graph or file, with its weights; `compile_net` makes it run.
 
     Args:
         source: a `.nir` file, or a `nir.NIRGraph`.
-        dt: length of a step, in the unit of the file's time constants; None: as its metadata say.
-        read: read-out of the outputs; default: spike_counts, or final_step_voltage where neurons do not spike.
+        dt: length of a step, in the unit of the file's time constants; None: from its metadata.
+        read: read-out of the outputs; default: spike_counts, or final_step_voltage for neurons that do not spike.
 
     Raises:
-        Problem: unreadable, no dt, or a node that has no counterpart here; names it.
+        Problem: an unreadable file, no dt, or a node without a counterpart here; names it.
     """
     nir = require("nir", extra="spiking")
     graph: Any = source
@@ -168,11 +168,11 @@ def from_nir(source: str | Path | Any, dt: float | None = None, read: str = "") 
         try:
             graph = nir.read(str(source))
         except (OSError, KeyError, ValueError, AssertionError) as error:
-            raise Problem(f"not a NIR file: {error}", source, "give a file that nir.write made") from error
+            raise Problem(f"not a NIR file: {error}", source, "give a file written by nir.write") from error
     where = source if isinstance(source, str | Path) else "NIR graph"
     if dt is None:
         if "dt" not in graph.metadata:
-            raise Problem("the graph does not say dt", where, "from_nir(..., dt=...) in the unit of its time constants")
+            raise Problem("the graph has no dt", where, "from_nir(..., dt=...) in the unit of its time constants")
         dt = float(graph.metadata["dt"])
     into: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for a, b in graph.edges:
@@ -189,15 +189,14 @@ def from_nir(source: str | Path | Any, dt: float | None = None, read: str = "") 
         for name, node in graph.nodes.items():
             if isinstance(node, nir.Output):
                 for before in into[name]:
-                    if before not in made:  # currents that no neuron takes: they are added up
+                    if before not in made:  # currents without a neuron: an integrator sums them
                         shape = _flat(node.output_type["output"])
                         made[f"{name}_sum"] = Group(shape, MODELS["nonspikingifb"], name=f"{name}_sum")
                         gains[f"{name}_sum"] = np.ones(shape)
                         into[f"{name}_sum"] = [before]
                         before = f"{name}_sum"
                     group = cast(Group, made[before])
-                    silent = group.model.name in ("li", "nonspikingifb")
-                    group.read(read or ("final_step_voltage" if silent else "spike_counts"))
+                    group.read(read or ("spike_counts" if group.model.spiking else "final_step_voltage"))
         for name, group in made.items():
             if isinstance(group, Group):
                 for before in into[name]:
@@ -223,7 +222,7 @@ def _parameter(value: Array) -> float | Tensor:
 
 def _lif_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     kept = np.exp(-dt / node.tau)
-    leak = _one(node.v_leak, "v_leak")  # potentials are told from there
+    leak = _one(node.v_leak, "v_leak")  # our potentials are relative to it
     reset = np.zeros_like(node.tau) if node.v_reset is None else node.v_reset
     start = {"v": -leak} if leak else {}
     model = MODELS["lif"](
@@ -272,24 +271,24 @@ def _threshold_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]
 _NEURONS: dict[str, Callable[[Any, float], tuple[Neuron, Array, tuple[int, ...]]]] = {
     "LIF": _lif_in, "IF": _if_in, "LI": _li_in, "CubaLIF": _cuba_in, "Threshold": _threshold_in,
 }  # fmt: skip
-"""NIR node -> (model, gain of its input, shape)."""
+"""NIR node -> function of (node, dt) that gives (model, gain of its input, shape)."""
 
 
 def _chain_in(
     graph: Any, into: dict[str, list[str]], name: str, made: dict[str, Node], where: object
 ) -> tuple[list[Op | float], str]:
-    """Links (a number is a delay) from the neurons or input before, to the node `name`; and the former's name."""
+    """Operations (a number is a delay) up to the node `name`, and the name of the neurons or input they start from."""
     ops: list[Op | float] = []
     while name not in made:
         ops.insert(0, _op_in(graph.nodes[name], name, where))
         if len(into[name]) != 1:
-            raise Problem(f"{len(into[name])} edges into {name}", where, "only neurons add up several inputs")
+            raise Problem(f"{len(into[name])} edges into {name}", where, "only neurons sum several inputs")
         (name,) = into[name]
     return ops, name
 
 
 def _delayed(chain: list[Op | float], source: Node) -> list[Op]:
-    """Delays become those of the chain's connection, or of one that only delays."""
+    """Move delays into the chain's connection, or into an added one of weight 1."""
     ops = [op for op in chain if isinstance(op, Op)]
     delay = sum(op for op in chain if not isinstance(op, Op))
     if not delay:
@@ -301,7 +300,7 @@ def _delayed(chain: list[Op | float], source: Node) -> list[Op]:
 
 
 def _gained(ops: list[Op], gain: Array, name: str) -> list[Op]:
-    """The gain of a neuron's input joins the chain: as a factor, or in the rows of its weights."""
+    """Append the gain of a neuron's input: as a factor, or in the rows of the last weights."""
     if np.ptp(gain) < 1e-6 * np.abs(gain).max():
         factor = float(np.ravel(gain)[0])
         return ops if abs(factor - 1) < 1e-6 else [*ops, Scale(factor)]
@@ -356,4 +355,7 @@ def _op_in(node: Any, name: str, where: object) -> Op | float:
         )
     if isinstance(node, nir.Delay):
         return _one(node.delay, "a delay")
-    raise Problem(f"no counterpart of {type(node).__name__}", f"{where}: {name}", "see the list in the documentation")
+    raise Problem(
+        f"no counterpart of {type(node).__name__}", f"{where}: {name}",
+        "use LIF, IF, LI, CubaLIF, Threshold, Linear, Affine, Conv2d, SumPool2d, AvgPool2d, Flatten, Scale, Delay",
+    )  # fmt: skip

@@ -87,12 +87,16 @@ def run(stage: Stage, call: Call, cache: Cache) -> None:
             sample, fired = output.nonzero(as_tuple=True)
             if not len(fired):
                 continue
-            strength = output[sample, fired, None]  # 1 for a spike; a potential or a rate has any value
+            strength = None if group.model.spiking else output[sample, fired, None]
             for wire in leaving[group]:
-                places, weights, post, _ = synapses[wire]
-                there = places[fired] + (sample * post)[:, None] if call.batch > 1 else places[fired]
-                ahead = flat[wire.target][t * call.batch * post :]
-                ahead.index_add_(0, there.view(-1), (weights[fired] * strength).view(-1))
+                outgoing = synapses[wire]
+                places, weights = outgoing.places[fired], outgoing.weights[fired]
+                if call.batch > 1:
+                    places = places + (sample * outgoing.post)[:, None]
+                if strength is not None:
+                    weights = weights * strength
+                ahead = flat[wire.target][t * call.batch * outgoing.post :]
+                ahead.index_add_(0, places.view(-1), weights.view(-1))
     for group in groups:
         call.outputs[group], call.states[group] = torch.stack(outputs[group]), states[group]
         call.traces[group, "current"] = coming[group][: call.steps]

@@ -158,8 +158,12 @@ def finish(call: Call) -> None:
         wire.weight.copy_(weight if wire.mask is None else weight * wire.mask)
 
 
-def _error(group: Group, call: Call) -> Tensor:
-    """Error (B, *shape) of a population, positive where it should fire more: see `BackpropRSTDP`."""
+def _error(group: Group, call: Call, path: tuple[Group, ...] = ()) -> Tensor:
+    """Error (B, *shape) of a population, positive where it should fire more: see `BackpropRSTDP`.
+
+    Args:
+        path: populations that ask for this error, outermost first.
+    """
     assert call.labels is not None
     spikes = call.outputs[group].detach()
     for g, readout in call.net.readouts:
@@ -167,6 +171,9 @@ def _error(group: Group, call: Call) -> Tensor:
             scores = spikes.sum(0).flatten(1).unflatten(1, (-1, readout.pop_size)).mean(-1)
             target = nn.functional.one_hot(call.labels, scores.shape[1]).to(scores)
             return (target - scores.softmax(1)).repeat_interleave(readout.pop_size, 1).view(spikes.shape[1:])
+    if group in path:
+        names = " -> ".join(g.name for g in (*path[path.index(group) :], group))
+        raise Problem(f"errors cannot be propagated around the loop {names}", group.name, "read out one of its groups")
     error = torch.zeros_like(spikes[0])
     for wire in call.wires:
         if wire.source is group and wire.target is not group:
@@ -174,6 +181,6 @@ def _error(group: Group, call: Call) -> Tensor:
                 raise Problem(
                     "errors cannot be propagated back through it", str(wire.projection), "use a matrix connection"
                 )
-            onward = _error(wire.target, call).flatten(1)
+            onward = _error(wire.target, call, (*path, group)).flatten(1)
             error += (onward @ wire.current_weight()).view_as(error)
     return error * (spikes.sum(0) > 0)

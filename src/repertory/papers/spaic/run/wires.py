@@ -1,8 +1,8 @@
-"""What a projection is at run time: weights, delays as buckets, and the currents that are still under way.
+"""A projection at run time: weights, delays, and currents under way.
 
-A projection adds up taps: `taps()` gives (steps, weight) pairs, one for each distinct delay, so that a delay costs one
-matrix product however many synapses share it. What has been sent but has not arrived is a queue of currents; that is
-all the state a delay needs, and nothing is copied as time goes on.
+A projection is a sum of taps: `taps()` gives (steps, weight) pairs, one per distinct delay, so that a delay costs one
+matrix product, however many synapses share it. Currents that have not arrived yet wait in a queue, which is all the
+state that delays need; past spikes are not stored.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from repertory.papers.spaic.describe.synapses import Filter, Shape
 
 Tap = tuple[int, Tensor]
 Sums = dict[int, list[Tensor]]
-"""States of the filters of a chain, by their place in it."""
+"""Place in the chain -> state of the `Filter` there."""
 
 
 @dataclass
 class Traffic:
-    """What a projection carries from one step, or one run, to the next."""
+    """State of a projection between steps, and between runs."""
 
     pending: list[Tensor | None] = field(default_factory=list)
-    """Currents that arrive in 0, 1, ... steps from now; None is nothing."""
+    """Currents (B, *post) that arrive in 0, 1, ... steps from now; None: no current."""
     sums: Sums = field(default_factory=dict)
 
 
 class Wire(nn.Module):
-    """One projection: `weight`, `bias`, and its `links` before and after the connection.
+    """One projection: `weight`, `bias`, `mask`, `delay`, and the modules `links` of its operations.
 
     Args:
         projection: the description.
-        latency: steps that it takes besides its delay.
-        dt: ms.
-        generator: where weights, masks and delays are drawn from.
+        latency: steps besides the delay.
+        dt: length of a step, ms.
+        generator: draws weights, masks and delays; None: torch's global one.
     """
 
     mask: Tensor | None
@@ -98,17 +98,17 @@ class Wire(nn.Module):
 
     @property
     def source(self) -> Node:
-        """Where its spikes come from."""
+        """The node at the start."""
         return self.projection.source
 
     @property
     def target(self) -> Group:
-        """The population that its current enters."""
+        """The group at the end."""
         return self.projection.target
 
     @property
     def rule(self) -> Rule | None:
-        """What changes its weights in place of gradients."""
+        """The rule that changes its weights in place of gradients."""
         return None if self.connection is None else self.connection.rule
 
     @property
@@ -120,7 +120,7 @@ class Wire(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the weights within the connection's bounds, and trained delays at a step or more."""
+        """Clamp weights to the connection's bounds, and trained delays to at least dt."""
         connection = self.connection
         if connection is None:
             return
@@ -130,18 +130,24 @@ class Wire(nn.Module):
             self.delay.clamp_(min=self.dt)
 
     def current_weight(self) -> Tensor:
-        """The weights; where there is no synapse they are 0."""
+        """The weights, 0 where there is no synapse."""
         return self.weight if self.mask is None else self.weight * self.mask
 
     @property
     def lagged(self) -> bool:
-        """Whether anything takes a step or more."""
+        """Whether spikes arrive at a later step."""
         return self.latency > 0 or self.delay is not None
 
     def taps(self, weight: Tensor | None = None) -> list[Tap]:
-        """(steps, weights) that together are the projection; one with each distinct delay.
+        """The projection as (steps, weights) pairs, one per distinct delay.
 
-        A trained delay is shared between its two neighbouring steps, linearly.
+        A trained delay is shared linearly between the two nearest steps.
+
+        Args:
+            weight: in place of `current_weight()`.
+
+        Raises:
+            Problem: a trained delay that is not finite.
         """
         weight = self.current_weight() if weight is None else weight
         if self.delay is None:
@@ -159,12 +165,12 @@ class Wire(nn.Module):
         return [(self.latency + d, weight * share.to(weight.dtype)) for d, share in shares]
 
     def whole_delay(self) -> Tensor:
-        """A fixed delay in whole steps."""
+        """The fixed delays in steps, rounded down."""
         assert self.delay is not None
         return (self.delay / self.dt + 1e-6).long()  # 3.0 / 0.1 is 29.999...
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(N, *inside) -> (N, *outside), without bias; weights of one axis more are each sample's own."""
+        """(N, *inside) -> (N, *outside), without bias; `weight` may be (N, *weight), one per sample."""
         assert self.connection is not None
         if weight.ndim > self.weight.ndim:
             y = torch.vmap(lambda one, w: self._linear(one[None], w)[0])(x, weight)
@@ -178,26 +184,29 @@ class Wire(nn.Module):
     # -- all steps at once --------------------------------------------------------------------------
 
     def block(self, x: Tensor, traffic: Traffic | None = None, keep: bool = False) -> tuple[Tensor, Traffic]:
-        """Currents (T, B, *post) that spikes (T, B, *pre) cause, and what is still under way after the last step.
+        """All steps.
 
         Args:
-            x: what the source sent.
-            traffic: what earlier runs left under way.
-            keep: whether the second value is wanted.
+            x: output of the source, (T, B, *pre).
+            traffic: left by an earlier run.
+            keep: whether the returned traffic is needed.
+
+        Returns:
+            currents (T, B, *post), and the traffic after the last step.
         """
         traffic, after = traffic or Traffic(), Traffic()
-        still = x.stride(0) == 0 and len(x) > 1 and self.plain and not (self.random and self.training)
-        if still and not self.lagged and not traffic.pending and not isinstance(self.connection, RateToSpikes):
+        constant = x.stride(0) == 0 and len(x) > 1 and self.plain and not (self.random and self.training)
+        if constant and not self.lagged and not traffic.pending and not isinstance(self.connection, RateToSpikes):
             current, _ = self.block(x[:1])
             return current.expand(len(x), *current.shape[1:]), after
         steps = len(x)
-        y = self._walk(range(self.place), x, traffic, after)
+        y = self._run_links(range(self.place), x, traffic, after)
         parts = [(lag, y) for lag in [self.latency]] if self.connection is None else []
         if self.connection is not None:
             parts = [(lag, over_time(lambda z, w=w: self.linear(z, w), y)) for lag, w in self.taps()]
         longest = max(lag for lag, _ in parts)
         if longest:
-            # Each part is moved by its lag; what passes the end is pending.
+            # Shift each part by its lag; what passes the end is pending.
             shape = parts[0][1].shape[1:]
             total = sum(
                 torch.cat([part.new_zeros(lag, *shape), part, part.new_zeros(longest - lag, *shape)])
@@ -215,9 +224,9 @@ class Wire(nn.Module):
         else:
             y = parts[0][1]
         y = self._biased(y)
-        return self._walk(range(self.place + 1, len(self.links)), y, traffic, after), after
+        return self._run_links(range(self.place + 1, len(self.links)), y, traffic, after), after
 
-    def _walk(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+    def _run_links(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
         for place in places:
             link = self.links[place]
             if isinstance(link, Filter):
@@ -236,28 +245,28 @@ class Wire(nn.Module):
 
         Args:
             traffic: before this step.
-            like: any tensor (B, ...) of the right kind.
-            now: what the source sends in this very step; used where nothing lags.
-            taps: of `taps()`.
+            like: any tensor (B, ...) of the same dtype and device.
+            now: output of the source at this step, (B, *pre); used without lag.
+            taps: see `taps`.
         """
         after = Traffic(traffic.pending[1:], dict(traffic.sums))
         due = traffic.pending[0] if traffic.pending else None
         if not self.lagged:
             assert now is not None
-            x = self._tick(range(self.place), now, traffic, after)
+            x = self._step_links(range(self.place), now, traffic, after)
             y = x if self.connection is None else self.linear(x, taps[0][1])
         else:
             y = due if due is not None else like.new_zeros(len(like), *self._queued_shape())
         y = self._biased(y)
-        return self._tick(range(self.place + 1, len(self.links)), y, traffic, after), after
+        return self._step_links(range(self.place + 1, len(self.links)), y, traffic, after), after
 
     def _queued_shape(self) -> Shape:
         return self.projection.shapes[self.place + 1 if self.connection is not None else self.place]
 
     def sent(self, traffic: Traffic, spikes: Tensor, taps: list[Tap]) -> Traffic:
-        """The traffic once the source's spikes (B, *pre) of this step are on their way."""
+        """The traffic after the source's output (B, *pre) of this step has been added; only with lag."""
         after = Traffic(list(traffic.pending), dict(traffic.sums))
-        x = self._tick(range(self.place), spikes, traffic, after)
+        x = self._step_links(range(self.place), spikes, traffic, after)
         parts = [(self.latency, x)]
         if self.connection is not None:
             parts = [(lag, self.linear(x, w)) for lag, w in taps]
@@ -267,7 +276,7 @@ class Wire(nn.Module):
             after.pending[lag - 1] = y if there is None else there + y
         return after
 
-    def _tick(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
+    def _step_links(self, places: range, x: Tensor, before: Traffic, after: Traffic) -> Tensor:
         for place in places:
             link = self.links[place]
             if isinstance(link, Filter):
@@ -277,7 +286,7 @@ class Wire(nn.Module):
         return x
 
     def across(self, pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
-        """Currents of a gap junction into post and into pre, from the voltages (B, ...) of both."""
+        """Currents of gap junctions into post (B, *post) and into pre (B, *pre), from the potentials of both."""
         w, v, u = self.current_weight(), pre.flatten(1), post.flatten(1)
         into_post = v @ w.mT - u * w.sum(1)
         into_pre = u @ w - v * w.sum(0)
@@ -286,17 +295,17 @@ class Wire(nn.Module):
     # -- plasticity -----------------------------------------------------------------------------------
 
     def outer(self, post: Tensor, pre: Tensor) -> Tensor:
-        """Sum over the batch of post x pre, in the weights' shape."""
+        """Outer products of post (B, *post) and pre (B, *pre), summed over B, in the shape of the weights."""
         assert self.connection is not None
         change = self.connection.outer(post, pre, tuple(self.weight.shape))
         return change.reshape(self.weight.shape)
 
     def outer_each(self, post: Tensor, pre: Tensor) -> Tensor:
-        """The same for each sample: (B, *weight)."""
+        """The same per sample: (B, *weight)."""
         if cast(Connection, self.connection).matrix:
             return post.flatten(1)[:, :, None] * pre.flatten(1)[:, None]
         return torch.stack([self.outer(y[None], x[None]) for y, x in zip(post, pre, strict=True)])
 
     def extra_repr(self) -> str:
-        """The projection in words."""
+        """The description."""
         return str(self.projection)
