@@ -14,7 +14,6 @@ import math
 import pickle
 import pickletools
 import stat
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import file_size, load_npy, load_npz, reason
+from repertory.data.arrays import file_size, load_npy, load_npz
 from repertory.data.hdf5 import open_hdf5, read_dataset
 from repertory.data.splits import check_distinct_files
 

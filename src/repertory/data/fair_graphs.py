@@ -233,8 +233,8 @@ def _read_edges(path: Path, table: pd.DataFrame, encoding: Encoding) -> np.ndarr
     if edges is None:
         return _both_ways(pd.DataFrame(_alike(replace(encoding, rows="raw").features(table))), len(table), path)
     pairs = read_table(edges, header=None, sep=r"[\s,]+", engine="python", dtype=str)
-    first = pd.to_numeric(pairs.iloc[0], errors="coerce")
-    if edges.suffix == ".csv" and first.isna().any():  # names of columns
+    first = np.asarray(pd.to_numeric(pairs.iloc[0], errors="coerce"), np.float64)
+    if edges.suffix == ".csv" and np.isnan(first[:2]).any():  # names of columns
         pairs = pairs.iloc[1:].set_axis(pairs.iloc[0].fillna("Unnamed: 0"), axis=1)
         pairs = without_index(pairs.reset_index(drop=True), edges)
     return _both_ways(pairs, len(table), edges)

@@ -67,6 +67,8 @@ def _check_heaps(path: Path) -> None:
                 number, _, _, size = struct.unpack_from("<HHIQ", content, place)
                 step = 16 + -(-size // 8) * 8 if number else size
                 if step < 16:
-                    raise Problem(f"{path.name} is damaged: its heap at byte {start} is", path, "fetch it again")
+                    raise Problem(
+                        f"{path.name} is damaged: an object without length at byte {place}", path, "fetch it again"
+                    )
                 place += step
             start = content.find(HEAP, start + 8)

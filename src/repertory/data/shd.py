@@ -89,7 +89,8 @@ def _trains(field: np.ndarray, name: str, path: Path) -> list[NDArray[np.float64
     trains = [np.asarray(train) for train in field] if field.ndim else []
     if field.ndim not in (1, 2) or any(train.ndim != 1 or train.dtype.kind not in "iuf" for train in trains):
         raise Problem(f"{name} is {field.dtype} of shape {field.shape}", path, "give one array of numbers a recording")
-    trains = [train.astype(np.float64) for train in trains]
+    with np.errstate(invalid="ignore"):  # NaN; refused by the caller
+        trains = [train.astype(np.float64) for train in trains]
     if name.endswith("units") and any((train % 1).any() for train in trains):
         raise Problem(f"{name} are not whole numbers", path, "give channel numbers")
     return trains
