@@ -238,12 +238,12 @@ def test_masks_that_were_not_read_cannot_be_judged(sample: Path) -> None:
     [
         ("{", "not a JSON file"),
         ("[]", "not in COCO's format"),
-        ({"images": [], "annotations": []}, "KeyError 'categories'"),
+        ({"images": [], "annotations": []}, "not in COCO's format"),
         (one_image({"image_id": 6}), "annotation 0 is of image 6"),
         (one_image({}, {"category_id": 8}), "annotation 1 is of category 8"),
         (one_image({"bbox": [1, 2, 3]}), r"annotation 0 has the box \[1, 2, 3\]"),
         (one_image({"bbox": [1, 2, 3, float("nan")]}), "annotation 0 has the box"),
-        (one_image({"bbox": None}), "not in COCO's format"),
+        (one_image({"bbox": None}), "annotation 0 has the box None"),
         (one_image({"segmentation": []}), "annotation 0 has no segmentation"),
         (one_image({"segmentation": [[1, 2, 3, 4]]}), "fewer than three corners"),
     ],
@@ -258,7 +258,7 @@ def test_broken_annotations_are_named(content: Any, message: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda image: image.unlink(), "cannot be read"),
+        (lambda image: image.unlink(), "is missing"),
         (lambda image: image.write_bytes(b"no"), "not an image"),
         (
             lambda image: Image.new("L", (30, 40)).save(image),
@@ -280,5 +280,5 @@ def test_missing_files_are_named(sample: Path, tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "annotations")
     with pytest.raises(Problem, match="no folder of images"):
         coco.read(sample / "annotations" / "instances_train2017.json", tmp_path / "none")
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(Problem, match="is missing"):
         coco.read(tmp_path / "none.json", sample / "train2017")

@@ -99,12 +99,12 @@ def test_damaged_metaimage_is_a_problem(old: bytes, new: bytes, tmp_path: Path) 
     whole = (tmp_path / "a.mha").read_bytes()
     assert old in whole
     (tmp_path / "a.mha").write_bytes(whole.replace(old, new))
-    with pytest.raises(Problem, match="cannot read the grid"):
+    with pytest.raises(Problem, match=r"cannot read the grid|gone\.raw is missing"):
         read_volume(tmp_path / "a.mha")
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="cannot read the grid"):
+    with pytest.raises(Problem, match=r"gone\.mhd is missing"):
         read_volume(tmp_path / "gone.mhd")
 
 
@@ -231,10 +231,10 @@ def test_dicom_pet_in_its_unit(tmp_path: Path) -> None:
 def test_what_is_no_dicom_series_is_a_problem(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="the extra medicine is not installed")
     (tmp_path / "ct").mkdir()
-    with pytest.raises(Problem, match="one DICOM series"):
+    with pytest.raises(Problem, match="no DICOM file here"):
         read_volume(tmp_path / "ct")
     (tmp_path / "ct" / "a.dcm").write_bytes(b"nothing of the kind")
-    with pytest.raises(Problem, match="cannot read the grid"):
+    with pytest.raises(Problem, match="no DICOM file here"):
         read_volume(tmp_path / "ct")
 
 

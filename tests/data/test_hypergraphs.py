@@ -225,10 +225,10 @@ def test_vertex_weights_must_be_finite_and_not_negative(wrong: float) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ([0, 1], [1, 2], "are in train and in test"),
-        ([0, 0], [1], "lists vertex 0 twice in train"),
-        ([0], [3], "names vertex 3, the data have 0 … 2"),
-        ([-1], [1], "names vertex -1"),
+        ([0, 1], [1, 2], "train and split 1, test share 1 of 2 ids"),
+        ([0, 0], [1], "split 1, train lists 0 2 times"),
+        ([0], [3], "names 3, the data have 0 … 2"),
+        ([-1], [1], "names -1"),
         ([0.5], [1], "not whole numbers"),
     ],
 )

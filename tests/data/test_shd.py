@@ -49,7 +49,7 @@ def test_counts_in_steps() -> None:
 def test_damage_is_told(tmp_path: Path) -> None:
     path = tmp_path / "shd_train.h5"
     path.write_bytes(b"nothing")
-    with pytest.raises(Problem, match="not a file of spike trains"):
+    with pytest.raises(Problem, match="the HDF5 file cannot be read"):
         shd.read(path)
     good = shd.Recordings([np.array([0.1])], [np.array([3])], np.array([0]), ())
     shd.write(path, good)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
+import unicodedata
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -12,7 +14,8 @@ class Problem(ValueError):
     """Something the user can put right: what is wrong, where, and what to do about it.
 
     A ValueError too, since layers that others import raise it. The command line prints the three lines and
-    exits with status 2; `--debug` shows the traceback too.
+    exits with status 2; `--debug` shows the traceback too. Each part is one line: runs of whitespace become one
+    space, and control characters are escaped, so that text from files cannot add lines or steer the terminal.
 
     Example:
         >>> print(Problem("no such paper: 'emoo'", where="repertory", remedy="did you mean 'emo'?"))
@@ -22,11 +25,23 @@ class Problem(ValueError):
     """
 
     def __init__(self, what: str, where: object = "", remedy: str = "") -> None:
-        super().__init__(what, str(where), remedy)
-        self.what, self.where, self.remedy = what, str(where), remedy
+        self.what, self.where, self.remedy = _one_line(what), _one_line(str(where)), _one_line(remedy)
+        super().__init__(self.what, self.where, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.what}\nwhere: {self.where}\nremedy: {self.remedy}"
+
+
+def _one_line(text: str) -> str:
+    """Fold whitespace, line ends included, and escape control characters, surrogates and bidirectional overrides."""
+    folded = re.sub(r"\s+", " ", text).strip()
+    return "".join(c.encode("unicode_escape").decode("ascii") if _is_control(c) else c for c in folded)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in (
+        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+    )  # fmt: skip
 
 
 def require(module: str, extra: str) -> ModuleType:

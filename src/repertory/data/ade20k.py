@@ -9,6 +9,7 @@ In samples the classes are 0 to 149, and unlabelled pixels are `IGNORE`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -24,8 +25,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.problem import Problem
+from repertory.data.arrays import file_size, reason
 from repertory.data.images import image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
+from repertory.data.splits import check_distinct_files
 
 CLASSES = 150
 IGNORE = 255
@@ -85,11 +88,12 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             Problem: not a map of classes; names the file.
         """
+        file_size(path)
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 values = np.array(image)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise Problem(f"the annotation cannot be read: {error}", path, "replace the file") from error
+        except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
+            raise Problem(f"the annotation cannot be read: {reason(error)}", path, "replace the file") from error
         if values.ndim != 2 or values.dtype != np.uint8:
             raise Problem(
                 f"the annotation is {values.dtype} of shape {values.shape}, not one byte a pixel",
@@ -114,7 +118,7 @@ def read_split(folder: Path, split: Literal["train", "val"], classes: int = CLAS
         classes: how many there are; at most 254.
 
     Raises:
-        Problem: no images, or one without annotation.
+        Problem: no images, one without annotation, or one that is in both parts.
     """
     if (folder / UNPACKED).is_dir():
         folder = folder / UNPACKED
@@ -128,14 +132,21 @@ def read_split(folder: Path, split: Literal["train", "val"], classes: int = CLAS
     missing = [path for path in annotations if not path.is_file()]
     if missing:
         raise Problem(f"{len(missing)} of {len(images)} images have no annotation", missing[0], "add the missing files")
+    parts = {name: folder / "images" / name for name in SPLITS.values()}
+    check_distinct_files({name: image_files(path) for name, path in parts.items() if path.is_dir()}, folder)
     return SceneSet(tuple(images), tuple(annotations), _names(folder / NAMES, classes))
 
 
 def _names(file: Path, classes: int) -> tuple[str, ...]:
     """Names from a table (Idx, Ratio, Train, Val, Stuff, Name; tabs between), or numbers where it has none."""
     named = {}
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
+    if os.path.lexists(file):
+        file_size(file)
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Problem(f"{file.name} cannot be read: {reason(error)}", file, "give text in UTF-8") from error
+        for line in lines[1:]:
             cells = line.split("\t")
             if cells[0].strip().isdigit():
                 named[int(cells[0])] = cells[-1].strip()

@@ -12,13 +12,14 @@ gaps; 0 is the background.
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.files import write_json
 from repertory.core.problem import Problem, require
+from repertory.data.arrays import file_size, reason
 from repertory.data.images import read_image
 from repertory.data.scenes import draw_scenes
 
@@ -262,7 +264,27 @@ def read_split(folder: Path, split: str, masks: bool = False) -> CocoSet:
     if len(found) != 1:
         what = f"{len(found)} files of annotations for {split!r}"
         raise Problem(what, folder / "annotations", f"expected: {'; '.join(LAYOUT.splitlines())}")
-    return read(found[0], folder / found[0].stem.removeprefix("instances_"), masks)
+    images = folder / found[0].stem.removeprefix("instances_")
+    _check_apart(found[0], images)
+    return read(found[0], images, masks)
+
+
+def _check_apart(annotations: Path, images: Path) -> None:
+    """Raise `Problem` if another split lists the same images.
+
+    Only annotations that are equal, or whose images lie in the same folder, are compared: those of COCO take minutes.
+    """
+    for other in sorted(annotations.parent.glob("instances_*.json")):
+        beside = images.with_name(other.stem.removeprefix("instances_"))
+        if {_part(annotations), _part(other)} != {"train", "val"} or not beside.is_dir() or not images.is_dir():
+            continue
+        file_size(other)
+        if beside.samefile(images) or filecmp.cmp(annotations, other, shallow=False):
+            parts = ({_image(row, path)["file_name"] for row in _load(path)["images"]} for path in (annotations, other))
+            both = set.intersection(*parts)
+            if both:
+                what = f"{annotations.name} and {other.name} share {len(both)} images (first: {min(both)})"
+                raise Problem(what, annotations.parent, "give each image to one split only")
 
 
 def read(annotations: Path, images: Path, masks: bool = False) -> CocoSet:
@@ -274,65 +296,188 @@ def read(annotations: Path, images: Path, masks: bool = False) -> CocoSet:
         masks: samples have masks too; needs pycocotools.
 
     Raises:
-        Problem: a file or folder is not there, is not of this format, or an annotation names an image or a category
-            that the file does not have, or has no box; names it.
+        Problem: a file or folder is not there, or is not of this format; two images or categories share an id; an
+            annotation names an image or a category that the file does not list, or its box, area, iscrowd or (with
+            `masks`) segmentation is unusable: the Problem gives its id.
     """
     if masks:
         require("pycocotools.mask", "detection")
     if not images.is_dir():
         raise Problem("no folder of images here", images, f"expected: {'; '.join(LAYOUT.splitlines())}")
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        infos = sorted(content["images"], key=lambda info: info["id"])
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        rows = content["annotations"]
-        place = {info["id"]: i for i, info in enumerate(infos)}
-        label = {category["id"]: k for k, category in enumerate(categories, 1)}
-        sizes = [(str(info["file_name"]), int(info["height"]), int(info["width"])) for info in infos]
-        classes = tuple(str(category["name"]) for category in categories)
-        for row in rows:
-            _check(row, place, label, masks, annotations)
-    except OSError as error:
-        raise Problem(
-            f"the annotations cannot be read: {error}", annotations, "give COCO's instances_*.json"
-        ) from error
-    except ValueError as error:
-        raise Problem(f"not a JSON file: {error}", annotations, "download it again") from error
-    except (KeyError, TypeError) as error:
-        what = f"not in COCO's format: {type(error).__name__} {error}"
-        raise Problem(what, annotations, "needed: images, annotations and categories with their fields") from error
+    content = _load(annotations)
+    infos = _once([_image(row, annotations) for row in content["images"]], "image", annotations)
+    categories = _once([_category(row, annotations) for row in content["categories"]], "category", annotations)
+    place = {info["id"]: i for i, info in enumerate(infos)}
+    label = {category["id"]: k for k, category in enumerate(categories, 1)}
+    rows = content["annotations"]
+    for row in rows:
+        what = _fault(row, infos, place, label, masks)
+        if what:
+            name = row.get("id", "?") if isinstance(row, dict) else "?"
+            raise Problem(f"annotation {name} {what}", annotations, "correct or remove it; a box is x, y, w, h")
 
     rows.sort(key=lambda row: place[row["image_id"]])
     owners = np.array([place[row["image_id"]] for row in rows], dtype=np.int64)
     first = np.searchsorted(owners, np.arange(len(infos) + 1)).tolist()
     boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    # Files of other owners often lack area and iscrowd.
+    area = [row["bbox"][2] * row["bbox"][3] if row.get("area") is None else row["area"] for row in rows]
     objects = Objects(
         boxes,
         np.array([label[row["category_id"]] for row in rows], dtype=np.int64),
-        # Files of other owners often lack these two.
-        np.array([row.get("area", row["bbox"][2] * row["bbox"][3]) for row in rows], dtype=np.float64),
-        np.array([row.get("iscrowd", 0) for row in rows], dtype=np.bool_),
+        np.array(area, dtype=np.float64),
+        np.array([row.get("iscrowd") or 0 for row in rows], dtype=np.bool_),
         [row["segmentation"] for row in rows] if masks else [],
     )
-    found = [CocoImage(info["id"], *sizes[i], slice(first[i], first[i + 1])) for i, info in enumerate(infos)]
-    return CocoSet(images, tuple(found), objects, classes, tuple(label), masks)
+    found = [CocoImage(*info.values(), slice(first[i], first[i + 1])) for i, info in enumerate(infos)]
+    return CocoSet(images, tuple(found), objects, tuple(c["name"] for c in categories), tuple(label), masks)
 
 
-def _check(row: Any, images: Any, labels: Any, masks: bool, file: Path) -> None:
-    """Raise a Problem that names an unusable annotation; KeyError and TypeError where fields are missing."""
-    what = ""
-    if row["image_id"] not in images:
-        what = f"is of image {row['image_id']}, which the file does not list"
-    elif row["category_id"] not in labels:
-        what = f"is of category {row['category_id']}, which the file does not list"
-    elif len(row["bbox"]) != 4 or not all(-1e6 < float(x) < 1e6 for x in row["bbox"]):
-        what = f"has the box {row['bbox']}"
-    elif masks and not row.get("segmentation"):
-        what = "has no segmentation"
-    elif masks and isinstance(row["segmentation"], list) and min(map(len, row["segmentation"])) < 6:
-        what = "has a polygon with fewer than three corners"
-    if what:
-        raise Problem(f"annotation {row.get('id', '?')} {what}", file, "correct or remove it; a box is x, y, w, h")
+def _part(annotations: Path) -> str:
+    return annotations.stem.removeprefix("instances_").rstrip("0123456789")
+
+
+# -- checks: whatever pycocotools or NumPy would stumble over later ---------------------------------
+
+FIELDS = ("images", "annotations", "categories")
+MOST_PIXELS = 1 << 28
+"""Of an image; more than Pillow opens."""
+
+
+def _load(annotations: Path) -> dict[str, Any]:
+    file_size(annotations)
+    try:
+        content = json.loads(annotations.read_bytes())  # finds out UTF-8, with or without its mark, and UTF-16
+    except (OSError, ValueError, RecursionError) as error:
+        raise Problem(f"not a JSON file: {reason(error)}", annotations, "give COCO's instances_*.json") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in FIELDS):
+        raise Problem("not in COCO's format", annotations, f"needed: the lists {', '.join(FIELDS)}")
+    return content
+
+
+def _image(row: Any, file: Path) -> dict[str, Any]:
+    """id, file_name, height and width of an image."""
+    if not isinstance(row, dict) or not _is_id(row.get("id")):
+        raise Problem(f"an image has no id: {str(row)[:80]}", file, "give each an id, a number or a word")
+    height, width = (_whole(row.get(name)) for name in ("height", "width"))
+    name = row.get("file_name")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise Problem(f"image {row['id']} has the file_name {name!r}", file, "name its file")
+    if height is None or width is None or not 0 < height * width <= MOST_PIXELS or min(height, width) < 1:
+        what = f"image {row['id']} has the height {row.get('height')!r} and the width {row.get('width')!r}"
+        raise Problem(what, file, "give whole numbers of pixels")
+    return {"id": row["id"], "file_name": name, "height": height, "width": width}
+
+
+def _category(row: Any, file: Path) -> dict[str, Any]:
+    """id and name of a category."""
+    if not isinstance(row, dict) or not _is_id(row.get("id")) or not isinstance(row.get("name"), str | int):
+        raise Problem(f"a category has no id or no name: {str(row)[:80]}", file, "give each an id and a name")
+    return {"id": row["id"], "name": str(row["name"])}
+
+
+def _once(rows: list[dict[str, Any]], what: str, file: Path) -> list[dict[str, Any]]:
+    """The rows by id; of identical ones, one."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        if found.setdefault(row["id"], row) != row:
+            twins = f"{found[row['id']]} and {row}"
+            raise Problem(f"two of {what} {row['id']}: {twins}", file, "give each an id of its own")
+    try:
+        return [found[key] for key in sorted(found)]
+    except TypeError as error:
+        raise Problem(f"the ids of the {what} list are numbers and words", file, "give numbers") from error
+
+
+def _fault(row: Any, infos: list[dict[str, Any]], place: Any, label: Any, masks: bool) -> str:
+    """What is wrong with an annotation; empty if nothing is."""
+    if not isinstance(row, dict):
+        return f"is no object: {str(row)[:80]}"
+    owner, category, box = (row.get(name) for name in ("image_id", "category_id", "bbox"))
+    if not _is_id(owner) or owner not in place:
+        return f"is of image {owner!r}, which the file does not list"
+    if not _is_id(category) or category not in label:
+        return f"is of category {category!r}, which the file does not list"
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(x, 1e6) for x in box) or min(box[2:]) < 0:
+        return f"has the box {box!r}"
+    area = row.get("area")
+    if area is not None and not (_is_number(area, 1e12) and area >= 0):
+        return f"has the area {area!r}"
+    crowd = row.get("iscrowd")
+    if crowd is not None and not (_is_number(crowd, 2) and crowd in (0, 1)) and not isinstance(crowd, bool):
+        return f"has iscrowd {crowd!r}, expected 0 or 1"
+    info = infos[place[owner]]
+    return _segmentation_fault(row.get("segmentation"), info["height"], info["width"]) if masks else ""
+
+
+def _segmentation_fault(segmentation: Any, height: int, width: int) -> str:
+    if not segmentation:
+        return "has no segmentation"
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if not isinstance(polygon, list) or len(polygon) < 6:
+                return "has a polygon with fewer than three corners"
+            if len(polygon) % 2:
+                return f"has a polygon of {len(polygon)} numbers, an odd count"
+            for corners, side in ((polygon[::2], width), (polygon[1::2], height)):
+                if not _are_near(corners, side):
+                    wrong = next(corner for corner in corners if not _are_near([corner], side))
+                    return f"has a polygon with a corner at {wrong!r}, in an image of {width} x {height} pixels"
+        return ""
+    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("size"), list):
+        return f"has a segmentation that is neither polygons nor run lengths: {str(segmentation)[:80]}"
+    if [_whole(side) for side in segmentation["size"]] != [height, width]:
+        return f"has run lengths of size {segmentation['size']}, in an image of {[height, width]}"
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        runs = _unpacked_counts(counts)
+    else:
+        runs = [_whole(run) for run in counts] if isinstance(counts, list) else None
+    if not runs or any(run is None or run < 0 for run in runs) or sum(run or 0 for run in runs) != height * width:
+        return f"has run lengths that do not add up to {height} x {width}"
+    return ""
+
+
+def _are_near(corners: list[Any], side: int) -> bool:
+    """Whether all are numbers, and at most one side of the image away from it: a mask's memory grows with a polygon."""
+    if not set(map(type, corners)) <= {int, float}:
+        return False
+    total = -side <= min(corners) and max(corners) <= 2 * side and sum(corners)
+    return total is not False and total == total  # NaN equals nothing
+
+
+def _unpacked_counts(text: str) -> list[int] | None:
+    """Run lengths of COCO's packed text; None if it is damaged.
+
+    Each is written in digits of 5 bits, lowest first, at 48 and up; 32 marks that more follow, 16 in the last a
+    negative number. From the fourth on they are differences to the one before the last.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in text.encode("latin-1", "replace"):
+        digit = code - 48
+        if not 0 <= digit < 64 or shift > 60:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            value -= (digit & 16) and 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return None if shift else runs
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_number(value: object, limit: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -limit < value < limit
+
+
+def _whole(value: object) -> int | None:
+    """A whole number as an int, also if it is written 128.0; else None."""
+    return int(cast(float, value)) if _is_number(value, 1e12) and cast(float, value) % 1 == 0 else None
 
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> Any:

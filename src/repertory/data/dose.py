@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from repertory.core.problem import Problem, require
+from repertory.data.arrays import CHUNK, LARGEST, file_size, reason
 
 AXES = "xyz"
 PET = "PET"
@@ -68,6 +70,14 @@ def read_volume(path: Path) -> Volume:
 # -- MetaImage ----------------------------------------------------------------------------------
 
 _ELEMENTS = {"MET_SHORT": "<i2", "MET_USHORT": "<u2", "MET_INT": "<i4", "MET_FLOAT": "<f4", "MET_DOUBLE": "<f8"}
+_PLAIN = {
+    "ObjectType": ("Image",), "ObjectSubType": None, "NDims": ("3",), "DimSize": None, "ElementType": tuple(_ELEMENTS),
+    "BinaryData": ("True",), "BinaryDataByteOrderMSB": ("False",), "ElementByteOrderMSB": ("False",),
+    "CompressedData": ("False",), "ElementNumberOfChannels": ("1",), "TransformMatrix": None, "Offset": None,
+    "ElementSpacing": None, "CenterOfRotation": None, "AnatomicalOrientation": None, "ElementDataFile": None,
+    **dict.fromkeys(("Comment", "Name", "ID", "ParentID", "Color", "Modality", "ElementMin", "ElementMax")),
+}  # fmt: skip
+"""Fields that the fast reader knows, and the values that it takes (None: any). MetaIO has synonyms for many."""
 
 
 def write_metaimage(path: Path, values: NDArray, spacing: Triple = (1, 1, 1), origin: Triple = (0, 0, 0)) -> None:
@@ -102,22 +112,52 @@ def read_metaimage(path: Path) -> Volume:
         Problem: missing, damaged, not 3-d, or rotated; or not plain, and SimpleITK is not installed.
     """
     header, start = _metaimage_header(path)
+    names = _data_files(path, header["ElementDataFile"], start)
     plain = (
-        header.get("NDims") == "3"
-        and header.get("ElementType") in _ELEMENTS
-        and header.get("ElementNumberOfChannels", "1") == "1"
-        and not any(header.get(k, "False") == "True" for k in ("CompressedData", "BinaryDataByteOrderMSB"))
-        and header.get("BinaryData", "True") == "True"
-        and re.fullmatch(r"[^ %]+", header["ElementDataFile"]) is not None  # neither a pattern nor a list of files
-        and header["ElementDataFile"] != "LIST"
+        {"NDims", "DimSize", "ElementType", "ElementSpacing"} <= header.keys()
+        and all(name in _PLAIN and (_PLAIN[name] is None or value in _PLAIN[name]) for name, value in header.items())
+        and names in ([], [header["ElementDataFile"]])  # neither a pattern nor a list of files
     )
+    try:
+        shape = [int(n) for n in header["DimSize"].split()]
+        if min(shape) < 1:
+            raise ValueError(f"DimSize {header['DimSize']}")
+        channels = int(header.get("ElementNumberOfChannels", "1"))
+    except (KeyError, ValueError) as error:
+        raise _unreadable(path, reason(error)) from error
+    if math.prod(shape) * max(1, channels) * 8 > LARGEST:
+        raise _unreadable(path, f"DimSize {header['DimSize']} takes more than {LARGEST / 1e9:.1f} GB")
     return _read_plain(path, header, start) if plain else _read_by_itk(path)
+
+
+def _data_files(path: Path, named: str, start: int) -> list[str]:
+    """Names of the files that hold the data; none where the header's own file does.
+
+    Raises:
+        Problem: a file elsewhere than in the header's folder or below it, or one that is not there.
+    """
+    if named.upper() == "LOCAL":
+        return []
+    names = [named]
+    if named.upper().startswith("LIST"):
+        with path.open("rb") as file:
+            file.seek(start)
+            names = [line.strip() for line in file.read(CHUNK).decode("latin-1").splitlines() if line.strip()]
+    elif "%" in named:
+        names = [named.split()[0]]
+    for name in names:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise Problem(f"the grid's data are in {name}", path, "put the data file beside its header")
+        if "%" not in name:
+            file_size(path.parent / name)
+    return names
 
 
 def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
     """The header's fields, and where the data of an `.mha` begin."""
     header: dict[str, str] = {}
     try:
+        file_size(path)
         with path.open("rb") as file:
             while "ElementDataFile" not in header:
                 key, equals, value = file.readline(10_000).decode("ascii").partition("=")
@@ -130,32 +170,35 @@ def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _read_plain(path: Path, header: dict[str, str], start: int) -> Volume:
-    def numbers(key: str, default: str) -> list[float]:
-        return [float(v) for v in header.get(key, default).split()]
+    def numbers(key: str, default: str, count: int) -> list[float]:
+        values = [float(v) for v in header.get(key, default).split()]
+        if len(values) != count or not np.isfinite(values).all():
+            raise ValueError(f"{key} = {header.get(key, default)}, expected {count} numbers")
+        return values
 
-    local = header["ElementDataFile"] == "LOCAL"
+    local = header["ElementDataFile"].upper() == "LOCAL"
     try:
         data = path.read_bytes()[start:] if local else (path.parent / header["ElementDataFile"]).read_bytes()
         shape = [int(n) for n in header["DimSize"].split()][::-1]
         dtype = np.dtype(_ELEMENTS[header["ElementType"]])
         size = math.prod(shape) * dtype.itemsize
-        if len(shape) != 3 or size == 0 or len(data) < size:
-            raise ValueError(f"DimSize {header['DimSize']} does not go with {len(data)} bytes of data")
-        values = np.frombuffer(data[len(data) - size :], dtype).reshape(shape)
-        spacing = numbers("ElementSpacing", "1 1 1")
-        origin = numbers("Offset", header.get("Position", "0 0 0"))
-        matrix = numbers("TransformMatrix", "1 0 0 0 1 0 0 0 1")
-        return _aligned(values, spacing, origin, matrix, path)
+        if len(shape) != 3 or len(data) != size:
+            raise ValueError(f"DimSize {header['DimSize']} takes {size} bytes, there are {len(data)}")
+        values = np.frombuffer(data, dtype).reshape(shape)
+        spacing = numbers("ElementSpacing", "1 1 1", 3)
+        origin = numbers("Offset", "0 0 0", 3)
+        matrix = numbers("TransformMatrix", "1 0 0 0 1 0 0 0 1", 9)
     except (OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error
+    return _aligned(values, spacing, origin, matrix, path)
 
 
 def _read_by_itk(path: Path) -> Volume:
     sitk = require("SimpleITK", extra="medicine")
     try:
         image = sitk.ReadImage(str(path), imageIO="MetaImageIO")
-    except RuntimeError as error:
-        raise _unreadable(path, str(error).splitlines()[-1].strip()) from error
+    except (RuntimeError, MemoryError) as error:
+        raise _unreadable(path, (str(error).splitlines() or ["too large"])[-1].strip()) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise _unreadable(path, f"{image.GetDimension()} dimensions, {image.GetNumberOfComponentsPerPixel()} channels")
     values = sitk.GetArrayFromImage(image)
@@ -173,10 +216,12 @@ def _aligned(
     """A Volume whose indices rise with the coordinates; `matrix` holds the directions of the axes."""
     direction = np.reshape(matrix, (3, 3))
     signs = np.sign(np.diag(direction))
+    if values.dtype.kind not in "iuf":
+        raise _unreadable(path, f"its values are {values.dtype}")
     if not np.allclose(direction, np.diag(signs), atol=1e-3):
         raise Problem("the grid is rotated against the axes", path, "resample it to a grid along the axes")
-    if min(spacing) <= 0:
-        raise _unreadable(path, f"spacing {tuple(spacing)}")
+    if not np.isfinite([*spacing, *origin]).all() or min(spacing) <= 0:
+        raise _unreadable(path, f"spacing {tuple(spacing)}, origin {tuple(origin)}")
     size = values.shape[::-1]
     first = [o - s * (n - 1) if d < 0 else o for o, s, n, d in zip(origin, spacing, size, signs, strict=True)]
     values = np.flip(values, tuple(2 - a for a in range(3) if signs[a] < 0))
@@ -197,6 +242,7 @@ def read_topas(path: Path) -> Volume:
     Raises:
         Problem: the header lacks the bins or the quantity, or bins are missing or not numbers.
     """
+    file_size(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         header = "\n".join(line for line in lines if line.startswith("#"))
@@ -204,7 +250,10 @@ def read_topas(path: Path) -> Volume:
         widths = re.findall(r"#\s*[XYZ] in \d+ bins? of ([\d.eE+-]+) (cm|mm)", header)
         quantity = re.search(r"#\s*\w+\s*\(\s*(\S*)\s*\)\s*:\s*(.+)", header)
         if set(bins) != {"X", "Y", "Z"} or len(widths) != 3 or quantity is None:
-            raise _unreadable(path, "the header names no bins in X, Y and Z, or no quantity with its unit")
+            raise ValueError("the header names no bins in X, Y and Z, or no quantity with its unit")
+        x, y, z = (float(width) * (10 if unit == "cm" else 1) for width, unit in widths)
+        if not (np.isfinite([x, y, z]).all() and min(x, y, z) > 0):
+            raise ValueError(f"bins of {x:g}, {y:g}, {z:g} mm")
         rows = np.loadtxt([line for line in lines if line and not line.startswith("#")], delimiter=",", ndmin=2)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -212,10 +261,13 @@ def read_topas(path: Path) -> Volume:
     shape = tuple(int(bins[axis]) for axis in "ZYX")
     if len(rows) != math.prod(shape):
         raise _unreadable(path, f"{len(rows)} rows for {math.prod(shape)} bins")
+    place = 3 + (columns.index("Sum") if "Sum" in columns else 0)
+    wanted = np.indices(shape)[::-1].reshape(3, -1).T  # x, y, z of every bin
+    if rows.shape[1] <= place or not np.array_equal(rows[np.lexsort(rows[:, :3].T), :3], wanted):
+        raise _unreadable(path, "the rows are not one of each bin: its x, y and z, and the values")
     values = np.zeros(shape)
     ix, iy, iz = rows[:, :3].astype(int).T
-    values[iz, iy, ix] = rows[:, 3 + (columns.index("Sum") if "Sum" in columns else 0)]
-    x, y, z = (float(width) * (10 if unit == "cm" else 1) for width, unit in widths)
+    values[iz, iy, ix] = rows[:, place]
     return Volume(values, (x, y, z), None, quantity[1])
 
 
@@ -229,11 +281,23 @@ def read_dicom(path: Path) -> Volume:
         Problem: not DICOM; slices missing or of several series; oblique; a dose not in Gy, a PET not in Bq/ml.
     """
     pydicom = require("pydicom", extra="medicine")
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.name != "DICOMDIR") if path.is_dir() else [path]
-    try:
-        slices = [pydicom.dcmread(file) for file in files]
-    except (OSError, pydicom.errors.InvalidDicomError) as error:
-        raise _unreadable(path, error) from error
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR" and p.name[0] != ".")
+    slices, foreign = [], []
+    for file in files:
+        file_size(file)
+        try:
+            slices.append(pydicom.dcmread(file))
+        except pydicom.errors.InvalidDicomError:
+            foreign.append(file)
+        except Exception as error:  # pydicom raises many kinds on a damaged file
+            raise _unreadable(file, reason(error)) from error
+    if not slices:
+        named = foreign[0] if foreign else path
+        raise Problem("there is no DICOM file here", named, "give a DICOM series, or a .dcm file")
+    if foreign:
+        warnings.warn(f"{path}: {len(foreign)} files are no DICOM and are left out ({foreign[0].name})", stacklevel=2)
     if len({s.get("SeriesInstanceUID") for s in slices}) != 1:
         raise _unreadable(path, f"a folder holds one DICOM series; {len(slices)} files of several, or none, are here")
     try:
@@ -241,6 +305,8 @@ def read_dicom(path: Path) -> Volume:
         first = slices[0]
         x, y, z = (float(v) for v in first.ImagePositionPatient)
         rows = [float(v) for v in first.ImageOrientationPatient]
+        if len(rows) != 6:
+            raise ValueError(f"ImageOrientationPatient has {len(rows)} numbers")
         if first.Modality == "RTDOSE":
             unit, wanted = first.DoseUnits, "GY"
             values = first.pixel_array * float(first.DoseGridScaling)
@@ -251,8 +317,8 @@ def read_dicom(path: Path) -> Volume:
             values = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
             heights = np.array([float(s.ImagePositionPatient[2]) for s in slices])
         dy, dx = (float(v) for v in first.PixelSpacing)
-    except (AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise _unreadable(path, error) from error
+    except Exception as error:  # pydicom raises many kinds on a damaged file
+        raise _unreadable(path, reason(error)) from error
     if unit != wanted:
         raise Problem(f"{first.Modality} in the unit {unit}", path, f"export it in {wanted}")
     steps = np.diff(heights)
@@ -286,9 +352,14 @@ class Beam:
 
 
 def read_beam(path: Path) -> Beam:
-    """Read beam.json. Raises `Problem` if it is missing or a value is absent or senseless."""
+    """Read beam.json.
+
+    Raises:
+        Problem: missing, no JSON, or a value is absent or out of range.
+    """
+    file_size(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_bytes())
         x, y, z = (float(v) for v in fields["entry_mm"])
         beam = Beam(
             float(fields["energy_MeV"]), AXES.index(fields["axis"]), (x, y, z),
@@ -296,7 +367,7 @@ def read_beam(path: Path) -> Beam:
         )  # fmt: skip
         if beam.direction not in (1, -1) or not 1 <= beam.energy <= 500 or not np.isfinite(beam.entry).all():
             raise ValueError(f"direction {beam.direction}, energy {beam.energy} MeV, entry {beam.entry}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, AttributeError, OverflowError, RecursionError, ValueError, KeyError, TypeError) as error:
         raise Problem(
             f"no usable description of the beam: {type(error).__name__}: {error}",
             path,
@@ -390,10 +461,20 @@ def write_case(folder: Path, energy: float, ct: NDArray, dose: NDArray, activity
 
 
 def find_cases(folder: Path) -> list[Path]:
-    """The case folders in `folder`, sorted by name; `folder` itself if it is one."""
-    if (folder / "beam.json").exists():
+    """The case folders in `folder`, sorted by name; `folder` itself if it is one.
+
+    Raises:
+        Problem: a folder with a CT but without beam.json, or a link to nothing.
+    """
+    if os.path.lexists(folder / "beam.json"):
         return [folder]
-    return sorted(path.parent for path in folder.glob("*/beam.json")) if folder.is_dir() else []
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    for path in inside:
+        if path.is_symlink() and not path.exists():
+            raise Problem(f"{path.name} is a link to nothing", path, "restore what it links to, or remove the link")
+        if path.is_dir() and not os.path.lexists(path / "beam.json") and any(path.glob("ct*")):
+            raise Problem(f"{path.name} has no beam.json", path, "add it, or move the folder elsewhere")
+    return [path for path in inside if os.path.lexists(path / "beam.json")]
 
 
 def read_case(
@@ -465,7 +546,7 @@ def read_case(
 
 def _volume(folder: Path, name: str) -> Volume | None:
     for suffix in (".mhd", ".mha", ".csv", ".dcm", ""):
-        if (path := folder / f"{name}{suffix}").exists():
+        if os.path.lexists(path := folder / f"{name}{suffix}"):
             return read_volume(path)
     return None
 

@@ -16,7 +16,6 @@ A stream is a structured array of dtype `EVENT`, in file order: x (column), y (r
 from __future__ import annotations
 
 import filecmp
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,9 @@ from typing import Any
 import numpy as np
 
 from repertory.core.problem import Problem, require
+from repertory.data.arrays import file_size, load_npy, load_npz
+from repertory.data.hdf5 import open_hdf5, read_dataset
+from repertory.data.splits import check_distinct_files
 
 LAYOUT = """\
 Train/<digit>/*.bin, Test/<digit>/*.bin (N-MNIST)
@@ -47,6 +49,7 @@ ATIS_OVERFLOW_ROW = 240
 ATIS_OVERFLOW = 8192
 SHORTEST = 10_000
 """A stream of arrays whose last t is below this is asked about: seconds or milliseconds, perhaps."""
+LATEST = 1 << 62
 UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 FIELD_NAMES = {
     "x": ("x",),
@@ -104,6 +107,7 @@ def read_events(path: Path, *, unit: str = "", upright: bool = False) -> np.ndar
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise Problem(f"no event format has the suffix {path.suffix!r}", path, f"give one of {', '.join(READERS)}")
+    file_size(path)
     try:
         events = reader(path)
     except OSError as error:
@@ -180,19 +184,18 @@ def _read_aedat(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
-    return _columns(_load(path), path)
+    return _columns(load_npy(path), path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with _load(path) as archive:
-        return _columns(dict(archive), path)
+    return _columns(load_npz(path), path)
 
 
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
     h5py = require("h5py", extra="spiking")
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         group = file["events"] if isinstance(file.get("events"), h5py.Group) else file
-        arrays = {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
+        arrays = {name: read_dataset(item, path) for name, item in group.items() if isinstance(item, h5py.Dataset)}
     return _columns(arrays, path)
 
 
@@ -207,22 +210,15 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _load(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise Problem(f"not a NumPy file of numbers: {error}", path, "replace or remove the file") from error
-
-
 def _header(content: bytes, sign: bytes) -> tuple[list[str], bytes]:
     """Lines that begin with `sign`, and the rest."""
     lines: list[str] = []
-    while content.startswith(sign):
-        line, newline, content = content.partition(b"\n")
-        lines.append(line.decode("latin-1").strip())
-        if not newline:
-            return lines, b""
-    return lines, content
+    place = 0
+    while content.startswith(sign, place):
+        end = content.find(b"\n", place) + 1 or len(content)
+        lines.append(content[place:end].decode("latin-1").strip())
+        place = end
+    return lines, content[place:]
 
 
 def _records(content: bytes, size: int, path: Path) -> np.ndarray:
@@ -261,6 +257,9 @@ def _from_arrays(columns: dict[str, np.ndarray], path: Path, unit: str) -> np.nd
     for name, column in columns.items():
         if column.dtype.kind not in "biuf" or not np.isfinite(column).all():
             raise Problem(f"{name} holds what is not a finite number", path, "give numbers")
+    if len(t) and max(abs(float(t.min())), abs(float(t.max()))) * UNITS.get(unit, 1) >= LATEST:
+        raise Problem(f"t lies between {t.min()} and {t.max()}", path, "give microseconds below 2^62, or say the unit")
+    t = t.astype(np.float64 if t.dtype.kind == "f" else np.int64)
     for name, column in (("x", x), ("y", y)):
         if len(column) and (column.min() < 0 or column.max() >= 1 << 14):
             wrong = column[np.argmax((column < 0) | (column >= 1 << 14))]
@@ -415,13 +414,15 @@ def read_splits(
         scale: of MNIST-DVS, 4, 8 or 16.
 
     Raises:
-        Problem: no streams, a class without any, an unknown sensor, test classes that training does not have.
+        Problem: no streams, a class without any, an unknown sensor, test classes that training does not have, or a
+            file that is in both parts, perhaps by a link.
     """
     options: dict[str, Any] = {"size": size, "unit": unit, "upright": upright, "scale": scale}
     for first, second in SPLITS:
         if (folder / first).is_dir() and (folder / second).is_dir():
-            train = read_class_folders(folder / first, **options)
-            return train, read_class_folders(folder / second, **options).named(train.names)
+            train, test = (read_class_folders(folder / part, **options) for part in (first, second))
+            check_distinct_files({first: train.paths, second: test.paths}, folder)
+            return train, test.named(train.names)
     if (folder / "Caltech101").is_dir():
         folder = folder / "Caltech101"
     return nine_to_one(read_class_folders(folder, **options))
@@ -470,6 +471,7 @@ def sensor_size(path: Path) -> Size:
     if path.suffix.lower() == ".aedat":
         return DVS128
     if path.suffix.lower() == ".dat":
+        file_size(path)
         with path.open("rb") as file:
             header = "\n".join(_header(file.read(4096), b"%")[0])
         sides = [re.search(rf"(?i)\b{name}\s+(\d+)", header) for name in ("height", "width")]
@@ -515,8 +517,9 @@ def shared_streams(train: EventSet, test: EventSet) -> list[tuple[Path, Path]]:
 
 
 def _fingerprint(path: Path) -> tuple[int, bytes]:
+    size = file_size(path)
     with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_size, sha256(file.read(1 << 14)).digest()
+        return size, sha256(file.read(1 << 14)).digest()
 
 
 # -- tensors that count -------------------------------------------------------------------------

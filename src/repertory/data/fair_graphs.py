@@ -6,11 +6,12 @@ Formats, as their owners distribute them (nifty's and RELIANT's repositories):
   written as floats. `bail`, `credit` and `german` are known by name: label, attribute, and how columns are prepared.
 - npz: `X.npz` (COO parts data, row, col, shape), `labels.txt` and `sens.txt` (id, value), `edgelist.txt` (u, v)
 
-Either may have `split/{train,val,test}_split.npy`, ids of nodes; otherwise splits are drawn.
+Either may have `split/{train,val,test}_split.npy`, ids of nodes or masks (n,) of booleans; otherwise splits are drawn.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,9 @@ from scipy import sparse
 from sklearn.metrics import pairwise_distances_chunked
 
 from repertory.core.problem import Problem
+from repertory.data.arrays import load_npy, load_npz, to_dense
+from repertory.data.splits import check_disjoint, part_ids
+from repertory.data.tables import read_table, to_numbers, without_index
 
 FORMATS = """\
 <name>.csv (a row a person) and <name>_edges.txt (pairs of row numbers); own tables with label= and sensitive=
@@ -166,10 +170,7 @@ def read_fair_graph(
 
 def _read_table(folder: Path, label: str, sensitive: str, encoding: Encoding | None) -> FairGraph:
     path = _table(folder)
-    try:
-        table = pd.read_csv(path, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise Problem(f"cannot read the table: {error}", path, "a comma-separated table with a header") from error
+    table = without_index(read_table(path), path)
     known = KNOWN.get(path.stem) if not label and not sensitive else _Known(label, sensitive)
     if encoding is not None:
         return FairGraph(path.stem, encoding.features(table, path), _read_edges(path, table, encoding), encoding)
@@ -228,23 +229,22 @@ def _binary(table: pd.DataFrame, name: str, what: str, where: Path, known: _Know
 def _read_edges(path: Path, table: pd.DataFrame, encoding: Encoding) -> np.ndarray:
     """The edges beside a table; where there is no file (bail), people are joined to those most like them."""
     names = (f"{path.stem}_edges.txt", "edges.txt", f"{path.stem}_edges.csv", "edges.csv", f"{path.stem}_edges.txt.zip")
-    edges = next((path.with_name(name) for name in names if path.with_name(name).exists()), None)
+    edges = next((path.with_name(name) for name in names if os.path.lexists(path.with_name(name))), None)
     if edges is None:
         return _both_ways(pd.DataFrame(_alike(replace(encoding, rows="raw").features(table))), len(table), path)
-    header = 0 if edges.suffix == ".csv" else None
-    try:
-        pairs = pd.read_csv(edges, header=header, sep=r"[\s,]+", engine="python")  # unzips too
-    except (OSError, ValueError) as error:
-        raise Problem(f"cannot read the edges: {error}", edges, "two row numbers a line") from error
+    pairs = read_table(edges, header=None, sep=r"[\s,]+", engine="python", dtype=str)
+    first = np.asarray(pd.to_numeric(pairs.iloc[0], errors="coerce"), np.float64)
+    if edges.suffix == ".csv" and np.isnan(first[:2]).any():  # names of columns
+        pairs = pairs.iloc[1:].set_axis(pairs.iloc[0].fillna("Unnamed: 0"), axis=1)
+        pairs = without_index(pairs.reset_index(drop=True), edges)
     return _both_ways(pairs, len(table), edges)
 
 
 def _both_ways(pairs: pd.DataFrame, size: int, where: Path) -> np.ndarray:
     """Sorted edges (2, E): both directions, each once, and a self loop at every node."""
-    try:
-        ends = pairs.iloc[:, :2].to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise Problem(f"an edge is not two numbers: {error}", where, "two row numbers a line") from error
+    if pairs.shape[1] < 2:
+        raise Problem(f"the edges have {pairs.shape[1]} column", where, "give two row numbers a line")
+    ends = to_numbers(pairs.iloc[:, :2], where)
     wrong = ~((ends >= 0) & (ends < size) & (ends % 1 == 0)).all(axis=1)
     if wrong.any():
         pair = tuple(ends[wrong][0].tolist())
@@ -281,12 +281,18 @@ def _largest_component(graph: FairGraph) -> FairGraph:
 def _read_npz(folder: Path, features_only: bool) -> FairGraph:
     """DBLP: labels are 1 for class 3 and groups 1 for continent 2, as RELIANT's authors have them."""
     path = folder / "X.npz"
+    parts = load_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as parts:
-            shape = tuple(int(k) for k in parts["shape"])
-            features = sparse.coo_array((parts["data"], (parts["row"], parts["col"])), shape=shape).toarray()
-    except (OSError, KeyError, ValueError) as error:
-        raise Problem(f"cannot read X.npz: {error}", path, "COO parts: data, row, col, shape") from error
+        data, row, column, shape = (parts[name] for name in ("data", "row", "col", "shape"))
+        if data.dtype.kind not in "biuf" or not row.dtype.kind == column.dtype.kind == shape.dtype.kind == "i":
+            raise ValueError(f"data are {data.dtype}, row {row.dtype}, col {column.dtype}, shape {shape.dtype}")
+        features = to_dense(sparse.coo_array((data, (row, column)), shape=tuple(shape.tolist())), path)
+        if features.ndim != 2 or not features.size or not np.isfinite(features).all():
+            raise ValueError(f"the features have shape {features.shape}, or are not finite")
+    except Problem:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise Problem(f"X.npz is no sparse matrix: {error}", path, "COO parts: data, row, col, shape") from error
     edges = _both_ways(_columns(folder / "edgelist.txt"), len(features), folder / "edgelist.txt")
     name = folder.resolve().name
     graph = FairGraph(name, features.astype(np.float32), edges, Encoding([]))
@@ -297,15 +303,14 @@ def _read_npz(folder: Path, features_only: bool) -> FairGraph:
 
 
 def _columns(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, sep=r"\s+", header=None)
-    except (OSError, ValueError) as error:
-        raise Problem(f"cannot read {path.name}: {error}", path, "two numbers a line") from error
+    return read_table(path, sep=r"\s+", header=None)
 
 
 def _values(path: Path, size: int) -> np.ndarray:
-    table = _columns(path)
-    ids, values = table[0].to_numpy(dtype=np.int64), table[1].to_numpy(dtype=np.float64)
+    table = to_numbers(_columns(path), path)
+    if table.shape[1] != 2 or not np.isfinite(table).all():
+        raise Problem(f"{path.name} is not two finite numbers a line", path, "one line a node: id, value")
+    ids, values = table.T
     if sorted(ids.tolist()) != list(range(size)):
         raise Problem(f"{path.name} does not name each of the {size} nodes once", path, "one line a node: id, value")
     return values[np.argsort(ids)]
@@ -313,17 +318,14 @@ def _values(path: Path, size: int) -> np.ndarray:
 
 def _read_split(home: Path, graph: FairGraph, seed: int, per_class: int) -> dict[str, np.ndarray]:
     files = {part: home / "split" / f"{part}_split.npy" for part in PARTS}
-    if not any(path.exists() for path in files.values()):
+    if not any(os.path.lexists(path) for path in files.values()):
         assert graph.labels is not None
         return draw_split(graph.labels, seed, per_class)
-    split = {}
-    for part, path in files.items():
-        try:
-            split[part] = np.load(path, allow_pickle=False).astype(np.int64)
-        except (OSError, ValueError) as error:
-            raise Problem(f"cannot read the {part} ids: {error}", path, "an array of node numbers") from error
-        if len(split[part]) == 0 or split[part].min() < 0 or split[part].max() >= graph.size:
-            raise Problem("ids of nodes that are not there", path, f"nodes are numbered from 0 to {graph.size - 1}")
+    split = {part: part_ids(load_npy(path), graph.size, part, path) for part, path in files.items()}
+    for part, ids in split.items():
+        if not len(ids):
+            raise Problem(f"{part} is empty", files[part], "give each part at least one node")
+    check_disjoint(split, home / "split")
     return split
 
 

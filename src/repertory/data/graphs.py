@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ import pandas as pd
 from scipy import sparse
 
 from repertory.core.problem import Problem
+from repertory.data.arrays import check_claim, file_size, load_npy, load_pickle, to_dense
+from repertory.data.tables import read_table, to_numbers, without_index
 
 BLOCK_BYTES = 64 << 20
 """Dense adjacency matrices are turned into CSR in blocks of rows of about this size."""
@@ -86,6 +89,9 @@ def make_graph(
     shape, features = np.shape(adjacency), np.asarray(features)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise Problem(f"the adjacency matrix is not square: {shape}", where, "give one row and one column a node")
+    kind = adjacency.dtype.kind if sparse.issparse(adjacency) else np.asarray(adjacency).dtype.kind
+    if kind not in "biuf":
+        raise Problem("the adjacency matrix does not hold real numbers", where, "save it as int or float")
     if features.ndim != 2 or len(features) != shape[0]:
         raise Problem(
             f"adjacency {shape} and features {features.shape} do not go together",
@@ -115,8 +121,10 @@ def make_graph(
             raise Problem(f"adjacency {shape} and {what} {np.shape(array)} do not go together", where, "one a node")
     if labels is not None:
         whole = np.asarray(labels)
-        if not np.issubdtype(whole.dtype, np.number) or not np.isfinite(whole).all() or (whole % 1).any():
+        if whole.dtype.kind not in "biuf" or not np.isfinite(whole).all() or (whole % 1).any():
             raise Problem("the labels are not whole numbers", where, "number the classes 0, 1, …")
+        if (abs(whole.astype(np.float64)) >= 1 << 62).any():
+            raise Problem("the labels are out of range", where, "number the classes 0, 1, …")
         labels = whole.astype(np.int64)
     return Graph(name, adjacency, features, labels, nodes)
 
@@ -168,8 +176,8 @@ def read_triplet(folder: Path, name: str) -> Graph:
     Raises:
         Problem: a file is missing, damaged or pickled; or see `make_graph`.
     """
-    adjacency = _read_npy(folder / f"{name}_adj.npy", mapped=True)
-    if adjacency.ndim == 2 and adjacency.size:
+    adjacency = load_npy(folder / f"{name}_adj.npy", mapped=True)
+    if adjacency.ndim == 2 and adjacency.size and adjacency.dtype.kind in "biuf":
         rows = max(1, BLOCK_BYTES // (adjacency.shape[1] * adjacency.itemsize))
         blocks = [sparse.csr_array(adjacency[k : k + rows]) for k in range(0, len(adjacency), rows)]
         adjacency = sparse.vstack(blocks, format="csr")
@@ -177,8 +185,8 @@ def read_triplet(folder: Path, name: str) -> Graph:
     return make_graph(
         name,
         adjacency,
-        _read_npy(folder / f"{name}_feat.npy"),
-        _read_npy(labels) if labels.exists() else None,
+        load_npy(folder / f"{name}_feat.npy"),
+        load_npy(labels) if os.path.lexists(labels) else None,
         where=folder,
     )
 
@@ -194,25 +202,41 @@ def read_planetoid(folder: Path, name: str) -> Graph:
     """
     parts = {part: load_pickle(folder / f"ind.{name}.{part}") for part in ("tx", "allx", "ty", "ally", "graph")}
     index_file = folder / f"ind.{name}.test.index"
+    file_size(index_file)
     try:
         test = np.array(index_file.read_text(encoding="ascii").split(), dtype=np.int64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise Problem(f"no list of node numbers: {error}", index_file, "one node number a line") from error
+    listed = {}
+    for part in ("tx", "allx", "ty", "ally"):
+        where = folder / f"ind.{name}.{part}"
+        listed[part] = to_dense(parts[part], where) if sparse.issparse(parts[part]) else np.asarray(parts[part])
+        if listed[part].ndim != 2 or listed[part].dtype.kind not in "biuf":
+            raise Problem(f"{where.name} is not a matrix of real numbers", where, "fetch all parts anew")
+    if not isinstance(parts["graph"], dict):
+        raise Problem("the graph is not a dict of neighbours", folder / f"ind.{name}.graph", "fetch all parts anew")
     try:
-        known = parts["allx"].shape[0]
+        known = len(listed["allx"])
         size = max(known, int(test.max(initial=-1)) + 1, len(parts["graph"]))
+        if size > 2 * max(known + len(test), len(parts["graph"])):
+            raise ValueError(f"test.index names node {size - 1}, and most nodes before it are in no part")
         if len(np.unique(test)) < len(test) or (test < known).any():
             raise ValueError(f"test.index repeats a node, or names one of the {known} of allx")
-        features = np.zeros((size, parts["allx"].shape[1]), dtype=np.float32)
-        onehot = np.zeros((size, parts["ally"].shape[1]), dtype=np.int64)
-        for into, head, tail in ((features, parts["allx"], parts["tx"]), (onehot, parts["ally"], parts["ty"])):
-            into[:known] = _dense(head)
-            into[test] = _dense(tail)
+        if any(len(listed[tail]) != len(test) for tail in ("tx", "ty")) or len(listed["ally"]) != known:
+            raise ValueError(", ".join(f"{part} has {len(rows)} rows" for part, rows in listed.items()))
+        check_claim(4 * size * listed["allx"].shape[1], folder / f"ind.{name}.allx")
+        features = np.zeros((size, listed["allx"].shape[1]), dtype=np.float32)
+        onehot = np.zeros((size, listed["ally"].shape[1]), dtype=np.int64)
+        for into, head, tail in ((features, "allx", "tx"), (onehot, "ally", "ty")):
+            into[:known] = listed[head]
+            into[test] = listed[tail]
         near = parts["graph"].values()
         src = np.repeat(np.fromiter(parts["graph"], dtype=np.int64), [len(nodes) for nodes in near])
         dst = np.fromiter((node for nodes in near for node in nodes), dtype=np.int64)
         adjacency = _from_edges(src, dst, size)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+    except Problem:
+        raise
+    except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise Problem(f"the parts of {name} do not fit together: {error}", folder, "fetch all parts anew") from error
     return make_graph(name, adjacency, features, onehot.argmax(axis=1), where=folder)
 
@@ -228,16 +252,15 @@ def read_tables(folder: Path) -> Graph:
     """
     edges = _read_csv(folder / "edges.csv", ("src", "dst"))
     nodes: np.ndarray | None = None
-    if (folder / "features.csv").exists():
+    if os.path.lexists(folder / "features.csv"):
         table = _read_csv(folder / "features.csv")
         if "node" in table:
             nodes = table.pop("node").to_numpy(dtype=str)
-        try:
-            features = table.to_numpy(dtype=np.float64)
-        except ValueError as error:
-            raise Problem(f"not a number: {error}", folder / "features.csv", "one number a cell") from error
+        features = to_numbers(table, folder / "features.csv")
     else:
-        features = _read_npy(folder / "features.npy")
+        features = load_npy(folder / "features.npy")
+        if features.ndim != 2:
+            raise Problem(f"features of shape {features.shape}", folder / "features.npy", "give (n, d): one row a node")
     names = np.arange(len(features)).astype(str) if nodes is None else nodes
     row = pd.Index(names)
     if not row.is_unique:
@@ -252,15 +275,19 @@ def read_tables(folder: Path) -> Graph:
                 "a node has a row in the features; without a column `node` they are called 0, 1, …",
             )
     labels: np.ndarray | None = None
-    if (folder / "labels.csv").exists():
-        column = _read_csv(folder / "labels.csv", ("label",))
-        if nodes is not None and "node" in column:
-            column = column.set_index("node").reindex(nodes)
+    if os.path.lexists(folder / "labels.csv"):
+        column: Any = _read_csv(folder / "labels.csv", ("label",))
+        if "node" in column:
+            strange = column["node"][~column["node"].isin(row) | column["node"].duplicated()]
+            if len(strange):
+                remedy = "label each node once; a node has a row in the features"
+                raise Problem(f"{strange.iloc[0]!r} is no node, or is labelled twice", folder / "labels.csv", remedy)
+            column = column.set_index("node").reindex(names)
         if bool(column["label"].isna().any()):
             raise Problem("a node has no label", folder / "labels.csv", "give every node one, or none at all")
         labels = np.unique(column["label"], return_inverse=True)[1]
-    elif (folder / "labels.npy").exists():
-        labels = _read_npy(folder / "labels.npy")
+    elif os.path.lexists(folder / "labels.npy"):
+        labels = load_npy(folder / "labels.npy")
     adjacency = _from_edges(ends["src"], ends["dst"], len(features))
     return make_graph(folder.resolve().name, adjacency, features, labels, nodes, where=folder)
 
@@ -273,94 +300,13 @@ def _from_edges(src: np.ndarray, dst: np.ndarray, size: int) -> sparse.csr_array
     return both
 
 
-def _dense(part: Any) -> np.ndarray:
-    return part.toarray() if sparse.issparse(part) else np.asarray(part)
-
-
-def _read_npy(path: Path, mapped: bool = False) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise Problem(f"{path.name} is missing", path.parent, f"expected: {'; '.join(FORMATS.splitlines())}") from error
-    except (OSError, ValueError, EOFError) as error:
-        pickled = any(word in str(error) for word in ("Object arrays", "Python objects", "pickle"))
-        what = "holds pickled Python objects" if pickled else f"is not a readable .npy: {error}"
-        remedy = "resave it with a number dtype, for example np.save(path, array.astype(float))"
-        raise Problem(f"{path.name} {what}", path, remedy if pickled else "fetch or save it again") from error
-
-
 def _read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype={"src": str, "dst": str, "node": str}, skipinitialspace=True)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise Problem(f"cannot read {path.name}: {error}", path, "a comma-separated table with a header") from error
-    missing = [column for column in columns if column not in table]
-    if missing:
-        found = ", ".join(map(str, table.columns))
-        raise Problem(f"{path.name} has no column {missing[0]!r}", path, f"it has: {found}")
+    table = without_index(read_table(path, columns, dtype={"src": str, "dst": str, "node": str}), path)
     for column in ("src", "dst", "node"):
         if column in table and bool(table[column].isna().any()):
             line = int(table[column].isna().argmax()) + 2
             raise Problem(f"{column} is empty on line {line}", path, "give every line its nodes")
     return table
-
-
-# -- restricted pickles -----------------------------------------------------------------------------
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (object, list, dict, set, frozenset, tuple, int, float, complex, str, bytes, bytearray, range)
-    },
-    **{(module, "csr_matrix"): sparse.csr_matrix for module in ("scipy.sparse.csr", "scipy.sparse._csr")},
-    **{(module, "csc_matrix"): sparse.csc_matrix for module in ("scipy.sparse.csc", "scipy.sparse._csc")},
-    **{("numpy", name): getattr(np, name) for name in ("ndarray", "dtype")},
-}
-_SAFE_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("collections", "defaultdict"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("copyreg", "_reconstructor"),
-    ("copy_reg", "_reconstructor"),
-}
-"""Functions and classes that pickles of arrays and containers name; none of them runs foreign code."""
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if (module, name) in _SAFE_NAMES:
-            module = module.replace("numpy.core", "numpy._core")
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
-def load_pickle(path: Path) -> Any:
-    """Load a pickle (of Python 2 or 3) that holds NumPy arrays, SciPy sparse matrices and built-in containers only.
-
-    Raises:
-        Problem: missing, damaged, or it names anything else, which unpickling would import and run.
-    """
-    try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise Problem(f"{path.name} is missing", path.parent, "all parts belong in one folder") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise Problem(
-            f"{path.name} is not a pickle of arrays and containers: {error or type(error).__name__}",
-            path,
-            "fetch the file anew; pickles that name other classes are not opened, for they can run code",
-        ) from error
-    return content
 
 
 # -- writing ----------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,9 @@ import pandas as pd
 from scipy import io, sparse
 
 from repertory.core.problem import Problem, require
-from repertory.data.graphs import load_pickle
+from repertory.data.arrays import check_sparse, file_size, inflate, load_pickle, reason, to_dense
+from repertory.data.splits import check_disjoint, part_ids
+from repertory.data.tables import read_table, to_numbers, without_index
 
 FORMATS = """\
 features.pickle, labels.pickle, hypergraph.pickle, splits/*.pickle (HyperGCN format)
@@ -123,7 +128,8 @@ def make_hypergraph(
         raise Problem(f"the features do not have one row a vertex: {sizes}", where, "give every view n > 0 rows")
 
     if incidence is not None:
-        incidence = sparse.csr_array(incidence, dtype=np.float64)
+        checked = check_sparse(incidence, where) if sparse.issparse(incidence) else incidence
+        incidence = sparse.csr_array(checked, dtype=np.float64)
         if incidence.shape[0] != n:
             raise Problem(
                 f"an incidence matrix {incidence.shape} and {n} rows of features do not go together",
@@ -144,8 +150,8 @@ def make_hypergraph(
     if vertices is not None and np.shape(vertices) != (n,):
         raise Problem(f"{np.size(vertices)} names for {n} vertices", where, "one name a vertex")
     numbers, classes = _numbered(labels, n, where or name)
-    checked = tuple(_split(train, test, n, k, where) for k, (train, test) in enumerate(splits, start=1))
-    return Hypergraph(name, views, incidence, numbers, classes, checked, weights, vertices)
+    apart = tuple(_split(train, test, n, k, where) for k, (train, test) in enumerate(splits, start=1))
+    return Hypergraph(name, views, incidence, numbers, classes, apart, weights, vertices)
 
 
 def check_weights(weights: np.ndarray, where: object = "") -> None:
@@ -156,8 +162,7 @@ def check_weights(weights: np.ndarray, where: object = "") -> None:
 
 
 def _features(array: Any, where: object) -> np.ndarray | CSR:
-    dense = not sparse.issparse(array)
-    values = np.asarray(array) if dense else sparse.csr_array(array)
+    values = sparse.csr_array(check_sparse(array, where)) if sparse.issparse(array) else np.asarray(array)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
         raise Problem(f"the features are not a table of numbers: {values.dtype} {values.shape}", where, "save as float")
     values = values.astype(np.float32)
@@ -170,7 +175,10 @@ def _features(array: Any, where: object) -> np.ndarray | CSR:
 def _hyperedge_weights(weights: Any, hyperedges: int, where: object) -> np.ndarray | None:
     if weights is None:
         return None
-    weights = np.asarray(weights, dtype=np.float64)
+    try:
+        weights = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise Problem(f"hyperedge weights are not numbers: {error}", where, "give one number a hyperedge") from error
     if weights.shape != (hyperedges,):
         raise Problem(f"{weights.shape} weights for {hyperedges} hyperedges", where, "give one weight a hyperedge")
     if not np.isfinite(weights).all() or (weights <= 0).any():
@@ -182,13 +190,18 @@ def _numbered(labels: Any, n: int, where: object) -> tuple[np.ndarray, tuple[str
     """Classes 0 … C−1 and their names."""
     if labels is None:
         return np.full(n, UNLABELLED, dtype=np.int64), ()
-    column = pd.Series(np.asarray(labels).ravel())
-    if len(column) != n:
-        raise Problem(f"{len(column)} labels for {n} vertices", where, "one label a vertex; a blank is unlabelled")
-    codes, names = pd.factorize(column, sort=True)
-    whole = pd.api.types.is_numeric_dtype(column.dtype)
-    if whole and (np.asarray(names, dtype=float) % 1).any():
-        raise Problem("the labels are not whole numbers", where, "number the classes, or name them")
+    try:
+        column = pd.Series(np.asarray(labels).ravel())
+        codes, names = pd.factorize(column, sort=True)
+        whole = pd.api.types.is_numeric_dtype(column.dtype)
+        if len(column) != n:
+            raise Problem(f"{len(column)} labels for {n} vertices", where, "one label a vertex; a blank is unlabelled")
+        if whole and (np.iscomplexobj(column) or (np.asarray(names, dtype=float) % 1).any()):
+            raise Problem("the labels are not whole numbers", where, "number the classes, or name them")
+    except Problem:
+        raise
+    except (TypeError, ValueError) as error:
+        raise Problem(f"the labels are not a list of numbers or words: {error}", where, "one label a vertex") from error
     spelt = tuple(str(int(label)) if whole else str(label) for label in names)
     if whole and spelt != tuple(map(str, range(len(spelt)))):
         warnings.warn(
@@ -201,28 +214,10 @@ def _numbered(labels: Any, n: int, where: object) -> tuple[np.ndarray, tuple[str
 
 
 def _split(train: Any, test: Any, n: int, number: int, where: object) -> Split:
-    parts = []
-    for part, ids in (("train", train), ("test", test)):
-        ids = np.asarray(list(ids))
-        if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise Problem(f"split {number}: the {part} ids are not whole numbers", where, "list vertices by their row")
-        unique, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise Problem(f"split {number} lists vertex {unique[counts > 1][0]} twice in {part}", where, "list it once")
-        if unique.size and not 0 <= unique[0] <= unique[-1] < n:
-            wrong = unique[(unique < 0) | (unique >= n)][0]
-            raise Problem(
-                f"split {number} names vertex {wrong}, the data have 0 … {n - 1}", where, "mend or drop the split"
-            )
-        parts.append(ids.astype(np.int64))
-    both = np.intersect1d(*parts)
-    if len(both):
-        raise Problem(
-            f"split {number}: {len(both)} vertices are in train and in test (first: {both[0]})",
-            where,
-            "a vertex belongs to one of them",
-        )
-    return parts[0], parts[1]
+    parts = {"train": train, "test": test}
+    ids = {part: part_ids(content, n, f"split {number}, {part}", where) for part, content in parts.items()}
+    check_disjoint({f"split {number}, {part}": rows for part, rows in ids.items()}, where)
+    return ids["train"], ids["test"]
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -280,11 +275,11 @@ def read_hypergcn(folder: Path) -> Hypergraph:
         Problem: a file is missing, cut short or holds more than arrays and containers; a hyperedge names an unknown
             vertex; or see `make_hypergraph`.
     """
-    features = _load(folder / "features.pickle")
-    hypergraph = _load(folder / "hypergraph.pickle")
-    if not sparse.issparse(features) and not isinstance(features, np.ndarray):
+    features = load_pickle(folder / "features.pickle")
+    hypergraph = load_pickle(folder / "hypergraph.pickle")
+    if not sparse.issparse(features) and not (isinstance(features, np.ndarray) and features.ndim == 2):
         raise Problem(
-            f"the features are a {type(features).__name__}", folder / "features.pickle", "save a SciPy CSR matrix"
+            f"the features are a {type(features).__name__}, no matrix", folder / "features.pickle", "save a CSR matrix"
         )
     if not isinstance(hypergraph, Mapping):
         raise Problem(
@@ -294,7 +289,9 @@ def read_hypergcn(folder: Path) -> Hypergraph:
         )
     try:
         sizes = np.fromiter((len(members) for members in hypergraph.values()), np.int64, len(hypergraph))
-        vertex = np.fromiter(chain.from_iterable(hypergraph.values()), np.int64, sizes.sum())
+        vertex = np.array(list(chain.from_iterable(hypergraph.values())))
+        if vertex.size and (vertex.ndim != 1 or vertex.dtype.kind not in "iu"):
+            raise ValueError(f"they are {vertex.dtype}")
     except (TypeError, ValueError) as error:
         raise Problem(
             f"a hyperedge is not a set of vertex ids: {error}", folder / "hypergraph.pickle", "ids are whole numbers"
@@ -302,15 +299,16 @@ def read_hypergcn(folder: Path) -> Hypergraph:
     incidence = _incidence(vertex, np.repeat(np.arange(len(sizes)), sizes), features.shape[0], list(hypergraph), folder)
     splits = []
     for path in sorted(folder.glob("splits/*.pickle"), key=lambda path: (len(path.stem), path.stem)):
-        split = _load(path)
+        split = load_pickle(path)
         if not isinstance(split, Mapping) or not {"train", "test"} <= set(split):
             raise Problem("a split is a dict with lists train and test", path, "fetch it again")
         splits.append((split["train"], split["test"]))
+        _split(split["train"], split["test"], features.shape[0], len(splits), path)
     return make_hypergraph(
         "-".join(folder.resolve().parts[-2:]),
         {"words": features},
         incidence,
-        _load(folder / "labels.pickle"),
+        load_pickle(folder / "labels.pickle"),
         splits,
         hyperedges=list(hypergraph),
         where=folder,
@@ -326,17 +324,26 @@ def read_mat(path: Path) -> Hypergraph:
         Problem: not a MATLAB file of version 5, variables that are missing or of another form; or see
             `make_hypergraph`.
     """
+    file_size(path)
     try:
-        content = io.loadmat(path, variable_names=("X", "Y", "indices"))
+        content = io.loadmat(_inflated(path), variable_names=("X", "Y", "indices"))
+    except Problem:
+        raise
     except Exception as error:  # SciPy raises many kinds on a damaged file
-        raise Problem(f"cannot read the .mat file: {error}", path, "fetch it again; HDF5 (v7.3) is not read") from error
+        raise Problem(
+            f"cannot read the .mat file: {reason(error)}", path, "fetch it again; HDF5 (v7.3) is not read"
+        ) from error
     missing = [name for name in ("X", "Y", "indices") if name not in content]
     if missing:
         raise Problem(f"the .mat file has no variable {missing[0]}", path, "expected: X, Y, indices")
-    cells = [np.asarray(cell) for cell in content["X"].ravel()] if content["X"].dtype == object else [content["X"]]
-    if len(cells) > len(MAT_VIEWS):
-        raise Problem(f"X has {len(cells)} cells", path, f"at most {len(MAT_VIEWS)}: {', '.join(MAT_VIEWS)}")
-    labels, indices = content["Y"].ravel(), _unwrapped(content["indices"]).ravel()
+    x, labels, indices = (content[name] for name in ("X", "Y", "indices"))
+    cells = list(x.ravel()) if x.dtype == object else [x]
+    if not 1 <= len(cells) <= len(MAT_VIEWS):
+        raise Problem(f"X has {len(cells)} cells", path, f"one or two: {', '.join(MAT_VIEWS)}")
+    labels, indices = (np.asarray(_unwrapped(part)).ravel() for part in (labels, indices))
+    for name, part in (("Y", labels), ("indices", indices)):
+        if part.dtype.kind not in "biuf" or not np.isfinite(part).all():
+            raise Problem(f"`{name}` does not hold finite numbers", path, "give one number an object")
     labels = labels - 1 if labels.size and labels.min() == 1 else labels
     if len(indices) != len(labels) or not np.isin(indices, (0, 1)).all():
         raise Problem(f"`indices` is not a 0 or 1 for each of {len(labels)} objects", path, "1: training, 0: test")
@@ -345,9 +352,29 @@ def read_mat(path: Path) -> Hypergraph:
     return make_hypergraph(path.stem, views, None, labels, [split], where=path)
 
 
-def _unwrapped(array: np.ndarray) -> np.ndarray:
-    """The content of a cell array with one cell."""
-    return np.asarray(array.item()) if array.dtype == object and array.size == 1 else array
+def _inflated(path: Path) -> BytesIO:
+    """A MATLAB file of version 5 with its compressed variables unpacked, up to a bound; others as they are.
+
+    The file is a head of 128 bytes, then variables: type (15: compressed) and length, uint32 each, and the content.
+    """
+    content = path.read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        return BytesIO(content)
+    parts, place, total = [content[:128]], 128, 0
+    while place + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        variable = content[place : place + 8 + length]
+        parts.append(inflate(variable[8:], path, total) if kind == 15 else variable)
+        total += len(parts[-1])
+        place += 8 + length
+    return BytesIO(b"".join(parts))
+
+
+def _unwrapped(array: Any) -> Any:
+    """The content of a cell array with one cell; a sparse matrix as a dense one."""
+    inner = array.item() if isinstance(array, np.ndarray) and array.dtype == object and array.size == 1 else array
+    return to_dense(inner, "a .mat file") if sparse.issparse(inner) else inner
 
 
 def read_le(folder: Path, name: str) -> Hypergraph:
@@ -357,12 +384,15 @@ def read_le(folder: Path, name: str) -> Hypergraph:
         Problem: a file is missing or not of this form, a line of `<name>.edges` names no vertex; or see
             `make_hypergraph`.
     """
-    content = _read_table(folder / f"{name}.content", sep=r"\s+", header=None, dtype={0: str})
-    edges = _read_table(folder / f"{name}.edges", sep=r"\s+", header=None, dtype=str)
-    if content.shape[1] < 3 or edges.shape[1] < 2:
-        raise Problem(f"{name} is not in LE format", folder, "content: vertex, features, label; edges: vertex, edge")
+    content = read_table(folder / f"{name}.content", sep=r"\s+", header=None, dtype={0: str})
+    edges = read_table(folder / f"{name}.edges", sep=r"\s+", header=None, dtype=str)
+    if content.shape[1] < 3 or edges.shape[1] != 2:
+        columns = f"{name}.content has {content.shape[1]} columns, {name}.edges {edges.shape[1]}"
+        raise Problem(columns, folder, "content: vertex, features, label (3 or more); edges: vertex, hyperedge (2)")
+    if content[0].duplicated().any():
+        raise Problem("a vertex is listed twice", folder / f"{name}.content", "one row a vertex")
     vertex, hyperedge, names = _ends(edges[0], edges[1], content[0].to_numpy(dtype=str), folder / f"{name}.edges")
-    features = _numbers(content.iloc[:, 1:-1], folder / f"{name}.content")
+    features = to_numbers(content.iloc[:, 1:-1], folder / f"{name}.content")
     incidence = _incidence(vertex, hyperedge, len(content), names, folder)
     labels = content.iloc[:, -1].to_numpy()
     return make_hypergraph(
@@ -386,36 +416,41 @@ def read_tables(folder: Path) -> Hypergraph:
     Raises:
         Problem: columns or values that are missing or wrong, unknown vertices; or see `make_hypergraph`.
     """
-    table = _read_table(folder / "features.csv", dtype={"vertex": str})
+    table = without_index(read_table(folder / "features.csv", dtype={"vertex": str}), folder / "features.csv")
     vertices = table.pop("vertex").to_numpy(dtype=str) if "vertex" in table else None
-    features = _numbers(table, folder / "features.csv")
+    features = to_numbers(table, folder / "features.csv")
     called = np.arange(len(table)).astype(str) if vertices is None else vertices
     if len(np.unique(called)) < len(called):
         raise Problem("a vertex is listed twice", folder / "features.csv", "one row a vertex")
 
     incidence, weights, hyperedges = None, None, None
     path = folder / "incidence.csv"
-    if path.exists():
-        pairs = _read_table(path, ("vertex", "hyperedge"), dtype={"vertex": str, "hyperedge": str})
+    if os.path.lexists(path):
+        pairs = read_table(path, ("vertex", "hyperedge"), dtype={"vertex": str, "hyperedge": str})
         vertex, hyperedge, hyperedges = _ends(pairs["vertex"], pairs["hyperedge"], called, path)
-        entries = _numbers(pairs[["weight"]], path)[:, 0] if "weight" in pairs else None
+        entries = to_numbers(pairs[["weight"]], path)[:, 0] if "weight" in pairs else None
         incidence = _incidence(vertex, hyperedge, len(table), hyperedges, path, entries)
     path = folder / "weights.csv"
-    if path.exists() and hyperedges is not None:
-        listed = _read_table(path, ("hyperedge", "weight"), dtype={"hyperedge": str}).set_index("hyperedge")["weight"]
+    if os.path.lexists(path) and hyperedges is not None:
+        listed = read_table(path, ("hyperedge", "weight"), dtype={"hyperedge": str}).set_index("hyperedge")["weight"]
         if not listed.index.is_unique:
             raise Problem("a hyperedge is listed twice", path, "one row a hyperedge")
-        weights = listed.reindex(pd.Index(hyperedges)).fillna(1.0).to_numpy()
+        unknown = listed.index[~listed.index.isin(hyperedges)]
+        if len(unknown):
+            raise Problem(f"{unknown[0]!r} is weighted but is no hyperedge", path, "hyperedges are in incidence.csv")
+        weights = to_numbers(listed.reindex(pd.Index(hyperedges)).fillna(1.0), path)
 
     labels = None
     path = folder / "labels.csv"
-    if path.exists():
-        column = _read_table(path, ("label",), dtype={"vertex": str})
+    if os.path.lexists(path):
+        column = read_table(path, ("label",), dtype={"vertex": str})
         if "vertex" in column:
             unknown = column["vertex"][~column["vertex"].isin(called)]
             if len(unknown):
                 raise Problem(f"{unknown.iloc[0]!r} is labelled but is no vertex", path, "vertices are in features.csv")
-            column = column.drop_duplicates("vertex", keep="last").set_index("vertex").reindex(called)
+            if column["vertex"].duplicated().any():
+                raise Problem("a vertex is labelled twice", path, "one row a vertex")
+            column = column.set_index("vertex").reindex(called)
         labels = column["label"].to_numpy()
     return make_hypergraph(
         folder.resolve().name,
@@ -445,29 +480,47 @@ def read_pyg(path: Path) -> Hypergraph:
     classes = require("torch_geometric.data.data", "graphs")
     storage = require("torch_geometric.data.storage", "graphs")
     known = [classes.Data, classes.DataTensorAttr, classes.DataEdgeAttr, storage.GlobalStorage]
+    file_size(path)
     try:
         with torch.serialization.safe_globals(known):
             data = torch.load(path, map_location="cpu", weights_only=True)
-        x, index = data.x.numpy(), data.hyperedge_index.numpy()
+        names = ("x", "hyperedge_index", "incidence_weight", "hyperedge_attr", "hyperedge_weight", "y")
+        found = {name: getattr(data, name, None) for name in (*names, "train_mask", "test_mask")}
+        arrays = {name: value.numpy() for name, value in found.items() if value is not None}
+        x, index = arrays["x"], arrays["hyperedge_index"]
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Problem(f"not a Data with x and hyperedge_index: {reason}", path, "torch.save(data, path)") from error
-
-    def optional(name: str) -> np.ndarray | None:
-        value = getattr(data, name, None)
-        return None if value is None else value.numpy()
-
-    entries, attributes = optional("incidence_weight"), optional("hyperedge_attr")
+        raise Problem(
+            f"not a Data with x and hyperedge_index: {reason(error)}", path, "torch.save(data, path)"
+        ) from error
+    if index.ndim != 2 or len(index) != 2 or index.dtype.kind not in "iu":
+        raise Problem(f"hyperedge_index is {index.dtype} of shape {index.shape}", path, "give (2, E) whole numbers")
+    if index[1].min(initial=0) < 0 or index[1].max(initial=0) > 1 << 31:
+        raise Problem("hyperedge_index numbers a hyperedge below 0 or above 2^31", path, "number hyperedges from 0")
+    for name in ("incidence_weight", "hyperedge_attr", "hyperedge_weight", "y"):
+        if name in arrays and arrays[name].dtype.kind not in "biuf":
+            raise Problem(f"{name} holds {arrays[name].dtype}", path, "give real numbers")
+    entries, attributes = arrays.get("incidence_weight"), arrays.get("hyperedge_attr")
     if entries is None and attributes is not None and attributes.size == index.shape[1]:
         entries = attributes
     edges = int(index[1].max(initial=-1)) + 1
     incidence = _incidence(index[0], index[1], len(x), range(edges), path, None if entries is None else entries.ravel())
-    labels, train, test = optional("y"), optional("train_mask"), optional("test_mask")
+    labels = arrays.get("y")
     labels = None if labels is None else np.where(labels.ravel() < 0, np.nan, labels.ravel().astype(np.float64))
-    splits = [] if train is None or test is None else [(np.flatnonzero(train), np.flatnonzero(test))]
-    return make_hypergraph(
-        path.stem, {"features": x}, incidence, labels, splits, optional("hyperedge_weight"), where=path
-    )
+    weights = arrays.get("hyperedge_weight")
+    splits = _mask_splits(arrays, len(x), path) if {"train_mask", "test_mask"} <= arrays.keys() else []
+    return make_hypergraph(path.stem, {"features": x}, incidence, labels, splits, weights, where=path)
+
+
+def _mask_splits(arrays: Mapping[str, np.ndarray], n: int, path: Path) -> list[Split]:
+    """Splits of masks (n,) for one split, or (n, k) for k."""
+    masks = [arrays[name] for name in ("train_mask", "test_mask")]
+    if masks[0].shape != masks[1].shape or masks[0].shape[:1] != (n,) or masks[0].ndim > 2:
+        shapes = " and ".join(str(mask.shape) for mask in masks)
+        raise Problem(f"train_mask and test_mask have the shapes {shapes}", path, f"give ({n},) or ({n}, splits)")
+    if not all(np.isin(mask, (0, 1)).all() for mask in masks):
+        raise Problem("train_mask or test_mask is no mask", path, "give booleans")
+    train, test = (mask.reshape(n, -1).T.astype(bool) for mask in masks)
+    return list(zip(train, test, strict=True))
 
 
 def _incidence(
@@ -479,6 +532,8 @@ def _incidence(
     entries: np.ndarray | None = None,
 ) -> CSR:
     """(n, m) matrix of a list of incidences; without `entries` each weighs 1, however often it is listed."""
+    if entries is not None and np.shape(entries) != np.shape(vertex):
+        raise Problem(f"{len(entries)} weights for {len(vertex)} incidences", where, "give one weight an incidence")
     if len(vertex) and not 0 <= vertex.min() <= vertex.max() < n:
         wrong = int(((vertex < 0) | (vertex >= n)).argmax())
         raise Problem(
@@ -508,35 +563,6 @@ def _ends(vertex: Any, hyperedge: Any, called: np.ndarray, path: Path) -> tuple[
         raise Problem("a hyperedge has no name", path, "fill the column")
     columns, names = pd.factorize(hyperedge)
     return rows, columns, [str(name) for name in names]
-
-
-def _read_table(path: Path, columns: Sequence[str] = (), **options: Any) -> Any:
-    try:
-        table = pd.read_csv(path, skipinitialspace=True, **options)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise Problem(f"cannot read {path.name}: {error}", path, "a table of the stated columns") from error
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise Problem(f"{path.name} has no column {missing[0]!r}", path, f"it has: {', '.join(map(str, table))}")
-    return table
-
-
-def _numbers(table: Any, path: Path) -> np.ndarray:
-    try:
-        return table.to_numpy(dtype=np.float64)
-    except ValueError as error:
-        raise Problem(f"not a number: {error}", path, "one number a cell") from error
-
-
-def _load(path: Path) -> Any:
-    """`load_pickle` that tells a file that is cut short from one that is wrong."""
-    try:
-        return load_pickle(path)
-    except Problem as problem:
-        cause = problem.__cause__
-        if isinstance(cause, EOFError) or "truncated" in str(cause):
-            raise Problem(f"{path.name} is cut short", path, "download it again") from cause
-        raise
 
 
 # -- writing ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from repertory.core.problem import Problem
+from repertory.data.arrays import read_bytes
 
 LAYOUT = """\
 train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz]
@@ -28,6 +29,7 @@ t10k-images-idx3-ubyte[.gz], t10k-labels-idx1-ubyte[.gz]"""
 PARTS = {"train": "train", "test": "t10k"}
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """Third byte of the magic number -> kind of number."""
+MOST_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,19 @@ def read_array(path: Path) -> NDArray[np.generic]:
     """Read one IDX file.
 
     Raises:
-        Problem: unreadable, a wrong magic number, or another length than the head says.
+        Problem: unreadable, damaged, too large when unpacked, a wrong magic number, or another length than the head
+            says.
     """
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError) as error:
-        raise Problem(f"cannot read it: {error}", path, "give an IDX file, plain or gzipped") from error
+    content = read_bytes(path)
     head = struct.unpack(">HBB", content[:4]) if len(content) >= 4 else (1, 0, 0)
     zero, kind, axes = head
-    if zero or kind not in TYPES or not axes or len(content) < 4 + 4 * axes:
+    if zero or kind not in TYPES or not 1 <= axes <= MOST_AXES or len(content) < 4 + 4 * axes:
         magic = int.from_bytes(content[:4])
         raise Problem(f"not an IDX file: its magic number is {magic}", path, "images have 2051, labels 2049")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     dtype = np.dtype(TYPES[kind])
     wanted, found = math.prod(shape) * dtype.itemsize, len(content) - 4 - 4 * axes
-    if wanted != found:
+    if wanted != found or not found:
         raise Problem(f"{found} bytes of numbers, its head says {wanted} (shape {shape})", path, "download it again")
     return np.frombuffer(content, dtype, offset=4 + 4 * axes).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -94,9 +93,26 @@ def read_part(folder: Path, part: str) -> Labelled:
     if None in paths:
         raise Problem(f"no IDX files of the {part} part", folder, f"expected: {'; '.join(LAYOUT.splitlines())}")
     images, labels = (read_array(path) for path in paths if path is not None)
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise Problem(f"images of {images.shape}, labels of {labels.shape}", folder, "give (n, H, W) and (n,)")
-    return Labelled(images.astype(np.uint8), labels.astype(np.int64))
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
+        raise Problem(f"images of {images.shape}, labels of {labels.shape}", folder, "give (n, H, W) and (n,), n > 0")
+    with np.errstate(invalid="ignore"):  # NaN; refused below
+        pixels, numbers = images.astype(np.uint8), labels.astype(np.int64)
+    if (pixels != images).any() or (numbers != labels).any() or (numbers < 0).any():
+        what = f"pixels from {images.min():g} to {images.max():g}, labels from {labels.min():g} to {labels.max():g}"
+        raise Problem(what, folder, "give whole pixels from 0 to 255 and whole labels from 0")
+    return Labelled(pixels, numbers)
+
+
+def read_parts(folder: Path) -> tuple[Labelled, Labelled]:
+    """The training and the test part.
+
+    Raises:
+        Problem: see `read_part`; or the two hold the same images.
+    """
+    train, test = (read_part(folder, part) for part in PARTS)
+    if np.array_equal(train.images, test.images):
+        raise Problem("the test images are the training images", folder, "give images that are not trained on")
+    return train, test
 
 
 def write_part(folder: Path, part: str, data: Labelled) -> None:

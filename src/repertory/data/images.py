@@ -24,10 +24,14 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from repertory.core.problem import Problem
+from repertory.data.arrays import file_size, reason
+from repertory.data.splits import check_distinct_files
 
 LAYOUT = """\
 train/<class>/*.png or *.jpg, grey or RGB
 val/<class>/*.png or *.jpg (or test/)"""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What files may hold, whatever their names say. Pillow would hand PostScript to an interpreter."""
 CACHE_BYTES = 256 << 20
 """Decoded images are kept up to this size, so that a small set is decoded once."""
 
@@ -108,7 +112,8 @@ def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:
     """The training and the held-out images of a folder; the training set is empty if there is only val/ or test/.
 
     Raises:
-        Problem: no such folders, a class without images, or held-out classes that are not in the training set.
+        Problem: no such folders, a class without images, held-out classes that are not in the training set, or a
+            file that is in both sets, perhaps by a link.
     """
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if held_out is None:
@@ -117,6 +122,7 @@ def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:
     if not (folder / "train").is_dir():
         return ImageSet((), (), test.classes), test
     train = read_class_folders(folder / "train")
+    check_distinct_files({"train": train.paths, held_out.name: test.paths}, folder)
     return train, test.named(train.classes)
 
 
@@ -186,17 +192,18 @@ def read_image(path: Path) -> Image.Image:
     """One image in RGB: grey is repeated, 16 bits are scaled to 8, transparency is dropped.
 
     Raises:
-        Problem: the file is not an image, or is truncated; names it.
+        Problem: the file is not an image in one of `FORMATS`, or is truncated; names it.
     """
+    file_size(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise Problem("the file is not an image", path, "replace or remove the file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Problem(f"the image cannot be read: {error}", path, "replace or remove the file") from error
+        raise Problem("the file is not an image", path, f"give one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
+        raise Problem(f"the image cannot be read: {reason(error)}", path, "replace or remove the file") from error
 
 
 # -- augmentation -------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ import numpy as np
 import pandas as pd
 
 from repertory.core.problem import Problem, require
+from repertory.data.arrays import file_size
+from repertory.data.splits import check_disjoint, part_ids
+from repertory.data.tables import read_table, to_numbers
 
 FORMATS = """\
 <name>.csv (a column smiles, mol or SMILES; columns of 0, 1 or blank are tasks)
@@ -155,17 +158,14 @@ def read_molecules(table: Path, tasks: Sequence[str] | None = ()) -> Molecules:
     Raises:
         Problem: not a table, no column of SMILES, no such task, labels other than 0, 1 and blank, no molecule left.
     """
-    stat = table.stat()
+    size = file_size(table)
     chosen = None if tasks is None else tuple(tasks)
-    return _read(table.resolve(), stat.st_mtime_ns, stat.st_size, chosen)
+    return _read(table.resolve(), table.stat().st_mtime_ns, size, chosen)
 
 
 @functools.lru_cache(maxsize=4)  # the trials of a run read the same table one after the other
 def _read(table: Path, changed: int, size: int, tasks: tuple[str, ...] | None) -> Molecules:
-    try:
-        frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise Problem(f"not a readable csv: {str(error).splitlines()[0]}", table, "give a csv in UTF-8") from error
+    frame = read_table(table, dtype=str, na_values=[], skipinitialspace=False)
     frame.columns = [str(column).strip() for column in frame.columns]
     column = next((name for name in SMILES_COLUMNS if name in frame), None)
     if column is None:
@@ -197,7 +197,7 @@ def _read(table: Path, changed: int, size: int, tasks: tuple[str, ...] | None) -
         lost = f"{len(graphs.skipped)} of {len(frame)} rows skipped, no molecules"
         warnings.warn(f"{table.name}: {lost} (first: row {row}, {text!r})", stacklevel=3)
     rows = np.setdiff1d(np.arange(len(frame)), [row for row, _ in graphs.skipped])
-    return replace(graphs, labels=labels[rows], tasks=found, name=name, split=_read_split(table, rows))
+    return replace(graphs, labels=labels[rows], tasks=found, name=name, split=_read_split(table, rows, len(frame)))
 
 
 def _binary(words: set[str]) -> bool:
@@ -205,21 +205,20 @@ def _binary(words: set[str]) -> bool:
     return bool(values) and values <= {"0", "1", "0.0", "1.0"}
 
 
-def _read_split(table: Path, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _read_split(table: Path, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """OGB's split beside the table, if there is one: row numbers of the file -> numbers of molecules."""
     folder = table.parent.parent / "split" / "scaffold"
     if table.parent.name != "mapping" or not folder.is_dir():
         return {}
     number = {row: k for k, row in enumerate(rows.tolist())}
-    split = {}
+    listed = {}
     for part in PARTS:
         path = folder / f"{part}.csv.gz"
-        try:
-            listed = pd.read_csv(path, header=None).iloc[:, 0].astype(int).tolist()
-        except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise Problem(f"unreadable split: {error}", path, "give row numbers, one a line") from error
-        split[part] = np.array([number[row] for row in listed if row in number], np.int64)
-    return split
+        listed[part] = part_ids(to_numbers(read_table(path, header=None).iloc[:, 0], path), size, part, path)
+    check_disjoint(listed, folder)
+    return {
+        part: np.array([number[row] for row in ids.tolist() if row in number], np.int64) for part, ids in listed.items()
+    }
 
 
 # -- the scaffold split -----------------------------------------------------------------------------

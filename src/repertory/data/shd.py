@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repertory.core.problem import Problem, require
+from repertory.data.hdf5 import open_hdf5, read_dataset
 from repertory.data.idx import Labelled, digits
 
 LAYOUT = """\
@@ -52,30 +53,47 @@ def read(path: Path, channels: int = CHANNELS) -> Recordings:
     """Read one file.
 
     Raises:
-        Problem: not HDF5, a field is missing, lengths that differ, or channels out of range.
+        Problem: not HDF5, damaged, a field is missing or of another form, lengths that differ, times or channels out of
+            range.
     """
-    h5py = require("h5py", extra="spiking")
-    try:
-        with h5py.File(path) as file:
-            times = [np.asarray(t, np.float64) for t in file["spikes/times"][:]]
-            units = [np.asarray(u, np.int64) for u in file["spikes/units"][:]]
-            labels = np.asarray(file["labels"][:], np.int64)
-            keys = file["extra/keys"][:] if "extra/keys" in file else []
-    except (OSError, KeyError) as error:
-        raise Problem(
-            f"not a file of spike trains: {error}", path, "it holds spikes/times, spikes/units and labels"
-        ) from error
+    with open_hdf5(path) as file:
+        fields = {name: file.get(name) for name in ("spikes/times", "spikes/units", "labels", "extra/keys")}
+        absent = [name for name, field in fields.items() if field is None and name != "extra/keys"]
+        if absent:
+            raise Problem(
+                f"not a file of spike trains: no {absent[0]}", path, "it holds spikes/times, spikes/units and labels"
+            )
+        found = {name: read_dataset(field, path) for name, field in fields.items() if field is not None}
+    times, units = (_trains(found[name], name, path) for name in ("spikes/times", "spikes/units"))
+    labels, keys = found["labels"], found.get("extra/keys", np.empty(0, object))
+    if labels.ndim != 1 or labels.dtype.kind not in "biu" or (labels.astype(np.float64) < 0).any() or keys.ndim != 1:
+        raise Problem(f"labels are {labels.dtype} of shape {labels.shape}", path, "give one whole number a recording")
+    labels, units = labels.astype(np.int64), [u.astype(np.int64) for u in units]
     if not len(times) == len(units) == len(labels):
         raise Problem(
             f"{len(times)} times, {len(units)} units, {len(labels)} labels", path, "give one of each a recording"
         )
     for n, (t, u) in enumerate(zip(times, units, strict=True)):
+        if not (np.isfinite(t) & (t >= 0)).all():
+            raise Problem(f"recording {n} has times below 0 or not finite", path, "give seconds from the start")
         if len(t) != len(u) or (len(u) and not 0 <= u.min() <= u.max() < channels):
             span = f"units {u.min()} to {u.max()}" if len(u) else "no units"
             raise Problem(f"recording {n}: {len(t)} times, {span}", path, f"units are 0 to {channels - 1}, one a time")
     names = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in keys)
     classes = int(labels.max(initial=-1)) + 1
     return Recordings(times, units, labels, names if len(names) >= classes else tuple(map(str, range(classes))))
+
+
+def _trains(field: np.ndarray, name: str, path: Path) -> list[NDArray[np.float64]]:
+    """One array of numbers a recording."""
+    trains = [np.asarray(train) for train in field] if field.ndim else []
+    if field.ndim not in (1, 2) or any(train.ndim != 1 or train.dtype.kind not in "iuf" for train in trains):
+        raise Problem(f"{name} is {field.dtype} of shape {field.shape}", path, "give one array of numbers a recording")
+    with np.errstate(invalid="ignore"):  # NaN; refused by the caller
+        trains = [train.astype(np.float64) for train in trains]
+    if name.endswith("units") and any((train % 1).any() for train in trains):
+        raise Problem(f"{name} are not whole numbers", path, "give channel numbers")
+    return trains
 
 
 def write(path: Path, data: Recordings) -> None:

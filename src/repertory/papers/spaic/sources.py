@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,10 @@ from torch.utils.data import Dataset
 
 from repertory.core.problem import Problem
 from repertory.data import idx, images, shd
+from repertory.data.arrays import load_npz
 from repertory.data.shd import Recordings
+from repertory.data.splits import check_distinct_files
+from repertory.data.tables import read_table, to_numbers, without_index
 
 LAYOUT = (
     "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-… likewise (MNIST's)\n"
@@ -95,13 +99,15 @@ def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
         Problem: damaged, or without labels.
     """
     if folder.is_dir() and idx.find(folder, "train", "images"):
-        parts = [_of_idx(idx.read_part(folder, part)) for part in ("train", "test")]
+        parts = [_of_idx(part) for part in idx.read_parts(folder)]
         return _data(parts, tuple(str(k) for k in range(1 + max(int(p.labels.max()) for p in parts))))
     if folder.is_dir() and shd.find(folder, "train"):
         found = [shd.find(folder, part) for part in ("train", "test")]
         if found[1] is None:
             raise Problem("no test file of spike trains", folder, "; ".join(shd.LAYOUT.splitlines()))
-        recordings = [shd.read(path) for path in found if path is not None]
+        paths = [path for path in found if path is not None]
+        check_distinct_files({path.name: [path] for path in paths}, folder)
+        recordings = [shd.read(path) for path in paths]
         parts = [Samples(None, r, r.labels, (), steps, dt) for r in recordings]
         return _data(parts, max((r.names for r in recordings), key=len))
     if (folder / "train").is_dir():
@@ -143,6 +149,14 @@ def _table(source: Path) -> Path | None:
 def _of_table(path: Path) -> SpikeData:
     fields = _fields(path)
     if "x_train" in fields:
+        absent = [name for name in ("y_train", "x_test", "y_test") if name not in fields]
+        if absent:
+            raise Problem(f"no {absent[0]}", path, "give x_train, y_train, x_test, y_test")
+        if fields["x_train"].shape[1:] != fields["x_test"].shape[1:]:
+            shapes = f"{fields['x_train'].shape}, {fields['x_test'].shape}"
+            raise Problem(f"x_train and x_test have the shapes {shapes}", path, "give samples of one shape")
+        if np.array_equal(fields["x_train"], fields["x_test"]):
+            raise Problem("x_test is x_train", path, "give samples that are not trained on")
         halves = [(fields[f"x_{part}"], fields[f"y_{part}"]) for part in ("train", "test")]
     else:
         if "y" not in fields:
@@ -163,26 +177,27 @@ def _of_table(path: Path) -> SpikeData:
 
 def _fields(path: Path) -> dict[str, NDArray[np.generic]]:
     """x, y (or x_train, ...) of an npz or a csv."""
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                fields = {name: file[name] for name in file.files}
-        else:
-            frame = pd.read_csv(path)
-            column = next((c for c in frame if str(c).strip().lower() in ("label", "class", "target", "y")), None)
-            labels = {} if column is None else {"y": frame.pop(column).to_numpy()}
-            fields = {"x": frame.to_numpy(np.float32), **labels}
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise Problem(
-            f"cannot read it: {str(error).splitlines()[0]}", path, "give numbers and a column `label`"
-        ) from error
+    if path.suffix == ".npz":
+        fields: dict[str, NDArray[Any]] = load_npz(path)
+    else:
+        frame = without_index(read_table(path), path)
+        column = next((c for c in frame if str(c).strip().lower() in ("label", "class", "target", "y")), None)
+        labels = {} if column is None else {"y": frame.pop(column).to_numpy()}
+        fields = {"x": to_numbers(frame, path).astype(np.float32), **labels}
     if not {"x", "x_train"} & set(fields):
         raise Problem(
             f"it holds {', '.join(fields)}", path, "name the arrays x and y, or x_train, y_train, x_test, y_test"
         )
     for name, values in fields.items():
-        if name.startswith("x") and not np.isfinite(np.asarray(values, np.float64)).all():
+        if name[:1] == "x" and (values.dtype.kind not in "biuf" or values.ndim < 2 or not values.size):
+            raise Problem(f"{name} is {values.dtype} of shape {values.shape}", path, "give (n, …) real numbers, n > 0")
+        if name[:1] == "x" and not np.isfinite(values.astype(np.float32)).all():
             raise Problem(f"{name} holds values that are not finite", path, "fill or drop them")
+        if name[:1] == "y" and (values.ndim != 1 or values.dtype.kind == "c" or pd.isna(values).any()):
+            raise Problem(f"{name} is {values.dtype} of shape {values.shape}", path, "give one label a sample, no gaps")
+    for x, y in ((f"x{part}", f"y{part}") for part in ("", "_train", "_test")):
+        if x in fields and y in fields and len(fields[x]) != len(fields[y]):
+            raise Problem(f"{len(fields[x])} samples in {x}, {len(fields[y])} labels in {y}", path, "one a sample")
     return fields
 
 
