@@ -1,6 +1,6 @@
-"""How the claims of APB are tested. The association is a reconstruction: see model.py.
+"""Tests of APB's claims. The association is a reconstruction: see model.py.
 
-repertory run apb                                                      # digits before an event camera, minutes
+repertory run apb                                                      # digits in front of an event camera, minutes
 repertory run apb --data MNIST-DVS/                                    # the laptop's recipe on the real recordings
 REPERTORY_DATA=… repertory run apb --scale desk --jobs 2               # CIFAR-10, 10,000 images, four steps each
 repertory run apb --scale paper --data CIFAR10-DVS/                    # a later version published 83.9 %
@@ -44,17 +44,17 @@ from repertory.tasks.images import unlabelled as unlabelled_images
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Disturbance = Literal["noise", "drop"]
 DISTURBANCES: tuple[tuple[Disturbance, float], ...] = (("noise", 0.1), ("noise", 0.3), ("drop", 0.3), ("drop", 0.5))
-"""Events added, and events lost, as shares of a recording's."""
+"""Events added and events lost, as shares of the events in a recording."""
 
 
 class Arm(NamedTuple):
-    """What an arm differs in from the baseline."""
+    """Differences of an arm from the baseline."""
 
     mode: Mode | None = None
     stcf: bool = False
     beta: float | None = None
     where: Where | None = None
-    """None, like that of beta: as the settings say."""
+    """None, as for beta: the value in the configuration."""
 
 
 ARMS: dict[str, Arm] = {
@@ -80,32 +80,39 @@ class APBConfig(EventRecipe):
         description="layers: lightweight, vggsnn, or as in 16C3-AP2-32C3-AP2 (maps C kernel, AP pooling)",
     )
     image_size: int = Field(default=48, ge=8, le=512, description="height and width of the input; events are summed")
-    steps: int = Field(default=10, ge=1, le=500, description="T: bins of a recording, or repetitions of an image")
-    decay: float = Field(default=0.5, ge=0, le=1, description="tau: what is left of a potential a step later")
+    steps: int = Field(default=10, ge=1, le=500, description="T: time bins of a recording, or repetitions of an image")
+    decay: float = Field(default=0.5, ge=0, le=1, description="tau: decay of the membrane potential per step")
     threshold: float = Field(default=0.5, gt=0, description="v_th of the neurons and of tdBN")
     window: float = Field(default=0.5, gt=0, description="a: half the width of the surrogate's rectangle")
     beta: float = Field(default=0.5, ge=0, description="strength of the association; 0: none")
     cache: float | None = Field(
-        default=None, ge=0, lt=1, description="decay of the association's average over training steps; empty: none"
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the association over training steps; empty: no average",
     )
     where: Literal["", "hidden", "all"] = Field(
         default="",
-        description="convolutions that associate; empty: all for events, the hidden ones (not the first) for images",
+        description="convolutions with association; empty: all for events, all but the first for images",
     )
-    tet: bool = Field(default=False, description="loss of every step's logits, in place of their mean's")
-    least_crop: float = Field(default=0.7, gt=0, le=1, description="stcf: least share of a recording that is kept")
+    tet: bool = Field(default=False, description="TET: loss of every step's logits instead of their mean")
+    least_crop: float = Field(default=0.7, gt=0, le=1, description="stcf: smallest share of a recording kept by a crop")
     crop_pad: int | None = Field(
-        default=None, ge=0, description="stcf: zero padding before a crop, in pixels; empty: a twelfth of the size"
+        default=None, ge=0, description="stcf: zero padding before a crop, in pixels; empty: a twelfth of the height"
     )
-    hflip: bool = Field(default=True, description="stcf: mirror left and right, half of the time; not for digits")
-    transpose: bool = Field(default=False, description="stcf: exchange rows and columns, half of the time")
-    tflip: bool = Field(default=True, description="stcf: reverse time, half of the time")
-    swap_polarity: bool = Field(default=False, description="stcf: exchange polarities where time is reversed")
+    hflip: bool = Field(default=True, description="stcf: mirror with probability 1/2; not for digits")
+    transpose: bool = Field(default=False, description="stcf: exchange rows and columns with probability 1/2")
+    tflip: bool = Field(default=True, description="stcf: reverse time with probability 1/2")
+    swap_polarity: bool = Field(default=False, description="stcf: exchange polarities when time is reversed")
     sample: Literal["mnist-dvs", "digits"] = Field(
-        default="mnist-dvs", description="which sample is written: recordings, or images"
+        default="mnist-dvs", description="sample data set to write: recordings, or images"
     )
-    sample_train: int = Field(default=30, ge=2, le=90, description="training samples of each class in the sample")
-    sample_test: int = Field(default=20, ge=1, le=80, description="held-out samples of each class in the sample")
+    sample_train: int = Field(
+        default=30, ge=2, le=90, description="training recordings or images per class in the sample"
+    )
+    sample_test: int = Field(
+        default=20, ge=1, le=80, description="held-out recordings or images per class in the sample"
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class SpikingData:
 
 
 class APBStudy(Study[APBConfig, SpikingData, APBNet]):
-    """Classify recordings, or images, by spiking networks with and without association and STCF."""
+    """Classify recordings or images with spiking networks, with and without association and STCF."""
 
     paper = "apb"
     arms: ClassVar[Mapping[str, str]] = {
@@ -145,7 +152,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
             seeds=3, real="cifar10-subset", epochs=8, batch_size=50, lr=2e-3, plan="16C3-AP2-32C3-AP2-64C3-AP2",
             image_size=32, steps=4,
         ),
-        # The authors' recipes could not be read: these are what is usual for recordings and for CIFAR-10.
+        # The authors' recipes were not available: these settings are usual for recordings and for CIFAR-10.
         "paper": APBConfig(seeds=3, workers=8),
         "cifar10": APBConfig(seeds=3, epochs=200, batch_size=64, image_size=32, steps=4, workers=8),
     }  # fmt: skip
@@ -156,7 +163,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """scikit-learn's digits, moving before a simulated event camera, or as they are."""
+        """Write scikit-learn's digits: moving in front of a simulated event camera, or as images."""
         train, test = self.config.sample_train, self.config.sample_test
         if self.config.sample == "digits":
             images.write_digits(folder, train=train, val=test)
@@ -168,10 +175,10 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         return f"{self.config.sample} sample" if sampled else super().data_name()
 
     def read(self, folder: Path) -> SpikingData:
-        """Recordings or images; without a split of their own, a tenth of each class is held out, always the same.
+        """Recordings or images. Data without a split: a fixed tenth of each class is held out.
 
         Raises:
-            Problem: neither, or one of the problems of `repertory.data.events` and `repertory.data.images`.
+            Problem: no recordings or images; see also `repertory.data.events` and `repertory.data.images`.
         """
         if (folder / "cifar-10-batches-py").is_dir():
             return SpikingData(*(images.read_cifar10(folder, train) for train in (True, False)))
@@ -184,7 +191,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         return _nine_to_one(images.read_class_folders(folder), folder)
 
     def _dataset(self, model: APBNet, data: EventSet | ImageSet, augment: bool = False) -> Dataset[tuple[Tensor, int]]:
-        """Inputs of the network: frames, or normalised images."""
+        """Inputs of a network: frames, or normalised images."""
         c = self.config
         if isinstance(data, ImageSet):
             return data.with_transform(_image_transform(model, augment, c.crop_pad, c.hflip))
@@ -199,7 +206,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         """Train one arm.
 
         Raises:
-            Problem: one class only; a network whose poolings leave nothing of the input.
+            Problem: one class only; a plan that pools the input to nothing.
         """
         train = data.train
         classes = train.classes if isinstance(train, ImageSet) else train.names
@@ -220,7 +227,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         return model
 
     def build(self, arm: str, data: EventSet | ImageSet) -> APBNet:
-        """The untrained network of an arm; recordings of a small sensor are not enlarged."""
+        """The untrained network of an arm; its input is at most as large as the sensor."""
         config, differs, static = self.config, ARMS[arm], isinstance(data, ImageSet)
         sensor = data.size if isinstance(data, EventSet) else (config.image_size, config.image_size)
         return APBNet(
@@ -244,20 +251,23 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
         filled = len(np.unique(self.config.steps * stream["t"] // (stream["t"].max() + 1)))
         if filled < self.config.steps:
             warnings.warn(
-                f"{train.paths[0]}: of {self.config.steps} bins of time, {filled} have events; fewer steps would do",
+                f"{train.paths[0]}: {filled} of {self.config.steps} time bins have events; use fewer steps",
                 stacklevel=2,
             )
 
     def evaluate(self, model: APBNet, data: SpikingData) -> dict[str, float]:
-        """Accuracy and spikes on held-out samples; with recordings, accuracy under disturbances too.
+        """Accuracy and spikes on held-out data; for recordings also accuracy under disturbances.
 
         Returns:
-            top1 (per cent), spikes (of a sample, all layers and steps), rate (spikes per neuron and step), rate_1,
-            rate_2, … (of every layer); noise10, noise30 (top1 with so many per cent of noise events added), drop30,
-            drop50 (top1 with so many per cent of the events lost), disturbed (the mean of the four).
+            top1: accuracy in per cent.
+            spikes: per sample, over all layers and steps.
+            rate, rate_1, rate_2, …: spikes per neuron and step, of all layers and of each layer.
+            noise10, noise30: top1 with 10 and 30 % noise events added.
+            drop30, drop50: top1 with 30 and 50 % of the events lost.
+            disturbed: mean of these four.
 
         Raises:
-            Problem: samples of a class that the model does not know.
+            Problem: data of a class that the model does not know.
         """
         test = data.test.named(model.names)
         metrics = self._activity_metrics(model, test)
@@ -290,7 +300,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
     def _activity(
         self, model: APBNet, data: EventSet | ImageSet, label: str
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """Logits (B, K) and labels (B,) of each batch; spikes (N, layers) and their possible number (layers,)."""
+        """Logits (B, K) and labels (B,) per batch; spikes (N, layers); neurons times steps (layers,)."""
         scored, fired, places = [], [], torch.empty(0)
         for x, y in self._batches(model, data, label):
             logits, spikes = activity(model, x)
@@ -323,10 +333,10 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
 
     @torch.inference_mode()
     def predict(self, model: APBNet, source: Path) -> Prediction:
-        """Classify a recording or an image, or all below a folder; tell what each layer fires.
+        """Classify one recording or image, or all below a folder; count the spikes of each layer.
 
         Raises:
-            Problem: nothing there that the model can see, or a file that cannot be read.
+            Problem: no recordings or images of the kind that the model was trained on, or an unreadable file.
         """
         if model.static:
             data = unlabelled_images(source, model.names)
@@ -344,7 +354,7 @@ class APBStudy(Study[APBConfig, SpikingData, APBNet]):
 
 @dataclass(frozen=True)
 class DisturbedSet(EventSet):
-    """Streams with events added or lost: the same ones in every run, so that arms can be compared."""
+    """Streams with events added or lost; the disturbance depends on the index only, so that arms are comparable."""
 
     kind: Disturbance = "noise"
     share: float = 0.0
@@ -360,7 +370,7 @@ class DisturbedSet(EventSet):
 
 
 def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Logits (T, B, classes), and the spikes of every layer of neurons (T, B, C, H, W)."""
+    """Logits (T, B, classes), and the spikes of each LIF layer (T, B, C, H, W)."""
     spikes: list[Tensor] = []
     out = x
     for layer, _, out in model.walk(x):
@@ -370,7 +380,7 @@ def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def spike_counts(spikes: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Spikes of each sample and layer (B, layers), and neurons times steps of each layer (layers,); on the CPU."""
+    """Spikes per sample and layer (B, layers), and neurons times steps per layer (layers,), on the CPU."""
     fired = torch.stack([layer.sum((0, 2, 3, 4), dtype=torch.float64) for layer in spikes], dim=1)
     return fired.cpu(), torch.tensor([layer[:, 0].numel() for layer in spikes], dtype=torch.float64)
 
@@ -381,7 +391,7 @@ def _layer_rates(rates: Tensor) -> dict[str, float]:
 
 
 def _image_transform(model: APBNet, augment: bool, pad: int | None, hflip: bool) -> Callable[[Any], Tensor]:
-    """Normalised tensors of the model's size; STCF of an image that stands still is CIFAR's crop and mirroring."""
+    """PIL image -> normalised tensor of the model's size; augmentation: random crop and mirroring, as on CIFAR."""
     size = list(model.size)
     steps: list[Callable[[Any], Any]] = [transforms.Resize(size)]
     if augment:
@@ -395,7 +405,9 @@ def _nine_to_one(data: ImageSet, folder: Path) -> SpikingData:
     try:
         train, test = train_test_split(range(len(data)), test_size=count, stratify=data.labels, random_state=0)
     except ValueError as error:
-        raise Problem(f"the images cannot be split: {error}", folder, "add images, or make train/ and val/") from error
+        raise Problem(
+            f"the images cannot be split: {error}", folder, "add images, or create train/ and val/"
+        ) from error
     return SpikingData(data.subset(sorted(train)), data.subset(sorted(test)))
 
 

@@ -1,6 +1,6 @@
-"""How the claims of EventReversal and EventDrift are tested.
+"""Tests of the claims of EventReversal and EventDrift.
 
-repertory run event_aug                                         # digits before a simulated camera, minutes
+repertory run event_aug                                         # digits in front of a simulated camera, minutes
 repertory run event_aug --set representation=est --set kernel=triangle   # the same on event spike tensors
 repertory run event_aug --scale paper --data N-Caltech101/      # ResNet-34 on EST; no figure was published to us
 repertory run event_aug --scale snn --data CIFAR10-DVS/ --arms none,reversal+drift,fragments
@@ -58,34 +58,40 @@ class EventAugConfig(EventRecipe):
 
     representation: Representation = Field(
         default="count_frames",
-        description="what the network sees: count_frames, count (0 or 1 per polarity), frame, voxel or est",
+        description="input of the network: count_frames, count (0 or 1 per polarity), frame, voxel or est",
     )
-    bins: int = Field(default=4, ge=1, le=200, description="of time; count and frame have none")
-    kernel: Kernel = Field(default="learned", description="of est; trilinear is the released code's triangle")
-    network: str = Field(default="cnn", description="cnn, snn, or a network of timm, as resnet34")
-    plan: str = Field(default="vggsnn", description="of snn: vggsnn, lightweight, or layers as in 16C3-AP2-32C3-AP2")
-    side: int = Field(default=0, ge=0, le=1024, description="height and width that the network sees; 0: the sensor's")
-    pretrained: str = Field(default="", description="weights of the timm network to start from: a file")
-    mirror: bool = Field(default=False, description="classes stay the same in a mirror: true of objects, not of digits")
+    bins: int = Field(default=4, ge=1, le=200, description="number of time bins; count and frame have none")
+    kernel: Kernel = Field(default="learned", description="kernel of est; trilinear: the released code's triangle")
+    network: str = Field(default="cnn", description="cnn, snn, or a model name of timm, such as resnet34")
+    plan: str = Field(
+        default="vggsnn", description="layers of snn: vggsnn, lightweight, or for example 16C3-AP2-32C3-AP2"
+    )
+    side: int = Field(default=0, ge=0, le=1024, description="height and width of the network's input; 0: the sensor's")
+    pretrained: str = Field(default="", description="file of weights to initialise the timm network with")
+    mirror: bool = Field(default=False, description="mirroring keeps the class: true for objects, not for digits")
     ratio: float = Field(default=0.5, gt=0, le=1, description="share of a stream's events in a fragment")
     distance: float = Field(default=0.15, gt=0, le=1, description="largest drift, as a share of the sensor or duration")
-    shift: int = Field(default=20, ge=0, description="largest move of the geometric augmentation, in pixels")
-    area: Literal["cross", "rectangle"] = Field(default="cross", description="what EventDrop deletes by area")
-    sample_train: int = Field(default=40, ge=1, le=120, description="recordings of each digit for training")
-    sample_test: int = Field(default=30, ge=1, le=50, description="recordings of each digit and kind for testing")
-    sample_strength: float = Field(default=0.5, ge=0, le=2, description="how much the light of the sample changes")
+    shift: int = Field(default=20, ge=0, description="largest shift of the geometric augmentation, in pixels")
+    area: Literal["cross", "rectangle"] = Field(default="cross", description="shape of the area that EventDrop deletes")
+    sample_train: int = Field(default=40, ge=1, le=120, description="training recordings per digit in the sample")
+    sample_test: int = Field(
+        default=30, ge=1, le=50, description="test recordings per digit and change of brightness in the sample"
+    )
+    sample_strength: float = Field(
+        default=0.5, ge=0, le=2, description="strength of the brightness changes in the sample"
+    )
 
     @field_validator("network")
     @classmethod
     def _network_exists(cls, name: str) -> str:
         if name not in ("cnn", "snn") and not timm.is_model(name):
-            raise ValueError("neither cnn, snn nor a network that timm knows")
+            raise ValueError("neither cnn, snn nor a model name of timm")
         return name
 
 
 @dataclass(frozen=True)
 class EventData:
-    """Streams for training and testing, and those of changed brightness by their name, where there are any."""
+    """Streams for training and testing, and test streams with changed brightness by the name of the change."""
 
     train: EventSet
     test: EventSet
@@ -93,7 +99,7 @@ class EventData:
 
 
 class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
-    """Train a classifier under each augmentation; test it in constant and in changing light."""
+    """Train a classifier with each augmentation; test it under constant and changing brightness."""
 
     paper = "event_aug"
     arms: ClassVar[Mapping[str, str]] = {
@@ -111,7 +117,7 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         "smoke": EventAugConfig(
             seeds=1, epochs=1, batch_size=8, optimizer="adam", shift=3, sample_train=4, sample_test=2
         ),
-        # A shift of 3 pixels is to 34 what the usual 20 are to 240.
+        # 3 of 34 pixels are about the same share as the usual 20 of 240.
         "laptop": EventAugConfig(seeds=3, epochs=30, batch_size=32, optimizer="adam", shift=3),
         # The recipe of EST: https://arxiv.org/abs/1904.08245.
         "paper": EventAugConfig(
@@ -131,12 +137,12 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Digits before an event camera, in N-MNIST's layout and format."""
+        """Write digits in front of a simulated event camera, in N-MNIST's layout and format."""
         c = self.config
         dvs.write_saccade_digits(folder, c.sample_train, c.sample_test, c.sample_strength)
 
     def read(self, folder: Path) -> EventData:
-        """Read a folder in one of the layouts; warn of streams that are both in training and in test.
+        """Read a folder in one of the layouts; warn of streams that are in both training and test.
 
         Raises:
             Problem: no streams, an unknown sensor, one class only.
@@ -153,7 +159,7 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
     # -- the experiment -------------------------------------------------------------------------
 
     def augmentation(self, arm: str, size: Size) -> Transform | None:
-        """What an arm does to training streams."""
+        """The transform that an arm applies to training streams; None: no augmentation."""
         c = self.config
         reversals, drifts = PRESETS["fragments" if arm == "fragments" else "objects" if c.mirror else "digits"]
         reversal = EventReversal(size, reversals, ratio=c.ratio)
@@ -173,33 +179,33 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         names, size = list(train.names), list(train.size)
         model = EventClassifier(names, size, c.representation, c.bins, c.network, c.side, c.plan, c.kernel, arm)
         if c.pretrained:
-            self._start_from(model.network, Path(c.pretrained))
+            self._load_pretrained(model.network, Path(c.pretrained))
 
         streams = self._dataset(model, train, self.augmentation(arm, train.size))
         loss = partial(classification_loss, tet=model.spiking)
         return fit(self.session, model, streams, c, loss, collate=collate_fn(model))
 
-    def _start_from(self, network: nn.Module, path: Path) -> None:
-        """Weights of a network of timm, but for the first convolution and the classifier where these differ."""
+    def _load_pretrained(self, network: nn.Module, path: Path) -> None:
+        """Load weights of a timm network; first convolution and classifier only if their shapes match."""
         cfg: dict[str, Any] = getattr(network, "pretrained_cfg", {})
         if not cfg:
-            raise Problem("pretrained weights are for networks of timm", path, "set network=resnet34, for example")
-        fresh = tuple(f"{cfg[part]}." for part in ("first_conv", "classifier"))
-        checkpoint.fit_weights(network, checkpoint.read_weights(path), path, spare=fresh)
+            raise Problem("pretrained weights need a network of timm", path, "set network=resnet34, for example")
+        optional = tuple(f"{cfg[part]}." for part in ("first_conv", "classifier"))
+        checkpoint.fit_weights(network, checkpoint.read_weights(path), path, spare=optional)
 
     def evaluate(self, model: EventClassifier, data: EventData) -> dict[str, float]:
-        """Accuracy, per cent, on the test streams; where there are streams in changed light, on each kind of them.
+        """Accuracy in per cent on the test streams, and on those with changed brightness if there are any.
 
         Returns:
-            accuracy; accuracy_<kind>; changed, the mean over kinds; drop, accuracy - changed.
+            accuracy; accuracy_<change>; changed, the mean over the changes; drop, accuracy - changed.
         """
-        found = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
-        metrics = {"accuracy": found["constant"]}
+        by_name = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
+        metrics = {"accuracy": by_name["constant"]}
         if data.changed:
-            metrics |= {f"accuracy_{name}": found[name] for name in data.changed}
-            metrics["changed"] = float(np.mean([found[name] for name in data.changed]))
+            metrics |= {f"accuracy_{name}": by_name[name] for name in data.changed}
+            metrics["changed"] = float(np.mean([by_name[name] for name in data.changed]))
             metrics["drop"] = metrics["accuracy"] - metrics["changed"]
-            self.session.figure("accuracy-by-brightness", pictures.brightness_picture(found, model.arm))
+            self.session.figure("accuracy-by-brightness", pictures.brightness_picture(by_name, model.arm))
         self.session.figure("augmentation", self._cloud(model, data.test.events(0)))
         return metrics
 
@@ -220,7 +226,7 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
         return Streams(data, *steps, partial(represent, **settings))
 
     def _cloud(self, model: EventClassifier, stream: np.ndarray) -> Figure:
-        """A stream as it is, and two ways that training would change it (the method's, where the arm has none)."""
+        """A stream, and two augmentations of it: those of the arm, or of the method if the arm has none."""
         augment = self.augmentation(model.arm, model.size) or self.augmentation(self.method, model.size)
         assert augment is not None
         draws = (augment(stream, self.session.rng("picture", k)) for k in range(20))
@@ -232,10 +238,10 @@ class EventAugStudy(Study[EventAugConfig, EventData, EventClassifier]):
 
     @torch.inference_mode()
     def predict(self, model: EventClassifier, source: Path) -> Prediction:
-        """Classify a stream, or all streams below a folder.
+        """Classify one stream, or all streams below a folder.
 
         Raises:
-            Problem: no streams there, or one that cannot be read or does not fit the sensor.
+            Problem: no streams, or one that is unreadable or does not fit the sensor.
         """
         data = unlabelled(source, model.names, model.size, self.config)
         batches = self._batches(model, data, "predict")
