@@ -1,15 +1,15 @@
-"""What association costs beside the plain convolution, and our LIF network beside SpikingJelly's multi-step mode.
+"""Cost of association relative to plain convolution; our LIF network compared with SpikingJelly's multi-step mode.
 
     python benchmarks/apb.py [--threads 1] [--rounds 7] [--output FILE.json]
 
-All take turns on one batch; the median of the paired ratios counts. Three tables:
+The contestants alternate on one batch; results are medians of the paired ratios. Three tables:
 
-    layers    a convolution, without association and with it; inference, and a step of training (forwards, back)
-    networks  the same of whole networks: convolution, tdBN, LIF, pooling, read-out
-    LIF       the plain network beside SpikingJelly's layers (step_mode "m", back end torch; detach_reset off, as the
-              gradient here passes through the reset); outputs and gradients are compared first, in float64
+    layers    a convolution without and with association; inference, and a training step (forward and backward)
+    networks  the same for whole networks: convolution, tdBN, LIF, pooling, read-out
+    LIF       the plain network compared with SpikingJelly's layers (step_mode "m", backend torch; detach_reset off,
+              since our gradient passes through the reset); outputs and gradients are compared first, in float64
 
-Cost is time relative to the plain one. Without SpikingJelly the third is left out; it comes with
+Cost is time relative to the plain version. Without SpikingJelly the third table is skipped; to install it:
 pip install 'repertory[spikingjelly]', or without its dependencies: pip install --no-deps spikingjelly loguru
 """
 
@@ -52,7 +52,7 @@ def conv(mode: Mode | None, inside: int, outside: int) -> nn.Conv2d:
 
 
 def network(name: str, mode: Mode | None) -> tuple[APBNet, Tensor]:
-    """Its input is events: small counts, mostly 0."""
+    """A network, and an input of event counts, mostly 0."""
     plan, size, steps, batch = NETWORKS[name]
     torch.manual_seed(0)
     model = APBNet([str(k) for k in range(10)], plan, (size, size), steps, mode=mode)
@@ -64,7 +64,7 @@ def spikingjelly(part: str) -> Any:
 
 
 def spikingjelly_network(ours: APBNet) -> nn.Module:
-    """The same network, of SpikingJelly's layers, with the same weights."""
+    """The same network and weights, built from SpikingJelly's layers."""
     layer, neuron, surrogate = (spikingjelly(part) for part in ("layer", "neuron", "surrogate"))
     built: list[nn.Module] = []
     for module in ours.net:
@@ -81,7 +81,7 @@ def spikingjelly_network(ours: APBNet) -> nn.Module:
             made = neuron.LIFNode(
                 tau=2.0,
                 decay_input=False,
-                # Theirs fires at the threshold too, ours above it: of ten million potentials, one is on it.
+                # SpikingJelly fires at u >= threshold, ours at u > threshold.
                 v_threshold=float(np.nextafter(inner.threshold, np.inf)),  # in float64, where outputs are compared
                 surrogate_function=surrogate.Rect(),
                 step_mode="m",
@@ -106,7 +106,7 @@ def inference(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda:
 
 
 def training(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: None) -> Callable[[], Tensor]:
-    """Forwards and back, no optimizer."""
+    """Forward and backward pass, without optimizer."""
 
     def run() -> Tensor:
         reset()
@@ -119,7 +119,7 @@ def training(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: 
 
 
 def row(title: str, what: str, runs: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, Any]:
-    """Race, and print milliseconds and costs relative to the first."""
+    """Race; print milliseconds and costs relative to the first contestant."""
     times = race(runs, range(1 + rounds))
     first = next(iter(runs))
     medians = {name: 1000 * float(np.median(values)) for name, values in times.items()}
@@ -135,7 +135,7 @@ def associations(rounds: int) -> list[dict[str, Any]]:
     for title, (count, inside, outside, size) in LAYERS.items():
         x = (torch.rand(count, inside, size, size) < DENSITY).float()
         layers = {mode or "plain": conv(mode, inside, outside) for mode in MODES}
-        leaf = x.clone().requires_grad_()  # as a layer in the midst of a network has
+        leaf = x.clone().requires_grad_()  # as the input of a hidden layer
         records.append(row(title, "inference", {name: inference(m, x) for name, m in layers.items()}, rounds))
         records.append(row(title, "training", {name: training(m, leaf) for name, m in layers.items()}, rounds))
     for title in NETWORKS:
@@ -155,13 +155,13 @@ def beside_spikingjelly(rounds: int) -> list[dict[str, Any]]:
     print(f"\n{'':48}{'ours':>12}{'cost':>6}{'SpikingJelly':>12}{'cost':>6}")
     for title in NETWORKS:
         model, x = network(title, None)
-        x = model.along_time(x)
+        x = model.time_first(x)
         ours, theirs = model.net, spikingjelly_network(model)
 
         def reset(net: nn.Module = theirs) -> None:
             functional.reset_net(net)
 
-        # In float32 the two round differently, and spikes at the threshold flip.
+        # float64: in float32 the two round differently, which flips spikes near the threshold.
         exact = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
         outputs = [training(net, x.double(), partial(functional.reset_net, net))() for net in exact]
         difference = (outputs[0] - outputs[1]).abs().max()

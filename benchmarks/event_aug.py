@@ -1,11 +1,11 @@
-"""Events per second of each augmentation on one core, beside plain code and tonic.
+"""Events per second of each augmentation on one core, compared with plain code and tonic.
 
     python benchmarks/event_aug.py [--events 1000000] [--rounds 9] [--output FILE.json]
 
-Plain code is what one writes first: a table (N, 4), index arrays, `np.delete`, `np.add.at`. tonic takes part with what
-it has a counterpart for, if it can be imported (pip install tonic). All change a copy of the same stream; where plain
-code does the very same, that the outcomes agree is checked first. A ratio is measured in one run: the contestants take
-turns, and the median of the paired ratios counts (above 1: ours is faster).
+Plain code is the straightforward implementation: a table (N, 4), index arrays, `np.delete`, `np.add.at`. tonic takes
+part where it has a counterpart, if it is installed (pip install tonic). All transform a copy of the same stream; where
+plain code does the same operation, the results are compared first. The contestants alternate, and the result is the
+median of the paired ratios (above 1: ours is faster).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Step = Callable[[], Any]
 
 
 def stream(count: int) -> np.ndarray:
-    """Events all over a sensor of 240 x 180 pixels within 300 ms."""
+    """Uniform events on a sensor of 240 x 180 pixels within 300 ms."""
     rng = np.random.default_rng(0)
     x, y, t, p = (rng.integers(limit, size=count) for limit in (SIZE[1], SIZE[0], 300_000, 2))
     return make_events(x, y, np.sort(t), p)
@@ -73,7 +73,7 @@ def plain_frames(table: np.ndarray) -> np.ndarray:
 
 
 def contestants(count: int) -> dict[str, dict[str, Step]]:
-    """Name of a task -> who -> what it does."""
+    """Task -> contestant -> call."""
     events = stream(count)
     table = as_table(events)
     rng = np.random.default_rng
@@ -108,11 +108,11 @@ def contestants(count: int) -> dict[str, dict[str, Step]]:
 
 
 def tonics(events: np.ndarray) -> dict[str, Step]:
-    """tonic's counterparts; none where it cannot be imported."""
+    """tonic's counterparts; empty if it is not installed."""
     try:
         transforms: Any = importlib.import_module("tonic.transforms")
     except ImportError as error:
-        print(f"tonic does not take part ({error}); pip install tonic")
+        print(f"tonic is not installed ({error}); pip install tonic")
         return {}
     sensor = (SIZE[1], SIZE[0], 2)
     counterparts = {
@@ -129,7 +129,7 @@ def tonics(events: np.ndarray) -> dict[str, Step]:
 
 
 def agree(events: np.ndarray, table: np.ndarray, tasks: dict[str, dict[str, Step]]) -> None:
-    """What is the very same operation gives the very same outcome."""
+    """Check that equal operations give equal results."""
     for name in ("reverse x_all", "reverse y_all", "reverse p_all"):
         assert (as_table(tasks[name]["ours"]()) == tasks[name]["plain"]()).all(), name
     ours, plain = (
@@ -138,12 +138,12 @@ def agree(events: np.ndarray, table: np.ndarray, tasks: dict[str, dict[str, Step
     assert (ours == plain).all()
     assert (tasks["count frames"]["ours"]() == tasks["count frames"]["plain"]()).all()
     whole = EventDrift(SIZE, ["x_all"])
-    drifted = as_table(whole._apply(events, "x", "all", slice(None), _Always(12)))  # pyright: ignore[reportArgumentType]
+    drifted = as_table(whole._apply(events, "x", "all", slice(None), _Constant(12)))  # pyright: ignore[reportArgumentType]
     assert (drifted == plain_drift(table, "x", 12, np.arange(len(table)))).all()
 
 
-class _Always:
-    """Chance that always says the same."""
+class _Constant:
+    """Generator that returns a constant."""
 
     def __init__(self, value: int) -> None:
         self.value = value

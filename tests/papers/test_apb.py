@@ -326,16 +326,16 @@ def test_no_strength_is_the_baseline_network() -> None:
 
 def test_images_are_repeated_and_bins_come_in_their_order() -> None:
     static, x = net(static=True), torch.rand(2, 3, 8, 8)
-    assert torch.equal(static.along_time(x)[0], static.along_time(x)[2])
+    assert torch.equal(static.time_first(x)[0], static.time_first(x)[2])
     assert static(x).shape == (3, 2, 3)
     frames = torch.rand(2, 2, 8, 8, 3)
-    assert torch.equal(net().along_time(frames)[1], frames[..., 1])
+    assert torch.equal(net().time_first(frames)[1], frames[..., 1])
     with pytest.raises(Problem, match=r"\(2, 8, 8, 3\)") as caught:
         net()(frames[0])
     assert "(B, 2, H, W, T)" in caught.value.remedy
     with pytest.raises(Problem, match="shape"):
         static(frames)
-    with pytest.raises(Problem, match="leaves nothing"):
+    with pytest.raises(Problem, match="pools 8 x 8 pixels to nothing"):
         net(plan="4C3-AP2-4C3-AP8")
     with pytest.raises(Problem, match="no mode"):
         net(mode="triple")
@@ -688,7 +688,7 @@ def test_more_steps_than_filled_bins_is_warned_of(tmp_path: Path) -> None:
             columns = np.stack([x % 20, np.arange(90) % 18, t, np.arange(90) % 2], axis=1)
             np.save(tmp_path / "data" / name / f"{k}.npy", columns)
     study = study_in(tmp_path / "session", tmp_path / "data", sensor="20x20", steps=5)
-    with pytest.warns(UserWarning, match="of 5 bins of time, 2 have events"):
+    with pytest.warns(UserWarning, match="2 of 5 time bins have events"):
         study.train("lif", study.data())
 
 

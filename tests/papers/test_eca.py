@@ -589,7 +589,7 @@ def test_pretrained_weights_bring_their_kernels(tmp_path: Path, digits: Path) ->
     path = released(source, tmp_path / "r18.pth.tar")
     options: dict[str, Any] = {"arch": "eca_resnet18", "image_size": 32, "pretrained": str(path), "lr": 1e-12}
     this = study(tmp_path, digits, **options)
-    with pytest.warns(UserWarning, match="other classes and starts anew"):
+    with pytest.warns(UserWarning, match="other classes and is newly initialised"):
         model = this.train("eca", this.data())
     assert kernels_of(model.state_dict()) == (5, 5, 5, 5)
     name = "layer2.0.conv1.weight"

@@ -384,7 +384,7 @@ def test_pretrained_weights_are_taken_up_all_but_the_head(tmp_path: Path, digits
     source = mini(num_classes=3)
     checkpoint.save(source, tmp_path / "source")
     this = study(tmp_path, digits, pretrained=str(tmp_path / "source"), lr=1e-12)
-    with pytest.warns(UserWarning, match="other classes and starts anew"):
+    with pytest.warns(UserWarning, match="other classes and is newly initialised"):
         model = this.train("both", this.data())
     name = "stages.3.0.proj.weight"
     torch.testing.assert_close(model.state_dict()[name], source.state_dict()[name])

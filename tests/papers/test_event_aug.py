@@ -334,7 +334,7 @@ def test_the_learned_kernel_starts_as_the_triangle_and_learns() -> None:
     x, _ = collate_streams([(represent(stream(), "est", SIZE, 5), 0)])
     est(x).pow(2).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in est.parameters())
-    with pytest.raises(Problem, match="an event spike tensor of 1 bin"):
+    with pytest.raises(Problem, match="an event spike tensor with 1 bin"):
         EST(1, SIZE)
 
 
@@ -365,9 +365,11 @@ def test_the_middle_square_is_seen() -> None:
     model = EventClassifier(["a", "b"], [4, 8], "frame", side=8)
     x = torch.arange(32.0).view(1, 1, 4, 8)
     expected = x[..., 2:6].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.equal(model.seen(x), expected)
+    assert torch.equal(model.crop_and_resize(x), expected)
     spiking = EventClassifier(["a", "b"], [4, 8], network="snn", side=2, plan="4C3")
-    assert spiking.seen(x).flatten().tolist() == [7.5 - 1, 7.5 + 1, 23.5 - 1, 23.5 + 1], "means, nothing is lost"
+    assert spiking.crop_and_resize(x).flatten().tolist() == [7.5 - 1, 7.5 + 1, 23.5 - 1, 23.5 + 1], (
+        "means, nothing is lost"
+    )
 
 
 def test_networks_that_make_no_sense() -> None:
@@ -375,7 +377,7 @@ def test_networks_that_make_no_sense() -> None:
         EventClassifier(["a"], [4, 4], "voxel", network="snn")
     with pytest.raises(Problem, match="no network is called 'resnet'"):
         EventClassifier(["a"], [4, 4], network="resnet")
-    with pytest.raises(ValueError, match="neither cnn, snn nor a network"):
+    with pytest.raises(ValueError, match="neither cnn, snn nor a model name"):
         EventAugConfig(network="resnet")
     with pytest.raises(ValueError, match="not the size of a sensor: 'big'; give WIDTHxHEIGHT"):
         EventAugConfig(sensor="big")
@@ -477,5 +479,5 @@ def test_pretrained_weights_but_for_the_first_layer_and_the_last(tmp_path: Path)
     ours, theirs = model.network.state_dict(), source.network.state_dict()
     torch.testing.assert_close(ours["layer3.0.conv1.weight"], theirs["layer3.0.conv1.weight"], atol=1e-6, rtol=0)
     assert ours["conv1.weight"].shape[1] == 8
-    with pytest.raises(Problem, match="pretrained weights are for networks of timm"):
+    with pytest.raises(Problem, match="pretrained weights need a network of timm"):
         study_in(tmp_path / "b", pretrained=str(tmp_path / "net.pth")).train("none", study.data())

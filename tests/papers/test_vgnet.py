@@ -631,7 +631,7 @@ def test_pretrained_weights_are_taken_up_all_but_the_head(tmp_path: Path, digits
     this = study(
         tmp_path, digits, arch="vgnetg_1_0mp", pretrained=str(tmp_path / "theirs.pth"), lr=1e-12, image_size=32
     )
-    with pytest.warns(UserWarning, match="other classes and starts anew"):
+    with pytest.warns(UserWarning, match="other classes and is newly initialised"):
         trained = cast(VGNet, this.train("g", this.data()))
     name = "stages.3.1.pw.conv.weight"
     torch.testing.assert_close(trained.state_dict()[name], model.state_dict()[name])

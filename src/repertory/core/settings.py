@@ -80,7 +80,7 @@ class Recipe(StudyConfig):
 
     epochs: int = Field(default=10, ge=1, description="passes over the training data")
     batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
-    accumulate: int = Field(default=1, ge=1, description="gradients summed up for one step")
+    accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
     optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
@@ -91,26 +91,28 @@ class Recipe(StudyConfig):
         le=1,
         description="learning rate of a layer relative to the next, by the model's group_matcher; 0: one for all",
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle has its own")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle sets its own")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
         default="cosine", description="learning rate over steps"
     )
-    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up; onecycle has its own")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up; onecycle sets its own")
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at step 0 of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
     decay_epochs: float = Field(default=30.0, gt=0, description="step schedule: epochs between two decays")
     milestones: tuple[float, ...] = Field(
-        default=(), description="step schedule: epochs after which it decays, in place of every decay_epochs"
+        default=(), description="step schedule: epochs after which the rate decays; replaces decay_epochs"
     )
     decay_rate: float = Field(default=0.1, gt=0, le=1, description="step schedule: factor of a decay")
     power: float = Field(default=0.9, gt=0, description="poly schedule: exponent")
     clip_norm: float = Field(default=0.0, ge=0, description="largest gradient norm; 0: no clipping")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
     ema_returned: bool = Field(
-        default=True, description="the moving average is what training gives; False: it is only evaluated beside"
+        default=True, description="training returns the moving average; False: it is evaluated only"
     )
-    eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
-    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
+    eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations during training")
+    patience: int = Field(
+        default=0, ge=0, description="evaluations without improvement before training stops; 0: never stop early"
+    )
     workers: int = Field(default=0, ge=0, description="data-loading processes")
 
     @field_validator("optimizer")

@@ -1,4 +1,4 @@
-"""Racing alternatives on the machine at hand; where the time goes, and how much memory a process took."""
+"""Timing: races between implementations, operator profiles, peak memory of this process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 
 def race(contestants: Mapping[str, Callable[[], object]], rounds: Iterable[int]) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each contestant in each round; they take turns.
+    """Seconds of each contestant in each round; the contestants alternate.
 
-    A machine's pace changes with what else it does: only times of the same round go together, see `ratio`.
-    The first round warms up and is not counted.
+    The load of the machine varies over time: compare only times of the same round, see `ratio`. The first round is a
+    warm-up and is dropped.
     """
     times = [[_seconds(run) for run in contestants.values()] for _ in rounds]
     return dict(zip(contestants, np.array(times)[1:].T, strict=True))
 
 
 def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> float:
-    """How many times faster `one` is than `peer`: the median over rounds.
+    """Speed of `one` relative to `peer`: the median over rounds of time(peer) / time(one).
 
     Example:
         >>> ratio({"ours": np.array([1.0, 2.0]), "theirs": np.array([3.0, 6.0])}, "ours", "theirs")
@@ -33,26 +33,26 @@ def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> floa
 
 
 def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
-    """Shares of a run, per cent, of the torch operators that take most time by themselves."""
-    from torch.profiler import ProfilerActivity, profile  # here: whoever only races does not wait for torch
+    """The torch operators with the most CPU time: name -> share of the run in per cent, largest first."""
+    from torch.profiler import ProfilerActivity, profile  # a lazy import: races do not need torch
 
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run()
-    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     return {event.key: 100 * event.self_cpu_time_total / total for event in events[:rows]}
 
 
 def high_water() -> float:
-    """Largest resident memory of this process so far, MiB; NaN where the system does not tell (it is Linux that does).
+    """Peak resident memory of this process in MiB; NaN on systems other than Linux.
 
     Example:
         >>> high_water() > 10 or math.isnan(high_water())
         True
     """
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
-    return int(found[1]) / 1024 if found else math.nan
+    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
+    return int(match[1]) / 1024 if match else math.nan
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
-"""The supervised loop: one recipe, one function, on Lightning Fabric.
+"""Supervised training: one recipe, one function, on Lightning Fabric.
 
-Everything random in step `s` is a function of the seed and `s` (and of the sample, for augmentation), so
-a run that is killed and resumed gives the same weights as one that was not, whatever the number of workers.
+All randomness in step `s` is a function of the seed and `s` (and of the sample, for augmentation). A run that is
+killed and resumed gives the same weights as an uninterrupted one, for any number of workers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from repertory.core.study import Session, set_generators
 M = TypeVar("M", bound=nn.Module)
 
 DRY_RUN_BATCH = 2
-"""Largest batch of a dry run on a CPU: it shows that a recipe for GPUs builds, in seconds and little memory."""
+"""Largest batch of a dry run on a CPU: it checks that a recipe for GPUs builds, in seconds and little memory."""
 LOG_EVERY = 20
-"""Steps between two records; losses are fetched from the device, and checked, only then."""
+"""Steps between two log records; only then are losses copied from the device and checked."""
 
 
 def fit(
@@ -56,23 +56,22 @@ def fit(
         session: seed, device, progress, records, resume points.
         model: trained in place.
         dataset: `dataset[i]` may draw from the global torch, numpy and random generators (augmentation);
-            they are set from the seed, the epoch and `i` beforehand.
+            they are seeded with the seed, the epoch and `i` before each call.
         recipe: epochs, optimizer, schedule, ...
-        loss: (model, batch) -> scalar, or a mapping with "loss" whose other entries are recorded too.
-        evaluate: called with the module (and with its moving average, if there is one) every
-            `recipe.eval_every` epochs.
-        monitor: metric of `evaluate` that picks the weights to return and drives early stopping. Empty: the
-            last weights (their moving average, if there is one and the recipe returns it).
+        loss: (model, batch) -> scalar, or a mapping with "loss"; its other entries are logged.
+        evaluate: called with the module (and with its moving average, if any) every `recipe.eval_every` epochs.
+        monitor: metric of `evaluate` that selects the weights to return and drives early stopping. Empty: return the
+            last weights (their moving average, if the recipe keeps and returns one).
         better: whether a higher or a lower `monitor` is better.
         collate: list of samples -> batch; default: torch's.
-        part: name of this loop, where a trial has several.
+        part: name of this loop if a trial has several.
 
     Raises:
-        Problem: the data set is empty, or optimizer and schedule do not go together.
+        Problem: the data set is empty, or the optimizer does not support the schedule.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
     fabric = session.fabric
-    batches = _Batches(session, dataset, recipe, collate)  # before setup: an empty data set is said first
+    batches = _Batches(session, dataset, recipe, collate)  # before setup: report an empty data set first
     per_epoch = len(batches)
     total = recipe.epochs * per_epoch
 
@@ -86,8 +85,9 @@ def fit(
             filter_bias_and_bn=not recipe.decay_all,
             layer_decay=recipe.layer_decay or None,
         )
-    except ValueError as error:  # Nesterov's momentum of 0, say
-        raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", "change them") from error
+    except ValueError as error:  # for example Nesterov with momentum 0
+        remedy = "choose another optimizer, or change its settings"
+        raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", remedy) from error
     average = ModelEmaV3(model, decay=recipe.ema_decay, device=fabric.device) if recipe.ema_decay else None
     wrapped, optimizer = fabric.setup(model, optimizer)
     schedule = _schedule(optimizer, recipe, total, per_epoch)
@@ -108,7 +108,7 @@ def fit(
     for step in session.progress(range(start, total), "train"):
         epoch, position = divmod(step, per_epoch)
         if step == start or position == 0:
-            stream = batches.of(epoch, position)
+            stream = batches.epoch(epoch, position)
         means: dict[str, Tensor] = {}
         for micro in range(recipe.accumulate):
             batch = fabric.to_device(next(stream))
@@ -131,11 +131,11 @@ def fit(
 
         end_of_epoch = position + 1 == per_epoch
         if end_of_epoch or len(pending) == LOG_EVERY:
-            session.log(step, part=part, lr=lr, **_records(fabric, pending, step))
+            session.log(step, part=part, lr=lr, **_mean_losses(fabric, pending, step))
             _check_weights(fabric, model, step)
             pending.clear()
         if end_of_epoch and evaluate and ((epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs):
-            _assess(
+            _evaluate_candidates(
                 session,
                 {"": model, "ema_": average.module if average else None},
                 evaluate,
@@ -146,12 +146,12 @@ def fit(
                 part,
             )
             wrapped.train()
-        if not pending:  # only weights that are known to be finite, as their losses are
+        if not pending:  # keep only weights that were checked to be finite
             session.keep(step + 1, part=part, best=best, **stateful)
         if recipe.patience and best["stale"] >= recipe.patience:
             break
 
-    _records(fabric, pending, step)
+    _mean_losses(fabric, pending, step)
     if best["weights"]:
         model.load_state_dict(best["weights"])
     elif average and recipe.ema_returned:
@@ -172,26 +172,26 @@ def loader(
     """Batches of `dataset` in order, on the session's device, with a progress bar.
 
     Args:
-        shard: with several processes, give each every `world_size`-th sample and none twice, for metrics that
-            merge across processes (torchmetrics do). Otherwise every process sees all samples.
+        shard: split the samples over the processes: rank r takes samples r, r + world_size, ... Use it with metrics
+            that merge across processes (torchmetrics). False: every process gets all samples.
     """
     fabric = session.fabric
     first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
     batch_size, workers = _dry_run_limits(session, batch_size, workers)
-    own = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
-    keyed = [[(i, i) for i in own[k : k + batch_size]] for k in range(0, len(own), batch_size)]
+    indices = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
+    keyed = [[(i, i) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size)]
     seeded = _Seeded(dataset, collate or default_collate)
-    batches = iter(DataLoader(seeded, batch_sampler=keyed, collate_fn=_single, num_workers=workers))
+    batches = iter(DataLoader(seeded, batch_sampler=keyed, collate_fn=_first, num_workers=workers))
     for _ in session.progress(keyed, label):
-        with _generators_kept():
-            batch = _sound(next(batches))
+        with _preserve_generators():
+            batch = _raise_problem(next(batches))
         yield fabric.to_device(batch)
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose random samples depend on (seed, epoch, index) alone.
+    """A data set whose random samples depend only on (seed, epoch, index).
 
-    Whole batches are fetched and collated here, so that a Problem can travel from a loading process as a value.
+    It fetches and collates whole batches, so that a worker process can return a Problem as a value.
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
@@ -209,8 +209,8 @@ class _Seeded(Dataset[Any]):
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    """What is drawn between two batches does not depend on whether the samples are made in this process."""
+def _preserve_generators() -> Iterator[None]:
+    """Restore the global generators: draws between two batches do not depend on the number of workers."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
@@ -220,24 +220,25 @@ def _generators_kept() -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _single(batches: list[Any]) -> Any:
+def _first(batches: list[Any]) -> Any:
     return batches[0]
 
 
-def _sound(batch: Any) -> Any:
+def _raise_problem(batch: Any) -> Any:
+    """Return a batch; raise a Problem that a worker returned in its place."""
     if not isinstance(batch, Problem):
         return batch
     try:
         raise batch
     finally:
-        del batch  # or the exception and this frame keep each other, and the loader's processes, alive
+        del batch  # break the reference cycle exception -> traceback -> frame, which would keep the workers alive
 
 
 class _Batches:
-    """Shuffled batches of an epoch, from any position on; incomplete ones are left out.
+    """Shuffled batches of an epoch, starting at any step; an incomplete last batch is dropped.
 
-    Process r of w takes the r-th part of each w * batch_size samples, so that w processes see together
-    what one process with a w times larger batch would see.
+    Process r of w takes the r-th part of each w * batch_size samples: w processes use the same samples per step as
+    one process with a w times larger batch.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class _Batches:
         self._loader = DataLoader(
             _Seeded(dataset, collate or default_collate),
             batch_sampler=self._keys,
-            collate_fn=_single,
+            collate_fn=_first,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=session.fabric.device.type == "cuda",
@@ -263,21 +264,22 @@ class _Batches:
     def __len__(self) -> int:
         return self.steps
 
-    def of(self, epoch: int, position: int) -> Iterator[Any]:
+    def epoch(self, epoch: int, position: int) -> Iterator[Any]:
+        """The batches of an epoch from step `position` on."""
         order = torch.randperm(self.size, generator=self.session.generator("order", epoch)).tolist()
         base = int(self.session.rng("sample", epoch).integers(2**32))
         rank, world = self.session.fabric.global_rank, self.session.fabric.world_size
         self._keys.clear()
         for k in range(position * self.recipe.accumulate, self.steps * self.recipe.accumulate):
             first = (k * world + rank) * self.batch
-            # Wraps around where the data are fewer than one accumulated step needs.
-            mine = [order[i % self.size] for i in range(first, first + self.batch)]
-            self._keys.append([(i, (base + i * 2_654_435_761) % 2**32) for i in mine])
-        return map(_sound, self._loader)
+            # Wrap around if there are fewer samples than one accumulated step needs.
+            indices = [order[i % self.size] for i in range(first, first + self.batch)]
+            self._keys.append([(i, (base + i * 2_654_435_761) % 2**32) for i in indices])
+        return map(_raise_problem, self._loader)
 
 
 def _dry_run_limits(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
-    """Batch size and number of loading processes, small in a dry run."""
+    """Batch size and number of workers, reduced in a dry run."""
     if not session.dry_run:
         return batch_size, workers
     return (min(batch_size, DRY_RUN_BATCH) if session.fabric.device.type == "cpu" else batch_size), 0
@@ -302,9 +304,9 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
         case "onecycle":
             if not {"momentum", "betas"} & set(optimizer.defaults):
                 raise Problem(
-                    f"onecycle cycles a momentum, and {recipe.optimizer} has none",
+                    f"the onecycle schedule needs momentum or betas; {recipe.optimizer} has neither",
                     "schedule",
-                    "choose cosine, or adamw",
+                    "set schedule=cosine, or optimizer=adamw",
                 )
             peaks = [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
             return _OneCycle(optimizer, max_lr=peaks, total_steps=max(total, 2))
@@ -313,7 +315,7 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
         case "poly":
             schedule = PolyLRScheduler(optimizer, t_initial=total, power=recipe.power, lr_min=recipe.min_lr, **common)
         case "step" if recipe.milestones:
-            # timm decays one step before a milestone.
+            # timm decays one step too early.
             decays = [round(epoch * per_epoch) + 1 for epoch in sorted(recipe.milestones)]
             schedule = MultiStepLRScheduler(optimizer, decay_t=decays, decay_rate=recipe.decay_rate, **common)
         case "step":
@@ -325,16 +327,16 @@ def _schedule(optimizer: Any, recipe: Recipe, total: int, per_epoch: int) -> Sch
     return schedule
 
 
-def _records(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dict[str, float]:
+def _mean_losses(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dict[str, float]:
     """Means of the pending losses over steps and processes; `step` is the last of the steps.
 
     Raises:
-        Diverged: one of them is not finite.
+        Diverged: one of the losses is not finite.
     """
     if not pending:
         return {}
-    # Every process sees the mean over all, so that none of them stops alone.
-    table = {name: _mean(fabric, torch.stack([p[name] for p in pending])) for name in pending[0]}
+    # All processes check the mean over processes, so that all of them stop at the same step.
+    table = {name: _process_mean(fabric, torch.stack([p[name] for p in pending])) for name in pending[0]}
     wrong = (~torch.isfinite(table["loss"])).nonzero()
     if len(wrong):
         first = int(wrong[0])
@@ -344,16 +346,16 @@ def _records(fabric: Fabric, pending: list[dict[str, Tensor]], step: int) -> dic
 
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
     """Raise `Diverged` if a weight is not finite in any process."""
-    if _mean(fabric, finite_weights(model)) < 1:
+    if _process_mean(fabric, finite_weights(model)) < 1:
         raise diverged(f"the weights are no longer finite after step {step}")
 
 
-def _mean(fabric: Fabric, values: Tensor) -> Tensor:
+def _process_mean(fabric: Fabric, values: Tensor) -> Tensor:
     """Mean over processes."""
     return cast(Tensor, fabric.all_reduce(values.float()))
 
 
-def _assess(
+def _evaluate_candidates(
     session: Session,
     candidates: Mapping[str, M | None],
     evaluate: Callable[[M], Mapping[str, float]],

@@ -1,4 +1,4 @@
-"""timm's interface to backbones that are a stem, stages, and something behind them."""
+"""timm's interface for backbones made of a stem, stages and a last module before pooling."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from repertory.core.problem import Problem
 
 
 class StagedBackbone(nn.Module):
-    """What the networks of several papers have in common: they derive from it and define `stem`, `stages` and `head`.
+    """Base class of staged backbones: subclasses define `stem`, `stages`, `head` and `post_stage`.
 
-    With `build_model_with_cfg(..., feature_cfg={"feature_cls": "getter"})` it serves timm's `features_only=True`.
+    With `build_model_with_cfg(..., feature_cfg={"feature_cls": "getter"})` it supports timm's `features_only=True`.
     """
 
     post_stage: ClassVar[str]
-    """Name of the module between the last stage and the pooling; `norm`: it normalises the last map."""
+    """Name of the module between the last stage and pooling; if it is "norm", `forward_intermediates` can apply it."""
     stem: nn.Sequential
     stages: nn.ModuleList
     head: nn.Module
 
     def checked(self, x: Tensor) -> Tensor:
-        """Images as the stem wants them; refuses what is too small."""
+        """Images in the memory format of the stem.
+
+        Raises:
+            Problem: the images are too small.
+        """
         raise NotImplementedError
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) -> the last map (N, num_features, H / 32, W / 32)."""
+        """Images (N, in_chans, H, W) -> last feature map (N, num_features, H / 32, W / 32)."""
         x = self.stem(self.checked(x))
         for stage in self.stages:
             x = stage(x)
@@ -42,18 +46,21 @@ class StagedBackbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of the stages, as detectors and segmenters want them.
+        """Feature maps of the stages, for detection and segmentation.
 
         Args:
             x: images (N, in_chans, H, W).
-            indices: which stages, from 0; an int: the last so many; None: all.
-            norm: normalise the last stage's map, where the network does so before it pools.
-            stop_early: compute no stage beyond the last one wanted.
+            indices: stages, from 0; an int n: the last n; None: all.
+            norm: normalise the map of the last stage, if the network normalises before pooling.
+            stop_early: skip the stages after the last of `indices`.
             output_fmt: "NCHW".
-            intermediates_only: leave out the last map.
+            intermediates_only: return only the list of maps.
+
+        Returns:
+            (output of `forward_features`, maps), or the maps.
 
         Raises:
-            Problem: another format.
+            Problem: another `output_fmt`.
         """
         check_format(output_fmt)
         wanted, last = feature_take_indices(len(self.stages), indices)
@@ -69,7 +76,7 @@ class StagedBackbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the maps of the stages `indices` do not need; returns these as absolute indices."""
+        """Remove the modules that the maps of stages `indices` do not need; returns the absolute indices."""
         wanted, last = feature_take_indices(len(self.stages), indices)
         if prune_norm or last + 1 < len(self.stages):
             self.set_submodule(self.post_stage, nn.Identity())
@@ -79,19 +86,19 @@ class StagedBackbone(nn.Module):
         return wanted
 
     def get_classifier(self) -> nn.Module:
-        """The head."""
+        """The classification head."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Put a fresh head of `num_classes` outputs in place; 0: none. Pooling is always the mean."""
+        """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
         raise NotImplementedError
 
 
 def check_format(output_fmt: str) -> None:
-    """Maps lie as (N, C, H, W).
+    """Require the layout (N, C, H, W).
 
     Raises:
-        Problem: another format is asked for.
+        Problem: another layout is requested.
     """
     if output_fmt != "NCHW":
-        raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'output_fmt="NCHW"')
+        raise Problem(f"maps are NCHW, not {output_fmt}", "forward_intermediates", 'set output_fmt="NCHW"')

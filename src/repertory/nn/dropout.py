@@ -1,4 +1,4 @@
-"""Dropout that does not wait for Bernoulli numbers."""
+"""Dropout with vectorised random numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """As `torch.nn.functional.dropout`, four times faster on a CPU, where that draws its numbers one by one.
+    """Drop-in for `torch.nn.functional.dropout`, four times faster on a CPU: uniform numbers instead of Bernoulli ones.
 
     Example:
         >>> sorted(dropout(torch.ones(1000), 0.5).unique().tolist())
@@ -19,8 +19,8 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`dropout` as a layer."""
+    """`dropout` as a module."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape -> the same."""
+        """Any shape -> same shape."""
         return dropout(input, self.p, self.training)

@@ -1,4 +1,4 @@
-"""What a network that was trained on ImageNet-1K expects and says, with the keys of timm's `pretrained_cfg`."""
+"""Preprocessing and class names of ImageNet-1K, under the keys of timm's `pretrained_cfg`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IMAGENET: dict[str, Any] = {
     "mean": IMAGENET_DEFAULT_MEAN,
     "std": IMAGENET_DEFAULT_STD,
 }
-"""The usual test preprocessing: the short side to 256, bicubic, and the central 224 x 224."""
+"""Standard test preprocessing: resize the short side to 256 (bicubic), crop the central 224 x 224."""
 
 
 def label_names(classes: int) -> dict[str, Any]:
-    """What the classes of a released network are called, if they are ImageNet-1K's.
+    """Class names of a network trained on ImageNet-1K; empty unless `classes` is 1000.
 
     Example:
         >>> label_names(1000)["label_names"][0], label_names(10)

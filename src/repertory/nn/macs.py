@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a model, in fvcore's convention, which papers on light backbones quote."""
+"""Multiply-accumulates of a model in fvcore's convention, which papers on light backbones use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 def count_macs(model: nn.Module, *inputs: Tensor) -> int:
     """Multiply-accumulates of one forward pass in evaluation mode.
 
-    One multiply-accumulate counts 1. Convolutions, matrix products (those inside attention too), norms and
-    bilinear upsampling count; biases, activations, softmax, element-wise sums and plain means do not.
+    One multiply-accumulate counts 1. Included: convolutions, matrix products (also inside attention), norms, bilinear
+    upsampling. Excluded: biases, activations, softmax, element-wise sums, means.
 
     Args:
-        model: left as it was, in its mode.
+        model: unchanged on return, including its training mode.
         inputs: example inputs on the device of the model; only their shapes matter.
 
     Example:
@@ -38,6 +38,6 @@ def count_macs(model: nn.Module, *inputs: Tensor) -> int:
 
 
 def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """q (..., L, E), k (..., S, E), v (..., S, V): L S E for the scores and L S V for the sums."""
+    """q (..., L, E), k (..., S, E), v (..., S, V): L S E for the scores plus L S V for the weighted sums."""
     q, k, v = (value.type().sizes() for value in inputs[:3])
     return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])

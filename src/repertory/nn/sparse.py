@@ -1,4 +1,4 @@
-"""Sparse matrices in rows (CSR), and products with them."""
+"""Sparse matrices in CSR format, and products with them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWa
 
 
 def csr(starts: Tensor, columns: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """A sparse matrix (a, b); that its parts fit together is not checked.
+    """A sparse matrix (a, b). The arguments are not checked for consistency.
 
     Args:
-        starts: where each row begins, (a + 1,).
-        columns: of the entries, row by row, (nnz,).
+        starts: row pointers (a + 1,).
+        columns: column indices of the entries, row by row, (nnz,).
         values: of the entries, (nnz,).
         shape: (a, b).
     """
@@ -24,7 +24,7 @@ def csr(starts: Tensor, columns: Tensor, values: Tensor, shape: Sequence[int]) -
 
 
 def multiply(starts: Tensor, columns: Tensor, values: Tensor, x: Tensor) -> Tensor:
-    """Product of a square sparse matrix (n, n) and x (n, d), in the precision of `values` also under autocast.
+    """Product of a square sparse matrix (n, n) and x (n, d), in the precision of `values` even under autocast.
 
     Args:
         starts, columns, values: see `csr`.

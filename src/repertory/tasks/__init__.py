@@ -1,1 +1,1 @@
-"""What papers of one job share."""
+"""Code shared by the papers of one task."""

@@ -1,4 +1,4 @@
-"""What papers on backbones share in detection: the loss of torchvision's detectors, and COCO's scores of them."""
+"""Detection: the loss of torchvision's detectors, and COCO's average precision."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 def detection_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """For `repertory.core.training.fit`: the sum of a detector's losses, and each of them."""
+    """Losses of a detector for `repertory.core.training.fit`: their sum as "loss", and each of them."""
     losses = model(*batch)
     return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
 @torch.no_grad()
 def average_precision(model: nn.Module, data: CocoSet, batches: Iterable[Batch]) -> dict[str, float]:
-    """COCO's average precision, in percent, of boxes, and, where `data` has masks, of masks ("mask_AP", ...).
+    """COCO's average precision in per cent: of boxes, and of masks ("mask_AP", ...) if `data` has masks.
 
     Args:
         model: one of torchvision's detectors.
-        data: what is detected; see `CocoSet.evaluate`.
-        batches: of all its images as they lie on disk, on the device of the model.
+        data: the ground truth; see `CocoSet.evaluate`.
+        batches: all images of `data`, untransformed, on the device of the model.
     """
     model.eval()
     results: list[dict[str, Any]] = []
     for images, targets in batches:
         for target, output in zip(targets, model(images), strict=True):
             results += data.results(target["image_id"], output)
-    found = data.evaluate(results)
+    scores = data.evaluate(results)
     if data.masks:
-        found |= {f"mask_{name}": value for name, value in data.evaluate(results, "segm").items()}
-    return found
+        scores |= {f"mask_{name}": value for name, value in data.evaluate(results, "segm").items()}
+    return scores

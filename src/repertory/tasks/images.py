@@ -1,7 +1,7 @@
-"""Image classification, as the papers on backbones share it: recipe, training, accuracy, prediction.
+"""Image classification: recipe, training, accuracy, prediction.
 
-A paper derives its configuration from `ImageRecipe` and its study from `ImageStudy`, says how the network of an arm is
-built, and adds the measurements that its claims need.
+A paper derives its configuration from `ImageRecipe` and its study from `ImageStudy`, implements `build`, and adds the
+measurements that its claims need.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from repertory.tasks.classification import check_classes, prediction_table, top_
 from repertory.tasks.settings import ImageRecipe
 
 PREDICT_BATCH = 32
-SHOWN = 12
-"""Images in the picture of predictions."""
+MAX_PICTURES = 12
+"""Images in the figure of predictions."""
 
 
 R = TypeVar("R", bound=ImageRecipe)
@@ -84,8 +84,8 @@ def speed_metrics(networks: Iterable[str], ratios: Mapping[str, str]) -> dict[st
 class ImageStudy(Study[R, ImageData, M]):
     """A study whose arms are image classifiers.
 
-    A paper implements `build`. The network has `num_classes` and `pretrained_cfg` (timm's keys and `label_names`),
-    which carries the preprocessing and the names of the classes with the weights.
+    A paper implements `build`. The network has the attributes `num_classes` and `pretrained_cfg` (timm's keys and
+    `label_names`), which stores preprocessing and class names with the weights.
     """
 
     sample_name = "photo-crops"
@@ -93,7 +93,7 @@ class ImageStudy(Study[R, ImageData, M]):
     seeded_data = False
     layout = images.LAYOUT
     head: ClassVar[tuple[str, ...]] = ("head.",)
-    """Prefixes of the classifier's weights, which start anew where the classes are others."""
+    """Prefixes of the classifier's weights; they are reinitialised if `pretrained` has other classes."""
 
     @abstractmethod
     def build(self, arm: str, classes: tuple[str, ...]) -> M:
@@ -105,7 +105,7 @@ class ImageStudy(Study[R, ImageData, M]):
         Args:
             model: in training mode.
             x: images (N, C, H, W).
-            y: classes (N,), or (N, classes) under mixup or CutMix, which smooth the labels themselves.
+            y: classes (N,), or (N, classes) under mixup or CutMix, which apply label smoothing themselves.
         """
         return self.cross_entropy(model(x), y)
 
@@ -114,27 +114,27 @@ class ImageStudy(Study[R, ImageData, M]):
         return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing if y.ndim == 1 else 0.0)
 
     def weights(self, source: Path) -> dict[str, Tensor]:
-        """A state dict under our names, from a file of ours or of the authors."""
+        """State dict with our names, from our file or the authors'."""
         return checkpoint.read_weights(source)
 
     def fitting(self, state: Mapping[str, Tensor]) -> str:
-        """Which `arch` has tensors of these shapes, whatever its number of classes; "" if none, or not known."""
+        """The `arch` with tensors of these shapes, for any number of classes; "" if there is none."""
         return ""
 
     def pictures(self, model: M, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
-        """What else `predict` draws, beside the predictions.
+        """Further figures of `predict`.
 
         Args:
             model: in evaluation mode.
             x: the first images, preprocessed, (n, C, H, W).
-            table: the rows of the prediction, in the order of the images.
+            table: rows of the prediction, in the order of the images.
         """
         return {}
 
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """scikit-learn's digits, or crops of scikit-image's photographs, 32 x 32, in class folders."""
+        """Write scikit-learn's digits, or 32 x 32 crops of scikit-image's photographs, in class folders."""
         write = images.write_digits if self.config.sample == "digits" else images.write_photo_crops
         write(folder)
 
@@ -153,7 +153,7 @@ class ImageStudy(Study[R, ImageData, M]):
         """Train one arm.
 
         Raises:
-            Problem: images of one class only; `pretrained` does not fit the architecture (names the size that fits).
+            Problem: images of one class only; `pretrained` does not fit the architecture (names the one that fits).
         """
         config, train = self.config, data.train
         check_classes(train.classes, "training data", "images")
@@ -162,26 +162,26 @@ class ImageStudy(Study[R, ImageData, M]):
         self.session.reseed("weights")
         model = self.build(arm, train.classes)
         if config.pretrained:
-            self._start_from(model, Path(config.pretrained))
+            self._load_pretrained(model, Path(config.pretrained))
         mix = self._mixing(len(train.classes))
 
         def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | Mapping[str, Tensor]:
             x, y = mix(*batch) if mix else batch
             return self.loss(module, x, y)
 
-        watched = config.keep_best or config.patience > 0 or bool(config.ema_decay)
+        evaluated = config.keep_best or config.patience > 0 or bool(config.ema_decay)
         return fit(
             self.session,
             model,
             train.with_transform(self._augmentation(model)),
             config,
             loss,
-            evaluate=(lambda module: self.accuracy(module, data.test)) if watched else None,
+            evaluate=(lambda module: self.accuracy(module, data.test)) if evaluated else None,
             monitor="top1" if config.keep_best or config.patience else "",
         )
 
     def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
-        """Top-1 and top-5 accuracy on the held-out images, in per cent; parameters; MACs of an image.
+        """Top-1 and top-5 accuracy on the held-out images in per cent; parameters; MACs per image.
 
         Raises:
             Problem: images of a class that the model does not know.
@@ -203,8 +203,8 @@ class ImageStudy(Study[R, ImageData, M]):
         top1, top5 = top_k_accuracy(scored, cast(int, model.num_classes), self.session.fabric.device, top=(1, 5))
         return {"top1": top1, "top5": top5}
 
-    def _start_from(self, model: nn.Module, source: Path) -> None:
-        """Load weights; a head for other classes stays as it was initialised, with a warning."""
+    def _load_pretrained(self, model: nn.Module, source: Path) -> None:
+        """Load weights; if the head has other classes, keep the initialised one and warn."""
         state = self.weights(source / "model.safetensors" if source.is_dir() else source)
         try:
             left = checkpoint.fit_weights(model, state, source, spare=self.head)
@@ -215,14 +215,14 @@ class ImageStudy(Study[R, ImageData, M]):
             remedy = f"--set arch={fits}: their shapes fit"
             raise Problem(f"these are not the weights of {arch}", source, remedy) from problem
         if left:
-            warnings.warn(f"{source}: the head is for other classes and starts anew", stacklevel=2)
+            warnings.warn(f"{source}: the head has other classes and is newly initialised", stacklevel=2)
 
     def _mixing(self, classes: int) -> Mixup | None:
         config = self.config
         if not config.mixup and not config.cutmix:
             return None
         if config.batch_size % 2:
-            raise Problem(f"a batch of {config.batch_size} cannot be mixed in pairs", "batch_size", "give an even one")
+            raise Problem(f"mixup needs an even batch size, got {config.batch_size}", "batch_size", "give an even one")
         return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
 
     def _augmentation(self, model: nn.Module) -> Callable[[Image.Image], Any]:
@@ -248,10 +248,10 @@ class ImageStudy(Study[R, ImageData, M]):
 
     @torch.inference_mode()
     def predict(self, model: M, source: Path) -> Prediction:
-        """Classify an image, or all images below a folder.
+        """Classify one image, or all images below a folder.
 
         Raises:
-            Problem: no images there, or one that cannot be read.
+            Problem: no images, or an unreadable one.
         """
         names = label_texts(model)
         data = unlabelled(source, names).with_transform(preprocessing(model))
@@ -264,14 +264,14 @@ class ImageStudy(Study[R, ImageData, M]):
         ):
             row["top5"] = ", ".join(f"{names[k]} {100 * p:.1f} %" for k, p in zip(labels, values, strict=True))
 
-        x = torch.stack([data[i][0] for i in range(min(SHOWN, len(data)))])
+        x = torch.stack([data[i][0] for i in range(min(MAX_PICTURES, len(data)))])
         titles = [f"{row['class']}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
         return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
 
 
-# -- images in and out of a network -------------------------------------------------------------
+# -- inputs and class names ---------------------------------------------------------------------
 
 
 def unlabelled(source: Path, classes: Sequence[str]) -> ImageSet:
@@ -291,7 +291,7 @@ def unlabelled(source: Path, classes: Sequence[str]) -> ImageSet:
 
 
 def preprocessing(model: nn.Module) -> Callable[[Image.Image], Any]:
-    """The test transform that a model's `pretrained_cfg` asks for."""
+    """The test transform given by a model's `pretrained_cfg`."""
     return cast(Callable[[Image.Image], Any], create_transform(**resolve_data_config(pretrained_cfg=_cfg(model))))
 
 
@@ -302,14 +302,14 @@ def as_picture(model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def label_texts(model: nn.Module) -> list[str]:
-    """What the classes are called: by the first word of their descriptions, their names, or their numbers."""
+    """Text for each class: the first term of its description, else its name, else its number."""
     names = _cfg(model).get("label_names") or [str(k) for k in range(cast(int, model.num_classes))]
     described = _cfg(model).get("label_descriptions") or {}
     return [described.get(name, name).partition(",")[0] for name in names]
 
 
 def predictions_picture(pictures: list[np.ndarray], titles: list[str]) -> Figure:
-    """Images (H, W, 3) with what was recognised in them."""
+    """Images (H, W, 3) with their predicted classes as titles."""
     columns = min(6, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
@@ -328,13 +328,13 @@ Point = tuple[str, float, float]
 def accuracy_picture(
     series: Mapping[str, Sequence[Point]], others: Sequence[Point], cost: str, *, scale: str = "linear"
 ) -> Figure:
-    """Published top-1 accuracy on ImageNet-1K against what a network costs.
+    """Published top-1 accuracy on ImageNet-1K against the cost of the network.
 
     Args:
-        series: the paper's own networks, each series joined by a line.
-        others: those that it is compared with.
-        cost: what is on the horizontal axis, with its unit.
-        scale: of that axis, as matplotlib calls it.
+        series: the paper's networks, each series joined by a line.
+        others: networks to compare with.
+        cost: label of the horizontal axis, with its unit.
+        scale: of that axis, a name in matplotlib.
     """
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()

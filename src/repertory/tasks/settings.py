@@ -21,43 +21,43 @@ class ImageRecipe(Recipe):
     }
 
     image_size: int | None = Field(
-        default=None, ge=8, le=1024, description="height and width of the input; empty: as the architecture wants it"
+        default=None, ge=8, le=1024, description="height and width of the input; empty: the default of the architecture"
     )
     train_size: int | None = Field(
-        default=None, ge=8, le=1024, description="height and width in training, with random crops; empty: image_size"
+        default=None, ge=8, le=1024, description="height and width in training with random crops; empty: image_size"
     )
     drop_path: float | None = Field(
-        default=None, ge=0, lt=1, description="drop-path rate; empty: as published for the size"
+        default=None, ge=0, lt=1, description="drop-path rate; empty: the published rate of the size"
     )
     pretrained: str = Field(default="", description="weights to start from: the authors' file, or a model directory")
     keep_best: bool = Field(
         default=False,
-        description="return the weights that did best on the held-out images, as many published figures do",
+        description="return the weights with the best accuracy on the held-out images, as many papers report",
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
     crop_scale: float = Field(
-        default=1.0, gt=0, le=1, description="least area of a random crop; 1: images whole and unchanged"
+        default=1.0, gt=0, le=1, description="smallest area of a random crop; 1: no crop, no augmentation"
     )
-    flip: float = Field(
-        default=0.5, ge=0, le=1, description="probability of mirroring, where images are cropped at random"
-    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of mirroring, with random crops only")
     crop_interpolation: Literal["random", "bilinear", "bicubic"] = Field(
-        default="random", description="how random crops are resized"
+        default="random", description="interpolation of random crops"
     )
     color_jitter: float = Field(default=0.0, ge=0, le=1, description="strength, with random crops only")
     auto_augment: str = Field(
         default="", description="timm's name of an automatic augmentation, with random crops only"
     )
     random_erasing: float = Field(
-        default=0.0, ge=0, le=1, description="probability that a box becomes noise, with random crops only"
+        default=0.0, ge=0, le=1, description="probability of replacing a box by noise, with random crops only"
     )
     mixup: float = Field(default=0.0, ge=0, description="alpha of mixup; 0: none")
-    cutmix: float = Field(default=0.0, ge=0, description="alpha of CutMix; 0: none. With both, either every other time")
-    sample: Literal["digits", "photo-crops"] = Field(default="photo-crops", description="which sample is written")
+    cutmix: float = Field(
+        default=0.0, ge=0, description="alpha of CutMix; 0: none. With mixup too, each with probability 1/2"
+    )
+    sample: Literal["digits", "photo-crops"] = Field(default="photo-crops", description="sample data set to write")
     sample_labels: int = Field(
         default=0,
         ge=0,
-        description="training images per class drawn from the sample for each seed; 0: all. Own data are whole",
+        description="training images per class drawn from the sample for each seed; 0: all. Ignored for your own data",
     )
 
 

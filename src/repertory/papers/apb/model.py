@@ -1,12 +1,12 @@
 """APB: associative plasticity between the synapses of one neuron, and spiking networks made of such neurons.
 
-The equations are a reconstruction. The abstracts say what the method is like: synapses of one neuron that are
-stimulated at the same time share a factor, which their weights and their activity make up, and which adds no parameter.
-How the factor is computed, the sources that we could read do not say; what stands here is the simplest rule that fits
-their words. The neuron, tdBN and the networks around it are the baseline's and exact.
+The equations are a reconstruction. The abstracts describe the method: synapses of one neuron that are stimulated at
+the same time share a factor, computed from their weights and activity, without new parameters. They do not give the
+formula; this module implements the simplest rule that matches the description. The neuron, tdBN and the network are
+those of the baseline and exact.
 
 For one neuron at one step: inputs x_j, weights w_j, contributions c_j = w_j x_j, active synapses A = {j: x_j != 0},
-n = |A|, I = sum of c_j. With fewer than two active synapses nothing associates, I' = I; otherwise
+n = |A|, I = sum of c_j. With fewer than two active synapses I' = I; otherwise
 
     shared   I' = I clamp(1 + beta I / n, 0, 2)                   all active synapses are scaled alike
     pair     I' = I + beta / (n - 1)  sum over i != j of c_i c_j  weighted weights
@@ -30,14 +30,14 @@ from repertory.nn.spiking import PLANS, SpikingConvNet, Window
 Mode = Literal["shared", "pair"]
 Where = Literal["hidden", "all"]
 
-PIECE = 1 << 17
-"""Numbers at a time that a CPU's cache holds."""
+CHUNK = 1 << 17
+"""Elements per chunk that fit a CPU's cache."""
 
 # -- layers -------------------------------------------------------------------------------------
 
 
 class _Scale(torch.autograd.Function):
-    """I clamp(base + I share, 0, 2), with one large tensor made instead of three, and none kept but I."""
+    """I clamp(base + I share, 0, 2); allocates one large tensor instead of three and saves only I."""
 
     @staticmethod
     def forward(current: Tensor, share: Tensor, base: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ class _Scale(torch.autograd.Function):
         current, share, base = ctx.saved_tensors
         value = torch.addcmul(base, current, share)
         factor = value.clamp(0, 2)
-        inside = torch.eq(value, factor, out=value)  # there the factor moves with I
+        inside = torch.eq(value, factor, out=value)  # 1 where the factor is not clamped
         slope = torch.addcmul(factor, inside, current * share)
         return slope.mul_(grad_outputs[0]), None, None
 
 
 class _Associative(nn.Module):
-    """What the layers have in common: from the current I and the number n of active synapses to I'."""
+    """Base of the layers: current I and number n of active synapses -> I'."""
 
     channel_dim = -1
     out_channels: int
@@ -68,32 +68,32 @@ class _Associative(nn.Module):
     cache: float | None
     cached: Tensor | None
 
-    def _set_up(self, mode: Mode, beta: float, cache: float | None) -> None:
+    def _init_association(self, mode: Mode, beta: float, cache: float | None) -> None:
         if mode not in get_args(Mode):
-            raise Problem(f"there is no mode {mode!r} of association", "mode", f"choose {' or '.join(get_args(Mode))}")
+            raise Problem(f"no mode {mode!r} of association", "mode", f"choose {' or '.join(get_args(Mode))}")
         if beta < 0:
             raise Problem(f"beta = {beta} is negative", "beta", "give 0 (no association) or more")
         if cache is not None and not 0 <= cache < 1:
-            raise Problem(f"cache = {cache} is no decay of an average", "cache", "give None, or 0 <= cache < 1")
+            raise Problem(f"cache = {cache} is not a decay rate", "cache", "give None, or 0 <= cache < 1")
         self.mode, self.beta, self.cache = mode, beta, cache
         self.register_buffer("cached", None if cache is None else torch.zeros(self.out_channels))
 
     def _associate(self, current: Tensor, active: Tensor, squares: Tensor | None) -> Tensor:
         """I' from I (..., out, ...), n (1 or out channels), and in pair mode Q = sum of c_j^2."""
-        several = active > 1.5  # at least 2; fast convolutions may round a count
+        several = active > 1.5  # n >= 2; fast convolution algorithms round the count
         others = active if squares is None else active - 1
         share = torch.where(several, 1 / others, 0).to(current.dtype)
-        pull = current if squares is None else current.square() - squares  # association is pull * share
+        total = current if squares is None else current.square() - squares  # the association is total * share
         base = current.new_zeros(())
         if self.cached is not None:
-            cached = self._cache(pull.detach() * share, several)
+            cached = self._update_cache(total.detach() * share, several)
             share, base = share / 2, self.beta / 2 * cached * several
         if squares is None:
             return _Scale.apply(current, self.beta * share, 1 + base)
-        return torch.addcmul(current + base, pull, self.beta * share)
+        return torch.addcmul(current + base, total, self.beta * share)
 
-    def _cache(self, association: Tensor, several: Tensor) -> Tensor:
-        """The average over training steps, per output channel, of what associates; frozen in evaluation."""
+    def _update_cache(self, association: Tensor, several: Tensor) -> Tensor:
+        """Moving average of the association per output channel over training steps; frozen in evaluation."""
         assert self.cached is not None
         if self.training:
             assert self.cache is not None
@@ -104,24 +104,24 @@ class _Associative(nn.Module):
         return self.cached.view(-1, *[1] * (-1 - self.channel_dim))
 
     def extra_repr(self) -> str:
-        """As the layer is made."""
+        """Constructor arguments, for `repr`."""
         cache = "" if self.cache is None else f", cache={self.cache}"
         return f"{super().extra_repr()}, mode={self.mode}, beta={self.beta}{cache}"
 
 
 class APBConv2d(_Associative, nn.Conv2d):
-    """A convolution whose active synapses associate. (N, C, H, W) -> (N, out, H', W'); no parameter is added.
+    """Convolution with association between active synapses: (N, C, H, W) -> (N, out, H', W'); no new parameters.
 
-    A synapse is an input channel at a position of the kernel. It is active where its input is not 0; padding with zeros
-    is not. n is a count: gradients pass through I alone. The bias is added after the association.
+    A synapse is an input channel at a kernel position. It is active if its input is not 0; zero padding is inactive.
+    n is a count without gradient: gradients flow through I only. The bias is added after the association.
 
     Args:
-        in_channels, out_channels, kernel_size, **conv: as of `torch.nn.Conv2d`.
-        mode: "shared", one factor for all active synapses, or "pair", the sum of their products, at the cost of a
-            second convolution: Q = conv(x^2, w^2), and sum over i != j of c_i c_j = I^2 - Q.
-        beta: strength; 0 is the plain convolution.
-        cache: decay of an average of the association per output channel over training steps; the association and
-            its average then count half each. None: no average.
+        in_channels, out_channels, kernel_size, **conv: as for `torch.nn.Conv2d`.
+        mode: "shared": one factor for all active synapses; "pair": the sum of their products. "pair" needs a second
+            convolution: Q = conv(x^2, w^2), and sum over i != j of c_i c_j = I^2 - Q.
+        beta: strength; 0: plain convolution.
+        cache: decay of a moving average of the association per output channel over training steps; the association
+            and its average then have weight 1/2 each. None: no average.
 
     Raises:
         Problem: an unknown mode, a negative beta, or a cache outside 0 .. 1.
@@ -149,7 +149,7 @@ class APBConv2d(_Associative, nn.Conv2d):
         **conv: Any,
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **conv)
-        self._set_up(mode, beta, cache)
+        self._init_association(mode, beta, cache)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, H', W')."""
@@ -162,7 +162,7 @@ class APBConv2d(_Associative, nn.Conv2d):
 
     @torch.no_grad()
     def active_synapses(self, input: Tensor) -> Tensor:
-        """The count n: (N, C, H, W) -> (N, 1, H', W'), or with groups (N, out, H', W')."""
+        """Number n of active synapses: (N, C, H, W) -> (N, 1, H', W'), or with groups (N, out, H', W')."""
         active = _nonzeros(input.unflatten(-3, (self.groups, -1)), self.weight.dtype)  # (N, groups, H, W)
         box = self.weight.new_ones(self.groups, 1, *self.kernel_size)
         counts = self._convolve(active, box, self.groups)
@@ -176,14 +176,14 @@ class APBConv2d(_Associative, nn.Conv2d):
 
 
 def _nonzeros(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """How many channels are not 0: (N, groups, C, H, W) -> (N, groups, H, W)."""
-    pieces = x.split(max(1, PIECE // x[0].numel())) if x.device.type == "cpu" else (x,)
-    # As numbers, since sums of masks are slow on a CPU.
-    return torch.cat([torch.ne(piece, 0, out=torch.empty_like(piece)).sum(-3, dtype=dtype) for piece in pieces])
+    """Number of nonzero channels: (N, groups, C, H, W) -> (N, groups, H, W)."""
+    chunks = x.split(max(1, CHUNK // x[0].numel())) if x.device.type == "cpu" else (x,)
+    # Compare into floats: sums of bool tensors are slow on a CPU.
+    return torch.cat([torch.ne(chunk, 0, out=torch.empty_like(chunk)).sum(-3, dtype=dtype) for chunk in chunks])
 
 
 class APBLinear(_Associative, nn.Linear):
-    """A linear layer whose active synapses associate. (..., in) -> (..., out); otherwise as `APBConv2d`.
+    """Linear layer with association between active synapses: (..., in) -> (..., out); otherwise as `APBConv2d`.
 
     Example:
         >>> layer = APBLinear(3, 1, bias=False, mode="pair", beta=0.5)
@@ -204,7 +204,7 @@ class APBLinear(_Associative, nn.Linear):
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
         self.out_channels = out_features
-        self._set_up(mode, beta, cache)
+        self._init_association(mode, beta, cache)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -215,7 +215,7 @@ class APBLinear(_Associative, nn.Linear):
 
     @torch.no_grad()
     def active_synapses(self, input: Tensor) -> Tensor:
-        """The count n: (..., in) -> (..., 1)."""
+        """Number n of active synapses: (..., in) -> (..., 1)."""
         return (input != 0).sum(-1, keepdim=True, dtype=self.weight.dtype)
 
 
@@ -223,9 +223,9 @@ class APBLinear(_Associative, nn.Linear):
 
 
 class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
-    """Convolution (with association), tdBN, LIF, layer by layer; a linear read-out, whose mean over time scores.
+    """Blocks of convolution (with association), tdBN and LIF; a linear read-out, averaged over time.
 
-    It knows what it sees: frames that count the events of a camera, or images, each repeated at every step.
+    The input is frames of event counts, or images, repeated at every step.
 
     Args:
         names: of the classes.
@@ -235,15 +235,15 @@ class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         static: images (3 channels) instead of events (2 polarities).
         mode: of the association; None: the baseline, plain convolutions.
         beta, cache: see `APBConv2d`.
-        where: "all" convolutions associate, or the "hidden" ones, all but the first: the input of the first is not
-            spikes. The read-out, which does not spike, never does.
+        where: convolutions with association: "all", or the "hidden" ones, all except the first, whose input is not
+            spikes. The read-out never associates.
         decay: tau of u[t] = tau u[t-1] (1 - o[t-1]) + I'[t].
         threshold: o[t] = 1[u[t] > threshold].
         window: half the width a of the surrogate 1[|u - threshold| < a] / (2 a).
-        sensor: height and width of the camera that the training events came from.
+        sensor: height and width of the camera that recorded the training data.
 
     Raises:
-        Problem: a plan that leaves nothing of so small an input; an unknown mode or a negative beta.
+        Problem: `plan` pools the input to nothing; an unknown mode or a negative beta.
 
     Example:
         >>> net = APBNet(["cat", "dog"], plan="8C3-AP2-8C3-AP2", size=(8, 8), steps=3, mode="shared")
@@ -272,13 +272,13 @@ class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.size, self.sensor = (size[0], size[1]), (sensor[0], sensor[1])
         pooled = math.prod(int(layer[2:]) for layer in PLANS.get(plan, plan).split("-") if layer.startswith("AP"))
         if min(size) < pooled:
-            raise Problem(f"{plan} leaves nothing of {size[0]} x {size[1]} pixels", "plan", "pool less")
+            raise Problem(f"{plan} pools {size[0]} x {size[1]} pixels to nothing", "plan", "use fewer AP layers")
 
-        def conv(layer: int, inside: int, outside: int, kernel: int) -> nn.Conv2d:
-            shape: dict[str, Any] = {"padding": kernel // 2, "bias": False}  # tdBN's bias follows
+        def conv(layer: int, in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+            shape: dict[str, Any] = {"padding": kernel // 2, "bias": False}  # tdBN adds the bias
             if mode is None or (layer == 0 and where == "hidden"):
-                return nn.Conv2d(inside, outside, kernel, **shape)
-            return APBConv2d(inside, outside, kernel, mode=mode, beta=beta, cache=cache, **shape)
+                return nn.Conv2d(in_channels, out_channels, kernel, **shape)
+            return APBConv2d(in_channels, out_channels, kernel, mode=mode, beta=beta, cache=cache, **shape)
 
         channels = 3 if static else 2
         self.net = SpikingConvNet(
@@ -293,21 +293,21 @@ class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """Frames (B, 2, H, W, T) or images (B, 3, H, W) -> logits at every step (T, B, classes)."""
-        return self.net(self.along_time(input))
+        """Frames (B, 2, H, W, T) or images (B, 3, H, W) -> logits of every step (T, B, classes)."""
+        return self.net(self.time_first(input))
 
     def walk(self, input: Tensor) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-        """Layer, what goes in and what comes out, both (T, B, ...), from the input to the read-out."""
-        x = self.along_time(input)
+        """Yield (layer, input, output) of each layer in order; tensors are (T, B, ...)."""
+        x = self.time_first(input)
         for layer in self.net:
             before, x = x, layer(x)
             yield layer, before, x
 
-    def along_time(self, input: Tensor) -> Tensor:
-        """Time first: (T, B, C, H, W).
+    def time_first(self, input: Tensor) -> Tensor:
+        """Frames (B, 2, H, W, T) or images (B, 3, H, W) -> (T, B, C, H, W).
 
         Raises:
-            Problem: another layout than (B, 2, H, W, T) for events or (B, 3, H, W) for images.
+            Problem: another layout.
         """
         axes = "(B, 3, H, W)" if self.static else "(B, 2, H, W, T)"
         if input.ndim != (4 if self.static else 5) or input.shape[1] != (3 if self.static else 2):

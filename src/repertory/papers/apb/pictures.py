@@ -1,4 +1,4 @@
-"""Pictures: spikes of the last layer, what association does over time, accuracy under disturbances."""
+"""Figures: spikes of the last layer, association over time, accuracy under disturbances."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from repertory.nn.spiking import LIF
 from repertory.papers.apb.model import APBConv2d, APBNet
 
-NEURONS = 200
-"""Rows of a raster, at most."""
+MAX_NEURONS = 200
+"""Largest number of rows in a raster plot."""
 
 
 @torch.no_grad()
 def pictures(model: APBNet, x: Tensor, name: str) -> dict[str, Figure]:
-    """What a model does with one input (1, ...)."""
+    """Figures of a model's response to one input (1, ...)."""
     figures: dict[str, Figure] = {}
     spikes, associated = torch.empty(0), None
     for layer, before, after in model.walk(x):
@@ -27,7 +27,7 @@ def pictures(model: APBNet, x: Tensor, name: str) -> dict[str, Figure]:
             spikes = after
         inner = next(layer.children(), None)
         if isinstance(inner, APBConv2d) and (associated is None or associated[0].in_channels == before.shape[2] == 2):
-            associated = inner, before[:, 0]  # the first layer that associates; better the next, which sees spikes
+            associated = inner, before[:, 0]  # the first layer with association whose input is spikes, if there is one
     figures["last-layer"] = raster(spikes[:, 0].flatten(1).cpu().numpy(), name)
     if associated is not None:
         layer, before = associated
@@ -37,11 +37,14 @@ def pictures(model: APBNet, x: Tensor, name: str) -> dict[str, Figure]:
 
 @torch.no_grad()
 def association(layer: APBConv2d, x: Tensor) -> tuple[np.ndarray, str]:
-    """What association does at every place, the mean over channels (T, H, W), and what that is called.
+    """Effect of the association at every position, mean over channels, and its name.
 
     Args:
-        layer: one that associates, without bias.
+        layer: a layer without bias.
         x: its input (T, C, H, W).
+
+    Returns:
+        (T, H, W), and "factor s" (shared) or "I' - I" (pair).
     """
     plain, associated = nn.Conv2d.forward(layer, x), layer(x)
     if layer.mode == "shared":
@@ -51,7 +54,13 @@ def association(layer: APBConv2d, x: Tensor) -> tuple[np.ndarray, str]:
 
 
 def association_picture(values: np.ndarray, what: str, name: str) -> Figure:
-    """A map for each step, (T, H, W)."""
+    """One heat map per step.
+
+    Args:
+        values: (T, H, W).
+        what: name of the values, see `association`.
+        name: title.
+    """
     columns = min(10, len(values))
     rows = -(-len(values) // columns)
     neutral = 1.0 if what.startswith("factor") else 0.0
@@ -60,19 +69,19 @@ def association_picture(values: np.ndarray, what: str, name: str) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
-    drawn = []
+    maps = []
     for step, (axes, values_t) in enumerate(zip(panels.flat, values, strict=False), start=1):
-        drawn.append(axes.imshow(values_t, cmap="RdBu_r", vmin=neutral - reach, vmax=neutral + reach))
+        maps.append(axes.imshow(values_t, cmap="RdBu_r", vmin=neutral - reach, vmax=neutral + reach))
         axes.set_title(f"step {step}", fontsize=8)
-    figure.colorbar(drawn[0], ax=panels.ravel().tolist(), shrink=0.8, label=f"{what}, mean over channels")
+    figure.colorbar(maps[0], ax=panels.ravel().tolist(), shrink=0.8, label=f"{what}, mean over channels")
     figure.suptitle(name, fontsize=9)
     return figure
 
 
 def raster(spikes: np.ndarray, name: str) -> Figure:
-    """Who fires when: spikes (T, neurons). Neurons that never fire are left out; of too many, every k-th is shown."""
+    """Raster plot of spikes (T, neurons), without silent neurons; beyond `MAX_NEURONS`, every k-th is drawn."""
     firing = np.flatnonzero(spikes.any(0))
-    shown = firing[:: max(1, -(-len(firing) // NEURONS))]
+    shown = firing[:: max(1, -(-len(firing) // MAX_NEURONS))]
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.subplots()
     extent = (0.5, len(spikes) + 0.5, max(1, len(shown)) + 0.5, 0.5)
@@ -87,7 +96,11 @@ def raster(spikes: np.ndarray, name: str) -> Figure:
 
 
 def disturbance_picture(kinds: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Accuracy in per cent over the strength of each kind of disturbance: (share, accuracy)."""
+    """Accuracy in per cent against the strength of each kind of disturbance.
+
+    Args:
+        kinds: name -> points (share of events, accuracy).
+    """
     figure = Figure(figsize=(4.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for (kind, points), colour in zip(kinds.items(), ("#cf222e", "#0969da"), strict=False):

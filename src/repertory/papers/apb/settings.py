@@ -27,32 +27,39 @@ class APBConfig(EventRecipe):
         description="layers: lightweight, vggsnn, or as in 16C3-AP2-32C3-AP2 (maps C kernel, AP pooling)",
     )
     image_size: int = Field(default=48, ge=8, le=512, description="height and width of the input; events are summed")
-    steps: int = Field(default=10, ge=1, le=500, description="T: bins of a recording, or repetitions of an image")
-    decay: float = Field(default=0.5, ge=0, le=1, description="tau: what is left of a potential a step later")
+    steps: int = Field(default=10, ge=1, le=500, description="T: time bins of a recording, or repetitions of an image")
+    decay: float = Field(default=0.5, ge=0, le=1, description="tau: decay of the membrane potential per step")
     threshold: float = Field(default=0.5, gt=0, description="v_th of the neurons and of tdBN")
     window: float = Field(default=0.5, gt=0, description="a: half the width of the surrogate's rectangle")
     beta: float = Field(default=0.5, ge=0, description="strength of the association; 0: none")
     cache: float | None = Field(
-        default=None, ge=0, lt=1, description="decay of the association's average over training steps; empty: none"
+        default=None,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the association over training steps; empty: no average",
     )
     where: Literal["", "hidden", "all"] = Field(
         default="",
-        description="convolutions that associate; empty: all for events, the hidden ones (not the first) for images",
+        description="convolutions with association; empty: all for events, all but the first for images",
     )
-    tet: bool = Field(default=False, description="loss of every step's logits, in place of their mean's")
-    least_crop: float = Field(default=0.7, gt=0, le=1, description="stcf: least share of a recording that is kept")
+    tet: bool = Field(default=False, description="TET: loss of every step's logits instead of their mean")
+    least_crop: float = Field(default=0.7, gt=0, le=1, description="stcf: smallest share of a recording kept by a crop")
     crop_pad: int | None = Field(
-        default=None, ge=0, description="stcf: zero padding before a crop, in pixels; empty: a twelfth of the size"
+        default=None, ge=0, description="stcf: zero padding before a crop, in pixels; empty: a twelfth of the height"
     )
-    hflip: bool = Field(default=True, description="stcf: mirror left and right, half of the time; not for digits")
-    transpose: bool = Field(default=False, description="stcf: exchange rows and columns, half of the time")
-    tflip: bool = Field(default=True, description="stcf: reverse time, half of the time")
-    swap_polarity: bool = Field(default=False, description="stcf: exchange polarities where time is reversed")
+    hflip: bool = Field(default=True, description="stcf: mirror with probability 1/2; not for digits")
+    transpose: bool = Field(default=False, description="stcf: exchange rows and columns with probability 1/2")
+    tflip: bool = Field(default=True, description="stcf: reverse time with probability 1/2")
+    swap_polarity: bool = Field(default=False, description="stcf: exchange polarities when time is reversed")
     sample: Literal["mnist-dvs", "digits"] = Field(
-        default="mnist-dvs", description="which sample is written: recordings, or images"
+        default="mnist-dvs", description="sample data set to write: recordings, or images"
     )
-    sample_train: int = Field(default=30, ge=2, le=90, description="training samples of each class in the sample")
-    sample_test: int = Field(default=20, ge=1, le=80, description="held-out samples of each class in the sample")
+    sample_train: int = Field(
+        default=30, ge=2, le=90, description="training recordings or images per class in the sample"
+    )
+    sample_test: int = Field(
+        default=20, ge=1, le=80, description="held-out recordings or images per class in the sample"
+    )
 
 
 class APBDesign(Design[APBConfig]):

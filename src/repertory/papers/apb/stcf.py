@@ -1,7 +1,7 @@
-"""STCF: spatio-temporal cropping and flipping of event streams, and the disturbances that test robustness.
+"""STCF: spatio-temporal cropping and flipping of event streams, and disturbances for robustness tests.
 
-The name is the abstract's, the operations are those of the authors' public code for events; how strong they are and how
-likely is our decision. Random numbers come from torch's global generator.
+The name comes from the abstract, the operations from the authors' public code for events; strengths and probabilities
+are our decision. Random numbers come from torch's global generator.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from repertory.data.events import Size, count_frames, make_events
 
 
 def frames_of(events: np.ndarray, sensor: Size, size: Size, steps: int) -> Tensor:
-    """Count events in T bins of equal time and, where the sensor is larger than the input, in blocks of pixels.
+    """Event counts in T time bins of equal length; if the sensor is larger than `size`, blocks of pixels are summed.
 
     Args:
-        events: (N,), t from 0 on.
-        sensor, size: heights and widths; at most the sensor's pixels.
+        events: (N,), t starts at 0.
+        sensor: (height, width) of the sensor.
+        size: (height, width) of the frames, at most those of the sensor.
+        steps: T.
 
     Returns:
         (2, H, W, T).
@@ -39,15 +41,15 @@ def frames_of(events: np.ndarray, sensor: Size, size: Size, steps: int) -> Tenso
 
 @dataclass(frozen=True)
 class STCF:
-    """Events (N,) -> frames (2, H, W, T), cropped and flipped at random in time and space. For training only.
+    """Events (N,) -> frames (2, H, W, T), randomly cropped and flipped in time and space. For training only.
 
     Args:
-        least: share of the recording that a temporal crop keeps, at least; 1: no temporal crop.
-        pad: pixels of a frame's zero padding before a spatial crop; None: a twelfth of its height, rounded.
+        least: smallest share of the recording that a temporal crop keeps; 1: no temporal crop.
+        pad: zero padding before a spatial crop, in pixels of the frame; None: a twelfth of its height, rounded.
         hflip: mirror left and right with probability 1/2. Not for digits.
         transpose: exchange rows and columns with probability 1/2.
         tflip: reverse time with probability 1/2.
-        swap_polarity: reversed in time, brighter becomes darker; the authors' reversal keeps polarities.
+        swap_polarity: exchange polarities when time is reversed; the authors' code keeps them.
 
     Example:
         >>> events = make_events([10, 60, 100], [5, 6, 7], [0, 500, 900], [1, 0, 1])
@@ -63,7 +65,7 @@ class STCF:
     swap_polarity: bool = False
 
     def __call__(self, events: np.ndarray, sensor: Size, size: Size, steps: int) -> Tensor:
-        """Augment one recording; arguments as of `frames_of`.
+        """Augment one recording; arguments as in `frames_of`.
 
         Raises:
             Problem: `transpose` of frames that are not square.
@@ -89,11 +91,12 @@ class STCF:
 
 
 def temporal_crop(events: np.ndarray, share: float, place: float) -> np.ndarray:
-    """The events of a window, t from its start on. Where it has none, all events.
+    """Events inside a time window, t relative to its start; all events if the window is empty.
 
     Args:
-        share: of the recording's duration, 0 to 1.
-        place: of the window, from 0 (at the start) to 1 (at the end).
+        events: (N,), t starts at 0.
+        share: length of the window as a share of the duration, 0 to 1.
+        place: position of the window, from 0 (start) to 1 (end).
 
     Example:
         >>> temporal_crop(make_events(0, 0, [0, 40, 80, 100], 1), share=0.5, place=1.0)["t"]
@@ -110,13 +113,13 @@ def temporal_crop(events: np.ndarray, share: float, place: float) -> np.ndarray:
 
 
 def spatial_crop(frames: Tensor, pad: int, top: int, left: int) -> Tensor:
-    """A crop of the frames (C, H, W, T), zero-padded by `pad`, of their own size, from (top, left) on."""
+    """Zero-pad frames (C, H, W, T) by `pad`, then crop (H, W) at (top, left)."""
     height, width = frames.shape[1:3]
     return F.pad(frames, (0, 0, pad, pad, pad, pad))[:, top : top + height, left : left + width]
 
 
 def temporal_flip(frames: Tensor, swap_polarity: bool = False) -> Tensor:
-    """Bins of (2, H, W, T) in reverse order."""
+    """Frames (2, H, W, T) with the time bins in reverse order."""
     return frames.flip((0, 3) if swap_polarity else 3)
 
 
@@ -124,15 +127,15 @@ def temporal_flip(frames: Tensor, swap_polarity: bool = False) -> Tensor:
 
 
 def with_noise(events: np.ndarray, share: float, sensor: Size, rng: np.random.Generator) -> np.ndarray:
-    """Add `share` times as many events, uniform over sensor, duration and polarity."""
+    """Add share * N events, uniform over sensor, duration and polarity."""
     count = round(share * len(events))
     x, y = rng.integers(sensor[1], size=count), rng.integers(sensor[0], size=count)
     t = rng.integers(int(events["t"][-1]) + 1, size=count)
-    together = np.concatenate([events, make_events(x, y, t, rng.integers(2, size=count))])
-    return together[np.argsort(together["t"], kind="stable")]
+    noisy = np.concatenate([events, make_events(x, y, t, rng.integers(2, size=count))])
+    return noisy[np.argsort(noisy["t"], kind="stable")]
 
 
 def with_drops(events: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Lose a share of the events at random; one stays at least."""
+    """Delete a random share of the events; at least one remains."""
     kept = max(1, round((1 - share) * len(events)))
     return events[np.sort(rng.permutation(len(events))[:kept])]

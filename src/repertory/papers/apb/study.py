@@ -1,6 +1,6 @@
-"""How the claims of APB are tested. The association is a reconstruction: see model.py.
+"""Tests of APB's claims. The association is a reconstruction: see model.py.
 
-repertory run apb                                                      # digits before an event camera, minutes
+repertory run apb                                                      # digits in front of an event camera, minutes
 repertory run apb --data MNIST-DVS/                                    # the laptop's recipe on the real recordings
 REPERTORY_DATA=… repertory run apb --scale desk --jobs 2               # CIFAR-10, 10,000 images, four steps each
 repertory run apb --scale paper --data CIFAR10-DVS/                    # a later version published 83.9 %
@@ -44,17 +44,17 @@ from repertory.tasks.images import unlabelled as unlabelled_images
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Disturbance = Literal["noise", "drop"]
 DISTURBANCES: tuple[tuple[Disturbance, float], ...] = (("noise", 0.1), ("noise", 0.3), ("drop", 0.3), ("drop", 0.5))
-"""Events added, and events lost, as shares of a recording's."""
+"""Events added and events lost, as shares of the events in a recording."""
 
 
 class Arm(NamedTuple):
-    """What an arm differs in from the baseline."""
+    """Differences of an arm from the baseline."""
 
     mode: Mode | None = None
     stcf: bool = False
     beta: float | None = None
     where: Where | None = None
-    """None, like that of beta: as the settings say."""
+    """None, as for beta: the value in the configuration."""
 
 
 ARMS: dict[str, Arm] = {
@@ -81,7 +81,7 @@ TOP1 = Metric("top-1 accuracy", "top-1 准确率", unit="%", better="higher", de
 
 
 class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
-    """Classify recordings, or images, by spiking networks with and without association and STCF."""
+    """Classify recordings or images with spiking networks, with and without association and STCF."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "top1": TOP1,
@@ -109,7 +109,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """scikit-learn's digits, moving before a simulated event camera, or as they are."""
+        """Write scikit-learn's digits: moving in front of a simulated event camera, or as images."""
         train, test = self.config.sample_train, self.config.sample_test
         if self.config.sample == "digits":
             images.write_digits(folder, train=train, val=test)
@@ -121,10 +121,10 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return f"{self.config.sample} sample" if sampled else super().data_name()
 
     def read(self, folder: Path) -> SpikingData:
-        """Recordings or images; without a split of their own, a tenth of each class is held out, always the same.
+        """Recordings or images. Data without a split: a fixed tenth of each class is held out.
 
         Raises:
-            Problem: neither, or one of the problems of `repertory.data.events` and `repertory.data.images`.
+            Problem: no recordings or images; see also `repertory.data.events` and `repertory.data.images`.
         """
         if (folder / "cifar-10-batches-py").is_dir():
             return SpikingData(*(images.read_cifar10(folder, train) for train in (True, False)))
@@ -137,7 +137,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return _nine_to_one(images.read_class_folders(folder), folder)
 
     def _dataset(self, model: APBNet, data: EventSet | ImageSet, augment: bool = False) -> Dataset[tuple[Tensor, int]]:
-        """Inputs of the network: frames, or normalised images."""
+        """Inputs of a network: frames, or normalised images."""
         c = self.config
         if isinstance(data, ImageSet):
             return data.with_transform(_image_transform(model, augment, c.crop_pad, c.hflip))
@@ -152,7 +152,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         """Train one arm.
 
         Raises:
-            Problem: one class only; a network whose poolings leave nothing of the input.
+            Problem: one class only; a plan that pools the input to nothing.
         """
         train = data.train
         classes = train.classes if isinstance(train, ImageSet) else train.names
@@ -173,7 +173,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return model
 
     def build(self, arm: str, data: EventSet | ImageSet) -> APBNet:
-        """The untrained network of an arm; recordings of a small sensor are not enlarged."""
+        """The untrained network of an arm; its input is at most as large as the sensor."""
         config, differs, static = self.config, ARMS[arm], isinstance(data, ImageSet)
         sensor = data.size if isinstance(data, EventSet) else (config.image_size, config.image_size)
         return APBNet(
@@ -197,20 +197,23 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         filled = len(np.unique(self.config.steps * stream["t"] // (stream["t"].max() + 1)))
         if filled < self.config.steps:
             warnings.warn(
-                f"{train.paths[0]}: of {self.config.steps} bins of time, {filled} have events; fewer steps would do",
+                f"{train.paths[0]}: {filled} of {self.config.steps} time bins have events; use fewer steps",
                 stacklevel=2,
             )
 
     def evaluate(self, model: APBNet, data: SpikingData) -> dict[str, float]:
-        """Accuracy and spikes on held-out samples; with recordings, accuracy under disturbances too.
+        """Accuracy and spikes on held-out data; for recordings also accuracy under disturbances.
 
         Returns:
-            top1 (per cent), spikes (of a sample, all layers and steps), rate (spikes per neuron and step), rate_1,
-            rate_2, … (of every layer); noise10, noise30 (top1 with so many per cent of noise events added), drop30,
-            drop50 (top1 with so many per cent of the events lost), disturbed (the mean of the four).
+            top1: accuracy in per cent.
+            spikes: per sample, over all layers and steps.
+            rate, rate_1, rate_2, …: spikes per neuron and step, of all layers and of each layer.
+            noise10, noise30: top1 with 10 and 30 % noise events added.
+            drop30, drop50: top1 with 30 and 50 % of the events lost.
+            disturbed: mean of these four.
 
         Raises:
-            Problem: samples of a class that the model does not know.
+            Problem: data of a class that the model does not know.
         """
         test = data.test.named(model.names)
         metrics = self._activity_metrics(model, test)
@@ -243,7 +246,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     def _activity(
         self, model: APBNet, data: EventSet | ImageSet, label: str
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """Logits (B, K) and labels (B,) of each batch; spikes (N, layers) and their possible number (layers,)."""
+        """Logits (B, K) and labels (B,) per batch; spikes (N, layers); neurons times steps (layers,)."""
         scored, fired, places = [], [], torch.empty(0)
         for x, y in self._batches(model, data, label):
             logits, spikes = activity(model, x)
@@ -276,10 +279,10 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
 
     @torch.inference_mode()
     def predict(self, model: APBNet, source: Path) -> Prediction:
-        """Classify a recording or an image, or all below a folder; tell what each layer fires.
+        """Classify one recording or image, or all below a folder; count the spikes of each layer.
 
         Raises:
-            Problem: nothing there that the model can see, or a file that cannot be read.
+            Problem: no recordings or images of the kind that the model was trained on, or an unreadable file.
         """
         if model.static:
             data = unlabelled_images(source, model.names)
@@ -297,7 +300,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
 
 @dataclass(frozen=True)
 class DisturbedSet(EventSet):
-    """Streams with events added or lost: the same ones in every run, so that arms can be compared."""
+    """Streams with events added or lost; the disturbance depends on the index only, so that arms are comparable."""
 
     kind: Disturbance = "noise"
     share: float = 0.0
@@ -313,7 +316,7 @@ class DisturbedSet(EventSet):
 
 
 def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Logits (T, B, classes), and the spikes of every layer of neurons (T, B, C, H, W)."""
+    """Logits (T, B, classes), and the spikes of each LIF layer (T, B, C, H, W)."""
     spikes: list[Tensor] = []
     out = x
     for layer, _, out in model.walk(x):
@@ -323,7 +326,7 @@ def activity(model: APBNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def spike_counts(spikes: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Spikes of each sample and layer (B, layers), and neurons times steps of each layer (layers,); on the CPU."""
+    """Spikes per sample and layer (B, layers), and neurons times steps per layer (layers,), on the CPU."""
     fired = torch.stack([layer.sum((0, 2, 3, 4), dtype=torch.float64) for layer in spikes], dim=1)
     return fired.cpu(), torch.tensor([layer[:, 0].numel() for layer in spikes], dtype=torch.float64)
 
@@ -334,7 +337,7 @@ def _layer_rates(rates: Tensor) -> dict[str, float]:
 
 
 def _image_transform(model: APBNet, augment: bool, pad: int | None, hflip: bool) -> Callable[[Any], Tensor]:
-    """Normalised tensors of the model's size; STCF of an image that stands still is CIFAR's crop and mirroring."""
+    """PIL image -> normalised tensor of the model's size; augmentation: random crop and mirroring, as on CIFAR."""
     size = list(model.size)
     steps: list[Callable[[Any], Any]] = [transforms.Resize(size)]
     if augment:
@@ -348,7 +351,9 @@ def _nine_to_one(data: ImageSet, folder: Path) -> SpikingData:
     try:
         train, test = train_test_split(range(len(data)), test_size=count, stratify=data.labels, random_state=0)
     except ValueError as error:
-        raise Problem(f"the images cannot be split: {error}", folder, "add images, or make train/ and val/") from error
+        raise Problem(
+            f"the images cannot be split: {error}", folder, "add images, or create train/ and val/"
+        ) from error
     return SpikingData(data.subset(sorted(train)), data.subset(sorted(test)))
 
 

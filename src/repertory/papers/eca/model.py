@@ -596,5 +596,5 @@ def load_network(source: Path, variant: str = "") -> ECAResNet | ECAMobileNetV2:
     )
     left = checkpoint.fit_weights(model, state, source, spare=() if f"{head}.weight" in state else (f"{head}.",))
     if left:
-        warnings.warn(f"{source}: no classifier in the file; ours starts anew", stacklevel=2)
+        warnings.warn(f"{source}: no classifier in the file; it is newly initialised", stacklevel=2)
     return model.eval()

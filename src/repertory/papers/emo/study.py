@@ -246,7 +246,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
         except Problem as problem:
             raise _misfit(name, state, source, "--variant ") from problem
         if left:
-            warnings.warn(f"{source}: no head in the file; ours starts anew", stacklevel=2)
+            warnings.warn(f"{source}: no head in the file; it is newly initialised", stacklevel=2)
         return model.eval()
 
 

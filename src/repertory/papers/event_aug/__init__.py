@@ -1,4 +1,4 @@
-"""EventReversal and EventDrift: augmentation of event-camera streams after what changes of brightness do to them."""
+"""EventReversal and EventDrift: augmentation of event-camera streams that imitates changes of brightness."""
 
 from repertory.papers.event_aug.model import EventClassifier
 from repertory.papers.event_aug.representations import EST, collate_streams, represent

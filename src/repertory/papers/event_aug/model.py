@@ -1,4 +1,4 @@
-"""Networks that classify streams of events: a representation, then a convolutional net, spiking or not."""
+"""Classifiers of event streams: a representation, followed by a convolutional network, spiking or not."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
     Args:
         names: of the classes.
         size: (H, W) of the sensor.
-        representation: as in `represent`.
-        bins: of time.
-        network: "cnn", three convolutions; "snn", spiking, which takes count_frames as its steps; or a network of timm:
-            the paper's kind is resnet34, EventDrop's authors also take vgg19, mobilenetv2_100 and inception_v3. Their
-            first convolution has as many input channels as the representation.
-        side: height and width that the network sees: the middle square of the sensor, resized; 0: the sensor.
-        plan: of the spiking network, a name in `repertory.nn.spiking.PLANS` or layers.
-        kernel: of EST.
-        arm: by which augmentation it was trained.
+        representation: see `represent`.
+        bins: number of time bins.
+        network: "cnn", three convolutions; "snn", spiking, one step per bin of count_frames; or a model name of timm,
+            with as many input channels as the representation. The paper uses resnet34; EventDrop's authors also use
+            vgg19, mobilenetv2_100 and inception_v3.
+        side: height and width of the network's input: the central square of the sensor, resized; 0: the whole sensor.
+        plan: layers of the spiking network, a name in `repertory.nn.spiking.PLANS` or a list of layers.
+        kernel: kernel of EST.
+        arm: augmentation used in training.
 
     Raises:
         Problem: "snn" with another representation; a network that timm does not know.
@@ -57,37 +57,36 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         elif self.spiking:
             if representation != "count_frames":
                 raise Problem(f"a spiking network on {representation}", "representation", "set it to count_frames")
-            seen = (side, side) if side else self.size
-            self.network = SpikingConvNet(plan, 2, seen, len(names))
+            self.network = SpikingConvNet(plan, 2, (side, side) if side else self.size, len(names))
         elif timm.is_model(network):
             self.network = timm.create_model(network, in_chans=channels, num_classes=len(names))
         else:
             raise Problem(f"no network is called {network!r}", "network", "give cnn, snn or a name that timm knows")
 
     def forward(self, x: Tensor) -> Tensor:
-        """A batch of `represent` -> logits (B, K), of the spiking network (T, B, K).
+        """A batch of `represent` -> logits (B, K); of the spiking network (T, B, K).
 
         Args:
-            x: (B, T, 2, H, W) of count_frames, (N, 5) of est (`collate_streams`), else (B, C, H, W).
+            x: count_frames (B, T, 2, H, W); est (N, 5), see `collate_streams`; otherwise (B, C, H, W).
         """
         if self.est is not None:
             x = self.est(x)  # (B, 2, C, H, W)
         if x.ndim == 5:
             steps = x.shape[1]
-            x = self.seen(x.flatten(1, 2))  # (B, T 2, H, W)
+            x = self.crop_and_resize(x.flatten(1, 2))  # (B, T 2, H, W)
             if self.spiking:
                 return self.network(x.unflatten(1, (steps, 2)).transpose(0, 1))
             return self.network(x)
-        return self.network(self.seen(x))
+        return self.network(self.crop_and_resize(x))
 
     def scores(self, x: Tensor) -> Tensor:
-        """Logits (B, K), the mean over time of the spiking network's."""
+        """Logits (B, K); of the spiking network the mean over time."""
         return mean_over_time(self(x))
 
-    def seen(self, x: Tensor) -> Tensor:
-        """The middle square of (B, C, H, W), resized to (B, C, side, side).
+    def crop_and_resize(self, x: Tensor) -> Tensor:
+        """The central square of (B, C, H, W), resized to (B, C, side, side); `side` 0: x unchanged.
 
-        By taking the nearest pixels, as in EST's code; for the spiking network by averaging, which loses no events.
+        Nearest neighbour, as in EST's code; for the spiking network area averaging, which loses no events.
         """
         if not self.side:
             return x
@@ -99,7 +98,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
 
 
 def small_cnn(channels: int, classes: int) -> nn.Sequential:
-    """Three convolutions with 16, 32 and 64 maps, each with batch norm and halving, and a linear layer."""
+    """3x3 convolutions with 16, 32 and 64 channels, each with batch norm, ReLU and max pooling; a linear layer."""
     layers: list[nn.Module] = []
     for maps in (16, 32, 64):
         layers += [

@@ -1,4 +1,4 @@
-"""Pictures of event streams, and of accuracy by brightness."""
+"""Figures: event streams, and accuracy for each change of brightness."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from repertory.data.events import Size, count_frames, pick
 
 BRIGHTER, DARKER = "#cf222e", "#0969da"
-SHOWN = 20_000
-"""Events in a cloud; of more, every n-th is drawn."""
+MAX_EVENTS = 20_000
+"""Largest number of events in a point cloud; of longer streams, every n-th event is drawn."""
 
 
 def cloud_picture(streams: Mapping[str, np.ndarray], size: Size) -> Figure:
-    """Events by time and place: a row with x and one with y, a column for each stream."""
+    """Point clouds of events: x and y (rows) over time, one column per stream."""
     figure = Figure(figsize=(4 * len(streams), 5), layout="constrained")
     grid = figure.subplots(2, len(streams), squeeze=False, sharex=True, sharey="row")
     for column, (title, events) in zip(grid.T, streams.items(), strict=True):
-        drawn = pick(events, slice(None, None, len(events) // SHOWN + 1))
+        drawn = pick(events, slice(None, None, len(events) // MAX_EVENTS + 1))
         colours = np.where(drawn["p"] > 0, BRIGHTER, DARKER)
         for axes, name in zip(column, "xy", strict=True):
             axes.scatter(drawn["t"] / 1000, drawn[name], s=2, c=colours, linewidths=0)
@@ -33,7 +33,7 @@ def cloud_picture(streams: Mapping[str, np.ndarray], size: Size) -> Figure:
 
 
 def frames_picture(events: np.ndarray, size: Size, bins: int, title: str) -> Figure:
-    """Events brighter minus darker per pixel, bin by bin."""
+    """Heat map of each time bin: positive minus negative events per pixel."""
     frames = count_frames(events, size, bins)
     difference = frames[1] - frames[0]  # (H, W, T)
     bound = max(1.0, float(np.quantile(np.abs(difference[difference != 0]), 0.98)) if difference.any() else 1.0)
@@ -50,7 +50,7 @@ def frames_picture(events: np.ndarray, size: Size, bins: int, title: str) -> Fig
 
 
 def brightness_picture(accuracy: Mapping[str, float], arm: str) -> Figure:
-    """Accuracy, %, under each course of brightness."""
+    """Bar chart of accuracy in per cent for each change of brightness."""
     figure = Figure(figsize=(1.3 * len(accuracy) + 1.5, 3.4), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar(list(accuracy), list(accuracy.values()), color=["#1a7f37"] + [DARKER] * (len(accuracy) - 1))

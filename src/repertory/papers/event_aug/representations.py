@@ -1,4 +1,4 @@
-"""From a stream of events to the tensor that a network takes."""
+"""Representations: event stream -> input tensor of a network."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ CHANNELS: dict[str, tuple[int, int]] = {
     "voxel": (0, 1),
     "est": (0, 2),
 }
-"""Input channels of a network: a fixed number, and a number per bin of time."""
+"""Input channels of a network: a fixed number, and a number per time bin."""
 
 
 def represent(events: np.ndarray, representation: Representation, size: Size, bins: int) -> Tensor:
-    """The tensor of a stream, as far as nothing in it is learned.
+    """The tensor of a stream, without learned parts.
 
     Args:
-        events: (N,), sorted by t, which begins near 0.
-        representation: count_frames, events per bin and polarity; count, whether there were any; frame, how many of
-            both polarities; voxel, of both per bin; est, the events themselves, for `EST`.
+        events: (N,), sorted by t, which starts near 0.
+        representation: "count_frames": number of events per bin and polarity; "count": 1 per polarity if there are
+            events; "frame": number of events; "voxel": number of events per bin; "est": the events, input of `EST`.
         size: (H, W).
-        bins: of time; count and frame have none.
+        bins: number of time bins; not used by "count" and "frame".
 
     Returns:
-        float32; (bins, 2, H, W) of count_frames, (N, 4) of est with x, y, t / max t and p, else (C, H, W).
+        float32: count_frames (bins, 2, H, W); est (N, 4) with columns x, y, t / max t, p; otherwise (C, H, W).
     """
     match representation:
         case "count_frames":
@@ -52,23 +52,23 @@ def represent(events: np.ndarray, representation: Representation, size: Size, bi
 
 
 def collate_streams(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Streams (N_b, 4) of a batch in one tensor (N, 5), whose last column is b; and their labels (B,)."""
-    numbered = [F.pad(events, (0, 1), value=number) for number, (events, _) in enumerate(batch)]
-    return torch.cat(numbered), torch.tensor([label for _, label in batch])
+    """Streams (N_b, 4) and labels -> one tensor (N, 5), whose last column is the sample index b, and labels (B,)."""
+    streams = [F.pad(events, (0, 1), value=index) for index, (events, _) in enumerate(batch)]
+    return torch.cat(streams), torch.tensor([label for _, label in batch])
 
 
 class EST(nn.Module):
-    """Event spike tensor: every event is spread over the bins of time by a kernel (Gehrig et al., ICCV 2019).
+    """Event spike tensor: a kernel spreads each event over the time bins (Gehrig et al., ICCV 2019).
 
-    An event of time t adds t k(t - i / (C - 1)) to bin i of its pixel and polarity. The perceptron's parameters are
-    called as in the authors' `trilinear_init.pth`, which loads with `load_state_dict`.
+    An event at time t adds t k(t - i / (C - 1)) to bin i of its pixel and polarity. Parameter names are those of the
+    authors' `trilinear_init.pth`, which loads with `load_state_dict`.
 
     Args:
         bins: C, at least 2.
         size: (H, W).
-        kernel: k. "learned", a perceptron 1-30-30-1 that starts as the triangle; "triangle",
-            max(0, 1 - (C - 1) |dt|); "trilinear", the same but for k(0) = 0, as in the released code: there, events at
-            the very middle of a bin, such as the last of a stream, are lost.
+        kernel: k. "learned": a 1-30-30-1 perceptron, initialised to the triangle; "triangle":
+            max(0, 1 - (C - 1) |dt|); "trilinear": the triangle with k(0) = 0, as in the released code, which loses
+            events exactly at the centre of a bin, such as the last event of a stream.
 
     Example:
         >>> events = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])  # x, y, t, p, number in the batch
@@ -79,7 +79,7 @@ class EST(nn.Module):
     def __init__(self, bins: int, size: Size, kernel: Kernel = "learned") -> None:
         super().__init__()
         if bins < 2:
-            raise Problem(f"an event spike tensor of {bins} bin", "bins", "give 2 or more")
+            raise Problem(f"an event spike tensor with {bins} bin", "bins", "give 2 or more")
         self.bins, self.size, self.kernel = bins, size, kernel
         self.mlp = nn.ModuleList()
         if kernel == "learned":
@@ -111,7 +111,7 @@ class EST(nn.Module):
 
 
 def triangle(dt: Tensor, bins: int) -> Tensor:
-    """max(0, 1 - (C - 1) |dt|): an event is shared between the two bins next to it."""
+    """max(0, 1 - (C - 1) |dt|): divides an event between the two nearest bins."""
     return F.relu(1 - (bins - 1) * dt.abs())
 
 
@@ -124,9 +124,9 @@ def _perceptron(layers: nn.ModuleList, dt: Tensor) -> Tensor:
 
 @lru_cache
 def _triangular(bins: int) -> dict[str, Tensor]:
-    """Weights with which the perceptron is nearly the triangle: 1000 steps of Adam (lr 1e-2) on its graph."""
+    """Weights of a perceptron fitted to the triangle: 1000 steps of Adam, lr 1e-2."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # such small steps take fifty times longer while threads of a busy machine wait
+    torch.set_num_threads(1)  # with several threads these small steps take up to 50 times longer on a busy machine
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(0)

@@ -24,22 +24,28 @@ class EventAugConfig(EventRecipe):
 
     representation: Representation = Field(
         default="count_frames",
-        description="what the network sees: count_frames, count (0 or 1 per polarity), frame, voxel or est",
+        description="input of the network: count_frames, count (0 or 1 per polarity), frame, voxel or est",
     )
-    bins: int = Field(default=4, ge=1, le=200, description="of time; count and frame have none")
-    kernel: Kernel = Field(default="learned", description="of est; trilinear is the released code's triangle")
-    network: str = Field(default="cnn", description="cnn, snn, or a network of timm, as resnet34")
-    plan: str = Field(default="vggsnn", description="of snn: vggsnn, lightweight, or layers as in 16C3-AP2-32C3-AP2")
-    side: int = Field(default=0, ge=0, le=1024, description="height and width that the network sees; 0: the sensor's")
-    pretrained: str = Field(default="", description="weights of the timm network to start from: a file")
-    mirror: bool = Field(default=False, description="classes stay the same in a mirror: true of objects, not of digits")
+    bins: int = Field(default=4, ge=1, le=200, description="number of time bins; count and frame have none")
+    kernel: Kernel = Field(default="learned", description="kernel of est; trilinear: the released code's triangle")
+    network: str = Field(default="cnn", description="cnn, snn, or a model name of timm, such as resnet34")
+    plan: str = Field(
+        default="vggsnn", description="layers of snn: vggsnn, lightweight, or for example 16C3-AP2-32C3-AP2"
+    )
+    side: int = Field(default=0, ge=0, le=1024, description="height and width of the network's input; 0: the sensor's")
+    pretrained: str = Field(default="", description="file of weights to initialise the timm network with")
+    mirror: bool = Field(default=False, description="mirroring keeps the class: true for objects, not for digits")
     ratio: float = Field(default=0.5, gt=0, le=1, description="share of a stream's events in a fragment")
     distance: float = Field(default=0.15, gt=0, le=1, description="largest drift, as a share of the sensor or duration")
-    shift: int = Field(default=20, ge=0, description="largest move of the geometric augmentation, in pixels")
-    area: Literal["cross", "rectangle"] = Field(default="cross", description="what EventDrop deletes by area")
-    sample_train: int = Field(default=40, ge=1, le=120, description="recordings of each digit for training")
-    sample_test: int = Field(default=30, ge=1, le=50, description="recordings of each digit and kind for testing")
-    sample_strength: float = Field(default=0.5, ge=0, le=2, description="how much the light of the sample changes")
+    shift: int = Field(default=20, ge=0, description="largest shift of the geometric augmentation, in pixels")
+    area: Literal["cross", "rectangle"] = Field(default="cross", description="shape of the area that EventDrop deletes")
+    sample_train: int = Field(default=40, ge=1, le=120, description="training recordings per digit in the sample")
+    sample_test: int = Field(
+        default=30, ge=1, le=50, description="test recordings per digit and change of brightness in the sample"
+    )
+    sample_strength: float = Field(
+        default=0.5, ge=0, le=2, description="strength of the brightness changes in the sample"
+    )
 
     @field_validator("network")
     @classmethod

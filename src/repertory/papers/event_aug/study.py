@@ -1,6 +1,6 @@
-"""How the claims of EventReversal and EventDrift are tested.
+"""Tests of the claims of EventReversal and EventDrift.
 
-repertory run event_aug                                         # digits before a simulated camera, minutes
+repertory run event_aug                                         # digits in front of a simulated camera, minutes
 repertory run event_aug --set representation=est --set kernel=triangle   # the same on event spike tensors
 repertory run event_aug --scale paper --data N-Caltech101/      # ResNet-34 on EST; no figure was published to us
 repertory run event_aug --scale snn --data CIFAR10-DVS/ --arms none,reversal+drift,fragments
@@ -53,7 +53,7 @@ from repertory.tasks.events import (
 
 @dataclass(frozen=True)
 class EventData:
-    """Streams for training and testing, and those of changed brightness by their name, where there are any."""
+    """Streams for training and testing, and test streams with changed brightness by the name of the change."""
 
     train: EventSet
     test: EventSet
@@ -64,7 +64,7 @@ CHANGED_LIGHT = "test streams in changed light, in folders test_<kind>"
 
 
 class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassifier]):
-    """Train a classifier under each augmentation; test it in constant and in changing light."""
+    """Train a classifier with each augmentation; test it under constant and changing brightness."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
@@ -96,12 +96,12 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Digits before an event camera, in N-MNIST's layout and format."""
+        """Write digits in front of a simulated event camera, in N-MNIST's layout and format."""
         c = self.config
         dvs.write_saccade_digits(folder, c.sample_train, c.sample_test, c.sample_strength)
 
     def read(self, folder: Path) -> EventData:
-        """Read a folder in one of the layouts; warn of streams that are both in training and in test.
+        """Read a folder in one of the layouts; warn of streams that are in both training and test.
 
         Raises:
             Problem: no streams, an unknown sensor, one class only.
@@ -118,7 +118,7 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
     # -- the experiment -------------------------------------------------------------------------
 
     def augmentation(self, arm: str, size: Size) -> Transform | None:
-        """What an arm does to training streams."""
+        """The transform that an arm applies to training streams; None: no augmentation."""
         c = self.config
         reversals, drifts = PRESETS["fragments" if arm == "fragments" else "objects" if c.mirror else "digits"]
         reversal = EventReversal(size, reversals, ratio=c.ratio)
@@ -138,33 +138,33 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
         names, size = list(train.names), list(train.size)
         model = EventClassifier(names, size, c.representation, c.bins, c.network, c.side, c.plan, c.kernel, arm)
         if c.pretrained:
-            self._start_from(model.network, Path(c.pretrained))
+            self._load_pretrained(model.network, Path(c.pretrained))
 
         streams = self._dataset(model, train, self.augmentation(arm, train.size))
         loss = partial(classification_loss, tet=model.spiking)
         return fit(self.session, model, streams, c, loss, collate=collate_fn(model))
 
-    def _start_from(self, network: nn.Module, path: Path) -> None:
-        """Weights of a network of timm, but for the first convolution and the classifier where these differ."""
+    def _load_pretrained(self, network: nn.Module, path: Path) -> None:
+        """Load weights of a timm network; first convolution and classifier only if their shapes match."""
         cfg: dict[str, Any] = getattr(network, "pretrained_cfg", {})
         if not cfg:
-            raise Problem("pretrained weights are for networks of timm", path, "set network=resnet34, for example")
-        fresh = tuple(f"{cfg[part]}." for part in ("first_conv", "classifier"))
-        checkpoint.fit_weights(network, checkpoint.read_weights(path), path, spare=fresh)
+            raise Problem("pretrained weights need a network of timm", path, "set network=resnet34, for example")
+        optional = tuple(f"{cfg[part]}." for part in ("first_conv", "classifier"))
+        checkpoint.fit_weights(network, checkpoint.read_weights(path), path, spare=optional)
 
     def evaluate(self, model: EventClassifier, data: EventData) -> dict[str, float]:
-        """Accuracy, per cent, on the test streams; where there are streams in changed light, on each kind of them.
+        """Accuracy in per cent on the test streams, and on those with changed brightness if there are any.
 
         Returns:
-            accuracy; accuracy_<kind>; changed, the mean over kinds; drop, accuracy - changed.
+            accuracy; accuracy_<change>; changed, the mean over the changes; drop, accuracy - changed.
         """
-        found = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
-        metrics = {"accuracy": found["constant"]}
+        by_name = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
+        metrics = {"accuracy": by_name["constant"]}
         if data.changed:
-            metrics |= {f"accuracy_{name}": found[name] for name in data.changed}
-            metrics["changed"] = float(np.mean([found[name] for name in data.changed]))
+            metrics |= {f"accuracy_{name}": by_name[name] for name in data.changed}
+            metrics["changed"] = float(np.mean([by_name[name] for name in data.changed]))
             metrics["drop"] = metrics["accuracy"] - metrics["changed"]
-            self.session.figure("accuracy-by-brightness", pictures.brightness_picture(found, model.arm))
+            self.session.figure("accuracy-by-brightness", pictures.brightness_picture(by_name, model.arm))
         self.session.figure("augmentation", self._cloud(model, data.test.events(0)))
         return metrics
 
@@ -185,7 +185,7 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
         return Streams(data, *steps, partial(represent, **settings))
 
     def _cloud(self, model: EventClassifier, stream: np.ndarray) -> Figure:
-        """A stream as it is, and two ways that training would change it (the method's, where the arm has none)."""
+        """A stream, and two augmentations of it: those of the arm, or of the method if the arm has none."""
         augment = self.augmentation(model.arm, model.size) or self.augmentation(self.method, model.size)
         assert augment is not None
         draws = (augment(stream, self.session.rng("picture", k)) for k in range(20))
@@ -197,10 +197,10 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
 
     @torch.inference_mode()
     def predict(self, model: EventClassifier, source: Path) -> Prediction:
-        """Classify a stream, or all streams below a folder.
+        """Classify one stream, or all streams below a folder.
 
         Raises:
-            Problem: no streams there, or one that cannot be read or does not fit the sensor.
+            Problem: no streams, or one that is unreadable or does not fit the sensor.
         """
         data = unlabelled(source, model.names, model.size, self.config)
         batches = self._batches(model, data, "predict")

@@ -1,8 +1,8 @@
-"""EventReversal and EventDrift, and the augmentations that they are compared with.
+"""EventReversal and EventDrift, and the augmentations that the paper compares them with.
 
-Streams are structured arrays (N,) with fields x, y, t, p, in the order of t: those of `repertory.data.events`, or
-tonic's. A transform gives a new stream and leaves its input alone; chance comes from the generator that it is called
-with, or else from NumPy's global state, so that seeded data loaders (`repertory.core.training.fit`) are obeyed.
+Streams are structured arrays (N,) with fields x, y, t, p, sorted by t: those of `repertory.data.events`, or tonic's.
+A transform returns a new stream and does not modify its input. Random numbers come from the generator passed to it,
+otherwise from NumPy's global state, which seeded data loaders (`repertory.core.training.fit`) set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from repertory.core.problem import Problem
 from repertory.data.events import Size, pick
 
 Selection = slice | np.ndarray
-"""Rows of a stream: a fragment, or indices."""
+"""Rows of a stream: a slice (fragment), or indices."""
 
 METHODS: dict[str, tuple[str, str]] = {
     "identical": ("", "none"),  # 0 in the authors' code
@@ -34,21 +34,21 @@ METHODS: dict[str, tuple[str, str]] = {
     "xy_all": ("xy", "all"),
     "xyt_all": ("xyt", "all"),
 }
-"""name -> domains, selection of events. `random` draws its domains."""
+"""Name -> (domains, selection of events); `random` draws its domains."""
 
 
 RANDOM_RATIO, RANDOM_DISTANCE = 0.3, 0.2
 """Of the method `random`."""
 
 
-# -- what is done, once chance has chosen -------------------------------------------------------
+# -- deterministic operations -------------------------------------------------------------------
 
 
 def reverse(events: np.ndarray, domain: str, selection: Selection, size: Size) -> np.ndarray:
-    """Turn selected events round in one or more of their coordinates.
+    """Reverse selected events in one or more coordinates.
 
-    x' = W - 1 - x, y' = H - 1 - y, p' = 1 - p, t' = max t - t, the maximum over the whole stream. The order of rows
-    stays, so after a reversal in t they are no longer in the order of t.
+    x' = W - 1 - x, y' = H - 1 - y, p' = 1 - p, t' = max t - t, with the maximum over the whole stream. Rows keep
+    their order, so the stream is no longer sorted after a reversal in t.
 
     Args:
         events: (N,), p 0 or 1.
@@ -62,7 +62,7 @@ def reverse(events: np.ndarray, domain: str, selection: Selection, size: Size) -
         [(9, 4), (8, 3), (2, 9)]
     """
     events = pick(events, slice(None))
-    selection = _within(selection, len(events))
+    selection = _valid_rows(selection, len(events))
     for name in domain:
         column = events[name]
         column[selection] = _limit(events, name, size) - 1 - column[selection]
@@ -77,16 +77,16 @@ def drift(
     size: Size,
     recurrent: bool = False,
 ) -> np.ndarray:
-    """Move selected events in one or more of their coordinates, one after the other.
+    """Shift selected events in one or more coordinates, one coordinate after the other.
 
     Args:
         events: (N,).
         domain: letters of x, y, t, p.
         offset: for each letter, in pixels, microseconds or steps of polarity.
-        selection: rows. After a deletion they name rows of what is left, as in the authors' code.
+        selection: rows. After a deletion they index the remaining stream, as in the authors' code.
         size: (H, W). The limits of t and p are max t + 1 and 2.
-        recurrent: coordinates that leave [0, limit) come in again on the other side; otherwise, after each
-            coordinate, events outside are deleted from the whole stream.
+        recurrent: wrap coordinates outside [0, limit) around; otherwise, after each coordinate, delete the events
+            outside.
 
     Example:
         >>> from repertory.data.events import make_events
@@ -99,13 +99,13 @@ def drift(
     events = pick(events, slice(None))
     offsets = [offset] * len(domain) if isinstance(offset, int) else offset
     for name, step in zip(domain, offsets, strict=True):
-        rows, limit = _within(selection, len(events)), _limit(events, name, size)
+        rows, limit = _valid_rows(selection, len(events)), _limit(events, name, size)
         column = events[name]
         moved = column[rows].astype(np.promote_types(column.dtype, np.int32)) + step
         if recurrent:
             column[rows] = moved % limit
             continue
-        column[rows] = moved  # small or unsigned fields cannot hold what is outside, but that goes now
+        column[rows] = moved  # values outside may overflow a small or unsigned field, but are deleted next
         inside = (moved >= 0) & (moved < limit)
         if not inside.all():
             kept = np.ones(len(events), bool)
@@ -114,8 +114,8 @@ def drift(
     return events
 
 
-def _within(selection: Selection, count: int) -> Selection:
-    """Indices beyond the end, which deletions have moved, are left out."""
+def _valid_rows(selection: Selection, count: int) -> Selection:
+    """Drop indices beyond the end of a stream that deletions have shortened."""
     return selection[selection < count] if isinstance(selection, np.ndarray) else selection
 
 
@@ -133,11 +133,11 @@ def _limit(events: np.ndarray, name: str, size: Size) -> int:
     raise Problem(f"no coordinate of an event is called {name!r}", "domain", "give letters of x, y, t, p")
 
 
-# -- chance -------------------------------------------------------------------------------------
+# -- random augmentations -----------------------------------------------------------------------
 
 
 class Transform(Protocol):
-    """From a stream to a stream."""
+    """Stream -> stream."""
 
     def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray: ...
 
@@ -146,18 +146,18 @@ def _generator(rng: np.random.Generator | None) -> np.random.Generator:
     return np.random.default_rng(np.random.randint(2**32, dtype=np.uint64)) if rng is None else rng  # noqa: NPY002
 
 
-def _in_order(events: np.ndarray) -> np.ndarray:
+def _sorted_by_time(events: np.ndarray) -> np.ndarray:
     t = events["t"]
     if not (t[1:] < t[:-1]).any():
         return events
     if t[0] > t[-1]:
-        events = events[::-1]  # a whole stream turned round is nearly sorted from its other end
+        events = events[::-1]  # a fully reversed stream is nearly sorted when read backwards
     return pick(events, np.argsort(events["t"], kind="stable"))
 
 
 @dataclass(frozen=True)
 class _Augmenter:
-    """What reversal and drift share: which methods are drawn, and which events."""
+    """Base of reversal and drift: draws the methods and selects the events."""
 
     size: Size
     methods: Sequence[str]
@@ -172,17 +172,17 @@ class _Augmenter:
             what = f"no method is called {unknown[0]!r}" if unknown else "no methods"
             raise Problem(what, "methods", f"give some of {', '.join(METHODS)}")
         if not 0 < self.ratio <= 1:
-            raise Problem(f"a share of {self.ratio} of the events", "ratio", "give one above 0, at most 1")
+            raise Problem(f"a share of {self.ratio} of the events", "ratio", "give a share above 0, at most 1")
         chances = [1 / len(self.methods)] * len(self.methods) if self.probabilities is None else self.probabilities
         if len(chances) != len(self.methods) or min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
             what = f"probabilities {list(chances)} for {len(self.methods)} methods"
-            raise Problem(what, "probabilities", "give one for each; their sum is 1")
+            raise Problem(what, "probabilities", "give one probability per method, with sum 1")
         drawable = np.count_nonzero(chances)
         if not 1 <= self.number <= drawable:
             raise Problem(f"{self.number} of {drawable} methods", "number", f"give 1 to {drawable}")
 
     def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """A changed copy, sorted by t; the input itself where it is kept, or where nothing would be left."""
+        """A changed copy, sorted by t; the input itself if `identical` is drawn or no event would remain."""
         rng = _generator(rng)
         drawn: list[int] = rng.choice(len(self.methods), self.number, replace=False, p=self.probabilities).tolist()
         names = [self.methods[k] for k in drawn]
@@ -196,7 +196,7 @@ class _Augmenter:
             changed = self._apply(changed, domain, kind, self._select(len(changed), kind, rng), rng)
             if not len(changed):
                 return events
-        return _in_order(changed)
+        return _sorted_by_time(changed)
 
     def _select(self, count: int, kind: str, rng: np.random.Generator) -> Selection:
         if kind == "all":
@@ -217,22 +217,22 @@ class _Augmenter:
 
 @dataclass(frozen=True)
 class EventReversal(_Augmenter):
-    """Invert a part of the stream in space, polarity or time.
+    """Reverse a part of the stream in space, polarity or time.
 
-    A change of brightness turns the trend of pixels round, and with it the polarities of their events. (EventReverse in
+    A change of brightness inverts the trend of pixels, and thereby the polarities of their events. (EventReverse in
     the authors' code, EventInvert in the paper's second version.)
 
     Attributes:
         size: (H, W) of the sensor.
-        methods: names in `METHODS`. A fragment (`_range`) is a block of consecutive events at a random place, `_all`
-            the whole stream, `random` some events in up to three random domains; `identical` keeps the stream.
-        ratio: share of the events in a fragment; `random` takes 0.3.
-        number: methods drawn for a stream, without replacement; with `identical` among them it is kept as it is.
-        probabilities: of the methods; by default all are alike.
-        uniform: the ratio is drawn from 0 to what it would be, for every stream anew.
+        methods: names in `METHODS`. `_range`: a fragment, a block of consecutive events at a random position; `_all`:
+            the whole stream; `random`: random events in up to three random domains; `identical`: the stream unchanged.
+        ratio: share of the events in a fragment; `random` uses 0.3.
+        number: methods drawn per stream, without replacement; if `identical` is drawn, the stream is unchanged.
+        probabilities: of the methods; default: uniform.
+        uniform: draw the ratio for each stream uniformly from 0 to `ratio`.
 
     Raises:
-        Problem: unknown methods, a ratio not in (0, 1], probabilities or a number that do not fit the methods.
+        Problem: unknown methods, a ratio not in (0, 1], or probabilities or a number that do not match the methods.
 
     Example:
         >>> from repertory.data.events import make_events
@@ -251,15 +251,15 @@ class EventReversal(_Augmenter):
 
 @dataclass(frozen=True)
 class EventDrift(_Augmenter):
-    """Move a part of the stream in space or time, all its events by the same random offset.
+    """Shift a part of the stream in space or time by one random offset.
 
-    A change of brightness brings events forward or delays them, until whole stretches of the stream shift or vanish.
+    A change of brightness advances or delays events, until whole parts of the stream shift or vanish.
 
     Attributes:
         size, methods, ratio, number, probabilities, uniform: as for `EventReversal`.
-        distance: largest offset as a share of W, H, max t + 1, or 2 (for p, where shares below 0.5 do nothing);
-            `random` takes 0.2.
-        recurrent: what leaves on one side comes in on the other; otherwise it is deleted.
+        distance: largest offset as a share of W, H, max t + 1, or 2 (for p, where shares below 0.5 have no effect);
+            `random` uses 0.2.
+        recurrent: wrap events that leave the range around; otherwise delete them.
 
     Raises:
         Problem: as `EventReversal`; a distance not in (0, 1].
@@ -278,20 +278,20 @@ class EventDrift(_Augmenter):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.distance <= 1:
-            raise Problem(f"a distance of {self.distance}", "distance", "give one above 0, at most 1")
+            raise Problem(f"a distance of {self.distance}", "distance", "give a share above 0, at most 1")
 
     def _apply(
         self, events: np.ndarray, domain: str, kind: str, selection: Selection, rng: np.random.Generator
     ) -> np.ndarray:
         share = RANDOM_DISTANCE if kind == "random" else self.distance
-        reach = [int(share * _limit(events, name, self.size)) for name in domain]
-        offsets = [int(rng.integers(-most, most + 1)) for most in reach]
+        largest = [int(share * _limit(events, name, self.size)) for name in domain]
+        offsets = [int(rng.integers(-limit, limit + 1)) for limit in largest]
         return drift(events, domain, offsets, selection, self.size, self.recurrent)
 
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after the other, from one source of chance; to mix with tonic's, take `tonic.transforms.Compose`.
+    """Apply transforms in order with one generator. To combine with tonic's transforms, use `tonic.transforms.Compose`.
 
     Example:
         >>> Compose([EventReversal((34, 34)), EventDrift((34, 34))])(np.zeros(0, [(n, int) for n in "xytp"])).shape
@@ -315,20 +315,20 @@ PRESETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("x_range", "y_range", "xy_range", "t_range"),
     ),
 }
-"""Methods of reversal and of drift: for objects; for signs, which a mirror makes others; fragments only (ESTF)."""
+"""Methods of reversal and of drift: for objects; for digits, without mirroring; fragments only (ESTF)."""
 
 
-# -- what they are compared with ----------------------------------------------------------------
+# -- baselines ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class EventDrop:
-    """Delete events: by time, by area, at random, or none, whichever chance has it (Gu et al., IJCAI 2021).
+    """Delete events by time, by area, at random, or not at all, with equal probability (Gu et al., IJCAI 2021).
 
     Attributes:
         size: (H, W) of the sensor.
-        area: what goes by area: "cross", all in the rows or in the columns of a rectangle, as in the released code; or
-            "rectangle", only what is in both.
+        area: events deleted by area: "cross": those in the rows or the columns of a rectangle, as in the released
+            code; "rectangle": those inside the rectangle.
 
     Example:
         >>> from repertory.data.events import make_events
@@ -341,7 +341,7 @@ class EventDrop:
     area: Literal["cross", "rectangle"] = "cross"
 
     def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """A part of the stream, or the input itself where nothing would be left."""
+        """A part of the stream, or the input itself if no event would remain."""
         rng = _generator(rng)
         drops = (None, self._time, self._area, self._random)
         drop = drops[rng.integers(len(drops))]
@@ -351,12 +351,12 @@ class EventDrop:
         return left if len(left) else events
 
     def _time(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A stretch of 10 to 90 % of the duration, which may reach beyond the end."""
+        """Mask of an interval of 10 to 90 % of the duration, which may extend beyond the end."""
         start, last = rng.uniform(), int(events["t"].max())
         return (events["t"] >= start * last) & (events["t"] <= (start + rng.integers(1, 10) / 10) * last)
 
     def _area(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """5 to 25 % of width and height, around a random centre."""
+        """Mask of 5 to 25 % of width and height, around a random centre."""
         ratio = rng.integers(1, 6) / 20
         bands = []
         for name, side in (("x", self.size[1]), ("y", self.size[0])):
@@ -365,7 +365,7 @@ class EventDrop:
         return bands[0] | bands[1] if self.area == "cross" else bands[0] & bands[1]
 
     def _random(self, events: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """10 to 90 % of the events."""
+        """Mask of 10 to 90 % of the events."""
         dropped = np.zeros(len(events), bool)
         count = int(len(events) * rng.integers(1, 10) / 10)
         dropped[rng.choice(len(events), count, replace=False, shuffle=False)] = True
@@ -374,12 +374,12 @@ class EventDrop:
 
 @dataclass(frozen=True)
 class ShiftFlip:
-    """Move and mirror whole streams, each with probability 1/2: the geometric augmentation that is usual for events.
+    """Shift and mirror whole streams, each with probability 1/2: the usual geometric augmentation of events.
 
     Attributes:
         size: (H, W) of the sensor.
-        shift: largest move along either axis, in pixels; what leaves the sensor is deleted.
-        flip: whether to mirror left and right; not for digits.
+        shift: largest shift along either axis, in pixels; events that leave the sensor are deleted.
+        flip: mirror left and right; not for digits.
     """
 
     size: Size
@@ -387,7 +387,7 @@ class ShiftFlip:
     flip: bool = True
 
     def __call__(self, events: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """A changed copy, or the input itself where nothing would be left."""
+        """A changed copy, or the input itself if no event would remain."""
         rng = _generator(rng)
         changed = events
         if rng.random() < 0.5:

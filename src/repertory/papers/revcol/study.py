@@ -275,7 +275,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         model = RevCol(**VARIANTS[fits], num_classes=len(head), pretrained_cfg=label_names(len(head)))
         left = checkpoint.fit_weights(model, state, source, spare=() if head.numel() else self.head)
         if left:
-            warnings.warn(f"{source}: no classifier in the file; ours starts anew", stacklevel=2)
+            warnings.warn(f"{source}: no classifier in the file; it is newly initialised", stacklevel=2)
         return model.eval()
 
 

@@ -319,7 +319,7 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
         adopt(model, state)
         left = checkpoint.fit_weights(model, state, source, spare=() if "head.weight" in state else ("head.",))
         if left:
-            warnings.warn(f"{source}: no head in the file; ours starts anew", stacklevel=2)
+            warnings.warn(f"{source}: no head in the file; it is newly initialised", stacklevel=2)
         return model.eval()
 
 
