@@ -128,18 +128,27 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     """All papers, by topic."""
     _lang(lang)
     cards = catalog.cards()
+    _warn_of_broken_packages()
     if as_json:
         print(json_text([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
         return
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("paper", "topic", "year", "claims", "title" if lang == "en" else "简介"):
-        table.add_column(column, overflow="fold", style="bold" if column == "paper" else "")
+    heads = {"en": ("paper", "topic", "year", "claims", "what it is"), "zh": ("论文", "领域", "年份", "主张", "简介")}
+    for position, column in enumerate(heads[lang]):
+        table.add_column(column, overflow="fold", style="" if position else "bold")
     for card in cards:
-        words = card.title if lang == "en" else card.summary.zh
-        table.add_row(card.id, card.topic, str(card.year), str(len(card.claim)), words)
+        table.add_row(card.id, card.topic, str(card.year), str(len(card.claim)), card.clause[lang])
     out.print(table)
+
+
+def _warn_of_broken_packages() -> None:
+    """One line for each package of somebody else that brings a paper which cannot be shown."""
+    for distribution, problem in catalog.broken():
+        what = " ".join(problem.what.split())
+        line = f"{distribution}: {what} ({problem.where}); {problem.remedy}"
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -147,6 +156,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     """What a paper says and claims, what was measured here, and how to use it."""
     card = catalog.card(paper)
     _lang(lang)
+    _warn_of_broken_packages()
     if as_json:
         print(json_text(card.model_dump()))
         return
@@ -160,6 +170,7 @@ def search(words: list[str], lang: Lang = "en") -> None:
     """Find papers by English or Chinese words."""
     _lang(lang)
     found = catalog.search(" ".join(words))
+    _warn_of_broken_packages()
     if not found:
         raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
     for card, score in found:

@@ -99,7 +99,8 @@ class Result:
     @property
     def verdicts(self) -> list[Verdict]:
         """The verdict on each claim of the card."""
-        return judge(catalog.card(self.paper), self.metrics, self.figures, self.data, self.scale)
+        declared = catalog.load(self.paper).metrics
+        return judge(catalog.card(self.paper), self.metrics, self.figures, self.data, self.scale, declared)
 
     @property
     def failures(self) -> list[Outcome]:
