@@ -464,24 +464,25 @@ def record(
 
 @app.command()
 def table(
-    check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only say whether they are up to date")] = False,
 ) -> None:
-    """Generate README's table of papers, and the pictures beside it, from cards and recorded results."""
-    from repertory.reports import readme as readme_table
-    from repertory.reports import terminal
-    from repertory.verdicts.results import Result
+    """Generate README's table, the pages of the papers and the picture, from cards, studies and recorded results."""
+    from repertory.reports import docs
 
-    readme = _checkout() / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    fresh = readme_table.with_table(text, readme_table.markdown_table(catalog.cards(built_in=True), catalog.recorded()))
-    if check:
-        if fresh == text:
-            return
-        raise Problem("README's table of papers is out of date", readme, "run `repertory table`")
-    write_text(readme, fresh)
-    for path in (_checkout() / "results").glob("*.json"):
-        result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-        write_text(path.with_suffix(".svg"), terminal.svg(result))
+    root = _checkout()
+    there = docs.present(root)
+    files = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results())
+    stale = [name for name in {**files, **there} if not docs.same(name, there.get(name, ""), files.get(name, ""))]
+    if check and stale:
+        raise Problem(f"out of date: {', '.join(sorted(stale))}", root, "run `repertory table`")
+    for name in stale:
+        if name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(root / name, files[name])
+            out.print(f"wrote {name}", highlight=False)
+        else:  # of a paper that is gone
+            (root / name).unlink()
+            out.print(f"removed {name}", highlight=False)
 
 
 if __name__ == "__main__":

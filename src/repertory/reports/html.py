@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 from repertory import catalog
 from repertory.core.files import write_text
@@ -42,17 +43,20 @@ class Report(Result):
 
     def write_html(self, path: Path) -> Path:
         """One self-contained file: verdicts, figures and all metrics."""
-        write_text(path, _template("report.html").render(**_page(self)))
+        write_text(path, template("report.html").render(**_page(self)))
         return path
 
     def _repr_html_(self) -> str:
         """The same without the page around it, for notebooks."""
-        return _template("body.html").render(**_page(self))
+        return template("body.html").render(**_page(self))
 
 
-def _template(name: str) -> Any:
+def template(name: str) -> Template:
+    """A template of ours; HTML is escaped, and `cell` makes text fit for a table of Markdown."""
     folder = str(files("repertory.reports") / "templates")
-    return Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True).get_template(name)
+    found = Environment(loader=FileSystemLoader(folder), autoescape=name.endswith(".html"), trim_blocks=True)
+    found.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return found.get_template(name)
 
 
 def _page(result: Result) -> dict[str, Any]:
@@ -108,11 +112,11 @@ def _first_seed_figures(result: Result) -> list[Path]:
     return [path for name in folders for path in sorted((result.folder / "trials" / name / "figures").glob("*.png"))]
 
 
-def chart(result: Result, metric: str, lang: str = "en") -> Figure:
-    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm."""
+def chart(result: Result, metric: str, lang: str = "en", arms: Sequence[str] | None = None) -> Figure:
+    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm; default: all arms."""
     from matplotlib.figure import Figure
 
-    arms = list(result.metrics)
+    arms = list(arms or result.metrics)
     figure = Figure(figsize=(7, 0.6 + 0.34 * len(arms)), layout="constrained")
     axes = figure.subplots()
     for row, arm in enumerate(arms):

@@ -1,13 +1,11 @@
-"""A run's report in the terminal, and as an SVG picture of it."""
+"""A run's report in the terminal."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text as Line
@@ -106,11 +104,3 @@ def _failed(result: Result, lang: str) -> list[RenderableType]:
         Line(f"{failed}: {o.arm} seed {o.seed}: {o.error.strip().splitlines()[-1]}", style="red")
         for o in result.failures
     ]
-
-
-def svg(result: Result, width: int = 110) -> str:
-    """The terminal report as an SVG picture that loads nothing from elsewhere."""
-    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    console.print(report(result))
-    picture = console.export_svg(title=f"repertory run {result.paper}")
-    return re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)  # rich names fonts on a server

@@ -136,8 +136,8 @@ def verdict_of(verdict: Verdict, lang: str = "en") -> str:
 def interval_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> str:
     """What a test estimates, the estimate with its interval, and what would be accepted; "" for an untested claim."""
     words = WORDS[lang]
-    label, unit = _label(test, finding, metrics, lang)
-    if not math.isfinite(finding.estimate):
+    label, estimate = estimate_of(test, finding, metrics, lang)
+    if not estimate:
         return label
     if math.isinf(finding.low):
         interval = ""
@@ -145,7 +145,13 @@ def interval_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lan
         interval = "" if finding.n == 1 else f" ({words['same'].format(n=finding.n)})"
     else:
         interval = f", {words['interval']} [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
-    return f"{label} = {with_unit(number(finding.estimate), unit)}{interval}; {_accepted(finding.accepted, words)}"
+    return f"{label} = {estimate}{interval}; {words['claimed']}: {accepted(finding.accepted, lang)}"
+
+
+def estimate_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> tuple[str, str]:
+    """What a test estimates, and the estimate with its unit; "" where there is none."""
+    label, unit = _label(test, finding, metrics, lang)
+    return label, with_unit(number(finding.estimate), unit) if math.isfinite(finding.estimate) else ""
 
 
 def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str) -> tuple[str, str]:
@@ -171,15 +177,21 @@ def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: st
     return f"{test.arm}: {metric[lang]}", metric.unit
 
 
-def _accepted(region: tuple[float, float], words: Mapping[str, str]) -> str:
-    low, high = (number(end) for end in region)
+def accepted(region: tuple[float, float], lang: str = "en") -> str:
+    """What a test accepts.
+
+    Example:
+        >>> accepted((0.0, math.inf)), accepted((42.0, 42.0)), accepted((1.0, 2.0), "zh")
+        ('above 0', '42', '1 至 2')
+    """
+    words, (low, high) = WORDS[lang], (number(end) for end in region)
     if low == high:
-        return f"{words['claimed']}: {low}"
+        return low
     if math.isinf(region[1]):
-        return f"{words['claimed']}: {words['above'].format(low)}"
+        return words["above"].format(low)
     if math.isinf(region[0]):
-        return f"{words['claimed']}: {words['at most'].format(high)}"
-    return f"{words['claimed']}: {words['between'].format(low, high)}"
+        return words["at most"].format(high)
+    return words["between"].format(low, high)
 
 
 def duration(seconds: float) -> str:
