@@ -72,7 +72,7 @@ def _registrations() -> tuple[dict[str, Registration], list[tuple[str, Problem]]
         if known.distribution == OWN:  # nobody takes a built-in paper away
             faults.append((new.distribution, clash))
         else:
-            names = f"{known.distribution} and {new.distribution}"
+            names = " and ".join(sorted((known.distribution, new.distribution)))
             found[entry.name] = Registration(known.package, names, clash)
     return found, faults
 
@@ -239,8 +239,10 @@ def _check_claims(card: Card, study: type[Study], path: Path) -> None:
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"the study has {', '.join(known)}"
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"did you mean {' or '.join(close)}?" if close else f"the study has {', '.join(names[:10])}{more}"
 
 
 def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:

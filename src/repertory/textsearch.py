@@ -21,7 +21,7 @@ WEIGHTS = {
     "clause": 4.0, "summary": 2.0, "claims": 1.0,
 }  # fmt: skip
 """What a match in each field counts."""
-LEAST = 0.15
+LEAST = 0.25
 """Weaker matches are cut off; a share of the best match's score."""
 RELATED = 0.05
 """The same for related papers: a share of the score that a paper has with itself."""
@@ -63,35 +63,37 @@ class Index:
 
     def search(self, query: str) -> list[tuple[str, float]]:
         """Identifiers that match, best first, with scores in (0, 1] relative to the best one."""
-        found = self._ranked([phrase for part in _parts(query) for phrase in self._phrases(part)])
+        found = self._ranked([term for run in _runs(query) for term in self._terms(run)])
         return [(paper, score / found[0][1]) for paper, score in found if score >= LEAST * found[0][1]]
 
     def related(self, card: Card) -> list[tuple[str, float]]:
         """Other papers with the same keywords, topic or words of the title, with scores relative to the card's own."""
         words = dict.fromkeys(" ".join(tokens(text)) for text in (*card.keywords, card.topic, *card.title.split()))
-        found = self._ranked([word for word in words if word])
+        found = self._ranked([f'"{word}"' for word in words if word])
         own = dict(found).get(card.id, 0.0)
         return [(paper, min(1.0, score / own)) for paper, score in found if paper != card.id and score >= RELATED * own]
 
-    def _phrases(self, part: list[str]) -> Iterator[str]:
-        """A run of tokens as a phrase, and each token by itself; what occurs nowhere is corrected."""
-        known = [token for word in part if (token := self._known(word))]
-        if len(known) > 1:
-            yield " ".join(known)
-        yield from known
+    def _terms(self, run: list[str]) -> Iterator[str]:
+        """A run of tokens as a phrase of FTS5, and each token by itself."""
+        if len(run) > 1:
+            yield f'"{" ".join(run)}"'
+        yield from filter(None, map(self._term, run))
 
-    def _known(self, word: str) -> str:
-        """The word, if it or a longer one occurs; else the closest word that does; "" if none is close."""
-        if self._ranked([word]):
-            return word
-        close = difflib.get_close_matches(word, self._words, n=1, cutoff=CLOSE) if word.isascii() else []
-        return close[0] if close else ""
+    def _term(self, word: str) -> str:
+        """A word as it is, or as the beginning of others, or the closest one that occurs; "" if none does."""
+        exact, begins = f'"{word}"', f'"{word}" *'
+        chinese = not word.isascii()
+        if self._ranked([exact]) and not (chinese and len(word) == 1):
+            return exact
+        if (chinese or len(word) > 2) and self._ranked([begins]):
+            return begins
+        close = [] if chinese else difflib.get_close_matches(word, self._words, n=1, cutoff=CLOSE)
+        return f'"{close[0]}"' if close else ""
 
-    def _ranked(self, phrases: list[str]) -> list[tuple[str, float]]:
-        if not phrases:
+    def _ranked(self, terms: list[str]) -> list[tuple[str, float]]:
+        """Papers that match any of the terms, best first, with BM25 scores above 0."""
+        if not terms:
             return []
-        # A star: the last word may go on ("hyper" finds hypergraphs), from three letters on.
-        terms = [f'"{p}"' + (" *" if not p.isascii() or len(p) > 2 else "") for p in phrases]
         rank = f"bm25(cards, {', '.join(map(str, WEIGHTS.values()))})"  # the lower, the better
         rows = self._base.execute(
             f"SELECT rowid, {rank} AS rank FROM cards WHERE cards MATCH ? ORDER BY rank, rowid", (" OR ".join(terms),)
@@ -108,20 +110,20 @@ def tokens(text: str) -> list[str]:
         >>> tokens("The GNN 图神经网络")
         ['gnn', '图神', '神经', '经网', '网络', '络']
     """
-    return [token for part in _parts(text, whole=True) for token in part]
+    return [token for run in _runs(text, ends=True) for token in run]
 
 
-def _parts(text: str, whole: bool = False) -> list[list[str]]:
-    """Tokens of each run of one script: neighbours in a run belong together. `whole`: for the index, see `tokens`."""
+def _runs(text: str, ends: bool = False) -> list[list[str]]:
+    """Tokens of each run of one script; `ends`: with the last character of a Chinese run."""
     plain = unicodedata.normalize("NFKC", text).lower()
-    parts = []
+    runs = []
     for run in re.findall(r"[\u3400-\u9fff]+|[^\u3400-\u9fff]+", plain):
         if "\u3400" <= run[0] <= "\u9fff":
             pairs = [run[i : i + 2] for i in range(len(run) - 1)]
-            parts.append([*pairs, run[-1]] if whole or not pairs else pairs)
+            runs.append([*pairs, run[-1]] if ends or not pairs else pairs)
         else:
-            parts.append([word for word in re.findall(r"[^\W_]+", run) if word not in STOP_WORDS])
-    return parts
+            runs.append([word for word in re.findall(r"[^\W_]+", run) if word not in STOP_WORDS])
+    return runs
 
 
 def _fields(card: Card) -> dict[str, str]:
