@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from repertory import catalog
 from repertory.core.card import Card, Claim
 from repertory.core.problem import Problem
-from repertory.reports.html import chart, template
+from repertory.reports.html import cell, chart, template
 from repertory.reports.words import accepted, duration, estimate_of, measured_in, metrics_of, number
 from repertory.verdicts.judge import Word
 from repertory.verdicts.results import Result
@@ -73,7 +73,8 @@ def rows(cards: Sequence[Card], results: Results) -> str:
     for card in cards:
         venue = shorten(f"{card.venue.partition(';')[0]} {card.year}", VENUE, placeholder="…")
         counts = "; ".join(map(_counts, results.get(card.id, ()))) or "not recorded"
-        lines.append(f"| [{card.id}](docs/papers/{card.id}.md) | {venue} | {card.clause.en} | {counts} |")
+        cells = (f"[{card.id}](docs/papers/{card.id}.md)", venue, card.clause.en, counts)
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -51,11 +51,16 @@ class Report(Result):
         return template("body.html").render(**_page(self))
 
 
+def cell(text: object) -> str:
+    """Text for a cell of a Markdown table: it cannot end the cell or the row."""
+    return " ".join(str(text).replace("|", "\\|").splitlines())
+
+
 def template(name: str) -> Template:
     """A template of ours; HTML is escaped, and `cell` makes text fit for a table of Markdown."""
     folder = str(files("repertory.reports") / "templates")
     found = Environment(loader=FileSystemLoader(folder), autoescape=name.endswith(".html"), trim_blocks=True)
-    found.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    found.filters["cell"] = cell
     return found.get_template(name)
 
 
