@@ -10,7 +10,7 @@ The contestants alternate on one batch; results are medians of the paired ratios
               since our gradient passes through the reset); outputs and gradients are compared first, in float64
 
 Cost is time relative to the plain version. Without SpikingJelly the third table is skipped; to install it:
-pip install 'repertory[spikingjelly]', or without its dependencies: pip install --no-deps spikingjelly loguru
+pip install 'repertory[peers]', or without its dependencies: pip install --no-deps spikingjelly loguru
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def network(name: str, mode: Mode | None) -> tuple[APBNet, Tensor]:
 
 
 def spikingjelly(part: str) -> Any:
-    return require(f"spikingjelly.activation_based.{part}", extra="spikingjelly")
+    return require(f"spikingjelly.activation_based.{part}", extra="peers")
 
 
 def spikingjelly_network(ours: APBNet) -> nn.Module:

@@ -6,7 +6,7 @@ W1: a training step (forward, backward, Adam) of 784-256-10 LIF neurons, batch 6
 W2: a reservoir of 1000 LIF neurons, a tenth of all synapses, delays of 1 to 5 ms, T = 1000, batch 1, no gradient.
 
 One thread. A ratio is measured in one run: contestants take turns, and the median of the paired ratios counts (above 1:
-ours is faster). SpikingJelly takes part if it is installed: pip install 'repertory[spikingjelly]'. Its LIF decays by
+ours is faster). SpikingJelly takes part if it is installed: pip install 'repertory[peers]'. Its LIF decays by
 1 - 1/tau where ours decays by e^(-dt/tau); tau is chosen so that both are the same, and outputs are compared first.
 """
 
@@ -133,7 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     jelly = peer()
     if jelly is None:
-        print("SpikingJelly is not installed: pip install 'repertory[spikingjelly]'")
+        print("SpikingJelly is not installed: pip install 'repertory[peers]'")
 
     contestants = w1(jelly)
     x, _ = spikes_and_labels(STEPS_W1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -107,30 +110,93 @@ def test_a_registered_package_that_is_not_there_is_a_problem(tmp_path: Path, tar
     assert caught.value.where == target
 
 
-def test_two_packages_with_one_paper_are_refused(tmp_path: Path) -> None:
+def others() -> list[str]:
+    """Papers that can be listed, but for the toy."""
+    return [card.id for card in catalog.cards() if card.id != "toy"]
+
+
+def told() -> list[tuple[str, str]]:
+    """(distribution, what is wrong) of broken packages."""
+    return [(distribution, problem.what) for distribution, problem in catalog.broken()]
+
+
+BUILT_IN = sorted(path.parent.name for path in (Path(repertory.__file__).parent / "papers").glob("*/card.toml"))
+
+
+def test_two_packages_with_one_paper_cost_that_paper_alone(tmp_path: Path) -> None:
     for package in ("toy_room", "other_room"):
         install(tmp_path, package=package)
-    with importable(tmp_path), pytest.raises(Problem, match="two packages register the paper 'toy'") as caught:
-        catalog.packages()
-    assert "toy_room" in caught.value.where
-    assert "other_room" in caught.value.where
+    with importable(tmp_path):
+        assert sorted(others()) == BUILT_IN
+        assert catalog.search("SNN")
+        assert "toy" not in catalog.packages()
+        assert [name for name, _ in told()] == ["other-room and toy-room"]
+        for ask in (catalog.card, catalog.load, catalog.folder):
+            with pytest.raises(Problem, match="two packages register the paper 'toy'") as caught:
+                ask("toy")
+            assert "toy_room of toy-room" in caught.value.where
+            assert "other_room of other-room" in caught.value.where
 
 
 def test_a_package_cannot_take_the_name_of_a_built_in_paper(tmp_path: Path) -> None:
     taken = repertory.list_papers()[0]
     install(tmp_path, paper=taken)
-    with importable(tmp_path), pytest.raises(Problem, match=f"two packages register the paper '{taken}'"):
-        catalog.packages()
+    with importable(tmp_path):
+        assert catalog.packages()[taken] == f"repertory.papers.{taken}"
+        assert catalog.card(taken).id == taken
+        assert told() == [("toy-room", f"two packages register the paper '{taken}'")]
 
 
-def test_a_broken_card_is_a_problem_that_names_file_and_field(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["[repertory.papers]\ntoy\n", b"[repertory.papers]\ntoy = \xff\xfe\n"])
+def test_entry_points_that_cannot_be_parsed_cost_their_package_alone(tmp_path: Path, content: str | bytes) -> None:
+    install(tmp_path / "good")
+    install(tmp_path / "bad", package="bad_room", paper="bad")
+    points = tmp_path / "bad" / "bad_room-1.0.dist-info" / "entry_points.txt"
+    points.write_bytes(content.encode() if isinstance(content, str) else content)
+    with importable(tmp_path / "good"), importable(tmp_path / "bad"):
+        assert sorted(others()) == BUILT_IN
+        assert catalog.card("toy").id == "toy"
+        ((name, what),) = told()
+        assert name == "bad-room"
+        assert "entry points cannot be read" in what
+
+
+def test_a_package_that_breaks_on_import_costs_itself_alone(tmp_path: Path) -> None:
+    install(tmp_path)
+    (tmp_path / "firm").mkdir()
+    (tmp_path / "firm" / "__init__.py").write_text("raise RuntimeError('no licence')\n")
+    (tmp_path / "toy_room-1.0.dist-info" / "entry_points.txt").write_text("[repertory.papers]\ntoy = firm.toy\n")
+    with importable(tmp_path):
+        assert sorted(others()) == BUILT_IN
+        with pytest.raises(Problem, match="not importable: no licence"):
+            catalog.card("toy")
+
+
+def test_a_broken_card_costs_its_paper_alone_and_names_file_and_field(tmp_path: Path) -> None:
     room = install(tmp_path, card=CARD.replace("year = 2024", 'year = "soon"'))
     with importable(tmp_path):
-        for ask in (lambda: catalog.card("toy"), catalog.cards):
-            with pytest.raises(Problem, match="year") as caught:
-                ask()
-            assert caught.value.where == str(room / "card.toml")
-            assert len(str(caught.value).splitlines()) == 3
+        assert sorted(card.id for card in catalog.cards()) == BUILT_IN
+        ((name, what),) = told()
+        assert name == "toy-room"
+        assert "year" in what
+        with pytest.raises(Problem, match="year") as caught:
+            catalog.card("toy")
+        assert caught.value.where == str(room / "card.toml")
+        assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_vanished_folder_costs_its_paper_alone(tmp_path: Path) -> None:
+    room = install(tmp_path)
+    with importable(tmp_path):
+        shutil.rmtree(room)
+        assert sorted(card.id for card in catalog.cards()) == BUILT_IN
+        assert [name for name, _ in told()] == ["toy-room"]
+        with pytest.raises(Problem, match="not importable"):
+            catalog.card("toy")
+
+
+def test_whole_packages_are_not_told(toy: Path) -> None:
+    assert told() == []
 
 
 def test_a_card_of_another_name_is_a_problem(tmp_path: Path) -> None:
@@ -159,7 +225,119 @@ def test_a_fault_in_a_study_is_not_taken_for_its_absence(tmp_path: Path) -> None
         catalog.load("toy")
 
 
+def test_an_absent_dependency_is_told_with_the_extra_of_the_card(tmp_path: Path) -> None:
+    room = install(tmp_path, card=CARD.replace("minutes = ", 'extra = "rings"\nminutes = '))
+    (room / "study.py").write_text("import a_package_that_nobody_has.part\n")
+    with (
+        importable(tmp_path),
+        pytest.raises(Problem, match="needs the package a_package_that_nobody_has") as caught,
+    ):
+        catalog.load("toy")
+    assert caught.value.remedy == "pip install 'toy-room[rings]'"
+
+
+# -- cards against studies ----------------------------------------------------------------------
+
+
+UNDECLARED = "which the study of toy does not declare"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint", "remedy"),
+    [
+        (
+            'metric = "accuracy", arm = "wide", over',
+            'metric = "acuracy", arm = "wide", over',
+            f"claim 'wide-is-better' tests the metric 'acuracy', {UNDECLARED}",
+            "did you mean accuracy",
+        ),
+        (
+            'metric = "parameters_8"',
+            'metric = "params_8"',
+            f"claim 'size' tests the metric 'params_8', {UNDECLARED}",
+            "did you mean parameters_{x}",
+        ),
+        (
+            '"parameters_{x}"',
+            '"sizes_{x}"',
+            f"claim 'size' tests the metric 'sizes_1', {UNDECLARED}",
+            "the study has accuracy, area, classes",
+        ),
+        (
+            "margin = 5.0",
+            'over_metric = "acc"',
+            f"claim 'wide-is-better' tests the metric 'acc', {UNDECLARED}",
+            "did you mean accuracy",
+        ),
+        (
+            'arm = "wide", over = "plain", margin',
+            'arm = "wied", over = "plain", margin',
+            "claim 'wide-is-better' tests the arm 'wied', which the study of toy does not have",
+            "did you mean wide?",
+        ),
+        (
+            'over = "wide" }',
+            'over = ["wide", "plian"] }',
+            "claim 'plain-is-better' tests the arm 'plian', which the study of toy does not have",
+            "did you mean plain?",
+        ),
+        (
+            "margin = 5.0",
+            'better = "lower"',
+            "claim 'wide-is-better' says that 'lower' accuracy is better, the study of toy 'higher'",
+            'set better = "higher", or exchange arm and over',
+        ),
+    ],
+)
+def test_a_claim_that_the_study_cannot_test_is_refused(
+    tmp_path: Path, old: str, new: str, complaint: str, remedy: str
+) -> None:
+    assert old in CARD
+    room = install(tmp_path, card=CARD.replace(old, new, 1))
+    with importable(tmp_path):
+        assert catalog.card("toy").id == "toy"  # it can be shown
+        with pytest.raises(Problem, match=re.escape(complaint)) as caught:
+            catalog.load("toy")
+        assert caught.value.where == str(room / "card.toml")
+        assert remedy in caught.value.remedy
+
+
 # -- by words -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("图神经网络", {"ccgc", "gapgc", "ghsc", "reliant"}),
+        ("SNN", {"apb", "event_aug", "spaic"}),
+        ("2301.01146", {"emo"}),
+        ("AAAI", {"ccgc"}),
+        ("ICCV 2023", {"emo"}),
+        ("drug discovery", {"gapgc"}),
+        ("药物", {"gapgc"}),
+        ("轻量", {"emo", "vgnet"}),
+        ("domain shift", {"gapgc"}),
+        ("OOD", {"gapgc"}),
+        ("spikng netwroks", {"apb", "event_aug", "spaic"}),  # misspelt
+        ("clusterings", {"ccgc"}),  # inflected
+        ("zhangzjn", {"emo"}),  # owner of the code
+        ("Zhizhou Zhang EMO", {"emo"}),
+        ("药", {"gapgc"}),  # one character
+    ],
+)
+def test_the_right_papers_come_first(query: str, first: set[str]) -> None:
+    papers = found(query)
+    # A later room may match as well; those that are known here come before all that do not match by keyword.
+    assert papers[0] in first
+    assert first <= set(papers)
+
+
+def test_weak_matches_are_cut_off() -> None:
+    assert "proton_dose" not in found("图神经网络")
+    assert found("ICCV 2023") == ["emo"]
+    scores = [score for _, score in catalog.search("graph clustering")]
+    assert scores[0] == 1
+    assert min(scores) >= 0.25
 
 
 def test_papers_are_found_by_english_words(toy: Path) -> None:
@@ -168,13 +346,20 @@ def test_papers_are_found_by_english_words(toy: Path) -> None:
 
 
 def test_papers_are_found_by_chinese_words(toy: Path) -> None:
-    for query in ("圆环", "隐藏层", "隐藏层的网络", "圆盘", "线性模型"):
+    for query in ("圆环", "隐藏层", "隐藏层的网络", "圆盘", "线性模型", "二分类"):
         assert found(query)[0] == "toy", query
 
 
-def test_every_paper_is_found_by_its_title_its_name_and_its_chinese_summary() -> None:
+def test_every_paper_is_found_by_its_title_its_name_its_arxiv_id_and_its_summaries() -> None:
     for card in catalog.cards():
-        for query in (card.title, card.id, card.summary.en, card.summary.zh):
+        for query in (
+            card.title,
+            card.id,
+            card.summary.en,
+            card.summary.zh,
+            card.clause.en,
+            *([card.arxiv] * bool(card.arxiv)),
+        ):
             assert found(query)[0] == card.id, query
 
 
@@ -186,8 +371,9 @@ def test_scores_fall_and_lie_between_nothing_and_one(toy: Path) -> None:
 
 
 def test_what_nobody_wrote_is_not_found(toy: Path) -> None:
-    for query in ("", "  ", "?!", "qqqqzzzz", "鑫龘"):
+    for query in ("", "  ", "?!", "qqqqzzzz", "鑫龘", "the", '"', "* OR"):
         assert found(query) == [], query
+    assert found('NEAR(toy rings) title:"ring* -hidden')[0] == "toy", "signs of FTS5's language mean nothing"
 
 
 def test_the_most_related_papers(tmp_path: Path) -> None:
@@ -199,8 +385,19 @@ def test_the_most_related_papers(tmp_path: Path) -> None:
         related = catalog.related("toy")
         assert related[0][0].id == "twin"
         assert related[0][1] > 0.9
-        assert len(related) == min(3, len(catalog.packages()) - 1)
         assert "toy" not in {card.id for card, _ in related}
+    assert [card.id for card, _ in catalog.related("apb")][:2] == ["event_aug", "spaic"]
+
+
+def test_without_fts5_search_says_so_and_show_is_whole(monkeypatch: pytest.MonkeyPatch, toy: Path) -> None:
+    class Bare:
+        def execute(self, *_: object) -> None:
+            raise sqlite3.OperationalError("no such module: fts5")
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: Bare())
+    with pytest.raises(Problem, match="no such module: fts5"):
+        catalog.search("rings")
+    assert catalog.related("toy") == []
 
 
 # -- lightly ------------------------------------------------------------------------------------

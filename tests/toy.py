@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from repertory import catalog
 from repertory.core.problem import Problem
-from repertory.core.study import Prediction, Study
+from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import Recipe, fit, loader
 
 PACKAGE = "toy_room"
@@ -43,6 +43,10 @@ code = ""
 fidelity = "reconstruction"
 fidelity_note = "There is no paper."
 topic = "theory"
+keywords = ["rings", "binary classification", "MLP", "圆环", "二分类"]
+minutes = 0.1
+clause.en = "a hidden layer for what no line separates"
+clause.zh = "用隐藏层分开直线分不开的点"
 usage = "import torch\\nprint(torch.zeros(2).shape)"
 summary.en = "A hidden layer separates a ring from the disc inside it, which no straight line can."
 summary.zh = "隐藏层能够把圆环与其内部的圆盘分开，而任何直线都做不到。"
@@ -128,6 +132,14 @@ class ToyStudy(Study[ToyConfig, tuple[Rings, Rings], nn.Module]):
     paper = "toy"
     arms: ClassVar[Mapping[str, str]] = {"plain": "a linear model", "wide": "one hidden layer"}
     method = "wide"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+        "area": Metric("area of the disc", "圆盘面积", needs="a disc"),
+        "classes": Metric("classes", "类别数", better="higher", decimals=0),
+        "parameters_{x}": Metric(
+            "parameters, {x} hidden units", "含 {x} 个隐藏单元的参数量", better="lower", decimals=0
+        ),
+    }
     Config = ToyConfig
     scales = {
         "smoke": ToyConfig(seeds=1, epochs=2, lr=0.05),

@@ -14,10 +14,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import math
-import re
 import sys
-from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -25,37 +24,103 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 import repertory.papers as builtin
-from repertory.core.card import Card, read_card
+from repertory.core.card import Card, Compare, read_card
 from repertory.core.files import cache_dir, write_text
 from repertory.core.problem import Problem, suggest
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+
     from repertory.core.settings import Design
     from repertory.core.study import Study
+    from repertory.textsearch import Index
 
 ENTRY_POINTS = "repertory.papers"
+OWN = "repertory"
+"""The distribution of the built-in papers."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Who brings a paper, and where it is."""
+
+    package: str
+    """Import path of the paper's package."""
+    distribution: str
+    problem: Problem | None = None
+    """Why the paper cannot be used."""
 
 
 @functools.cache
-def packages() -> dict[str, str]:
-    """Identifier -> import path of every paper, built-in ones first.
-
-    Raises:
-        Problem: two packages register the same identifier.
-    """
+def _registrations() -> tuple[dict[str, Registration], list[tuple[str, Problem]]]:
+    """Registrations by identifier, built-in papers first; and (distribution, problem) of those without a paper."""
     (root,) = builtin.__path__
     found = {
-        card.parent.name: f"{builtin.__name__}.{card.parent.name}" for card in sorted(Path(root).glob("*/card.toml"))
+        path.parent.name: Registration(f"{builtin.__name__}.{path.parent.name}", OWN)
+        for path in sorted(Path(root).glob("*/card.toml"))
     }
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if found.get(entry.name, entry.value) != entry.value:
-            raise Problem(
-                f"two packages register the paper {entry.name!r}",
-                f"{found[entry.name]} and {entry.value}",
-                "uninstall one of them",
-            )
-        found[entry.name] = entry.value
-    return found
+    entries, faults = _entry_points()
+    for entry in entries:
+        new = Registration(entry.value, _distribution_name(entry.dist))
+        known = found.setdefault(entry.name, new)
+        if known.package == new.package:
+            continue
+        clash = Problem(
+            f"two packages register the paper {entry.name!r}",
+            f"{known.package} of {known.distribution} and {new.package} of {new.distribution}",
+            "uninstall one of them",
+        )
+        if known.distribution == OWN:  # nobody takes a built-in paper away
+            faults.append((new.distribution, clash))
+        else:
+            names = " and ".join(sorted((known.distribution, new.distribution)))
+            found[entry.name] = Registration(known.package, names, clash)
+    return found, faults
+
+
+def _entry_points() -> tuple[list[EntryPoint], list[tuple[str, Problem]]]:
+    """Entry points of the group; and (distribution, problem) where entry_points.txt cannot be parsed."""
+    try:
+        return list(importlib.metadata.entry_points(group=ENTRY_POINTS)), []
+    except Exception:  # one unparsable file hides those of all distributions: read them one by one
+        entries: dict[str, list[EntryPoint]] = {}
+        faults = []
+        for distribution in importlib.metadata.distributions():
+            name = _distribution_name(distribution)
+            if name in entries:  # hidden by one that comes earlier on the path
+                continue
+            try:
+                entries[name] = [e for e in distribution.entry_points if e.group == ENTRY_POINTS]
+            except Exception as error:
+                entries[name] = []
+                path = distribution.locate_file("")
+                faults.append((name, Problem(f"its entry points cannot be read: {error}", path, f"reinstall {name}")))
+        return [entry for found in entries.values() for entry in found], faults
+
+
+def _distribution_name(distribution: Distribution | None) -> str:
+    with contextlib.suppress(Exception):  # its METADATA may be broken in any way
+        if distribution and (name := distribution.metadata["Name"]):
+            return name
+    return "a package without a name"
+
+
+def packages() -> dict[str, str]:
+    """Identifier -> import path of every paper that one package registers, built-in ones first."""
+    return {paper: entry.package for paper, entry in _registrations()[0].items() if not entry.problem}
+
+
+def broken() -> list[tuple[str, Problem]]:
+    """(distribution, problem) of every package of somebody else that brings a paper which cannot be shown."""
+    found, faults = _registrations()
+    problems = dict(reversed(faults))
+    for paper, entry in found.items():
+        if entry.distribution != OWN:
+            try:
+                card(paper)
+            except Problem as problem:
+                problems.setdefault(entry.distribution, problem)
+    return sorted(problems.items())
 
 
 def folder(paper: str) -> Path:
@@ -64,18 +129,23 @@ def folder(paper: str) -> Path:
     Raises:
         Problem: no such paper (names the closest ones), or its package is broken.
     """
-    known = packages()
-    if paper not in known:
-        remedy = suggest(paper, known, "") or "`repertory list` names them all"
+    entry = _registrations()[0].get(paper)
+    if entry is None:
+        remedy = suggest(paper, packages(), "") or "`repertory list` names them all"
         raise Problem(f"no paper is called {paper!r}", "the repertory", remedy)
-    if known[paper].startswith(f"{builtin.__name__}."):
+    if entry.problem:
+        raise entry.problem
+    if entry.distribution == OWN:
         return Path(builtin.__path__[0]) / paper
+    spec, reason = None, ""
     try:
-        spec = importlib.util.find_spec(known[paper])
-    except ModuleNotFoundError:  # of the package around it
-        spec = None
+        spec = importlib.util.find_spec(entry.package)
+    except Exception as error:  # importing the package around it runs somebody else's code
+        reason = f": {error}"
     if spec is None or not spec.origin:
-        raise Problem(f"the package of {paper} is not importable", known[paper], "reinstall the package that brings it")
+        raise Problem(
+            f"the package of {paper} is not importable{reason}", entry.package, f"reinstall {entry.distribution}"
+        )
     return Path(spec.origin).parent
 
 
@@ -102,9 +172,15 @@ def card(paper: str) -> Card:
 
 
 def cards(built_in: bool = False) -> list[Card]:
-    """All cards, or those of this package alone, by topic and identifier."""
-    papers = [p for p, where in packages().items() if not built_in or where.startswith(f"{builtin.__name__}.")]
-    return sorted((card(paper) for paper in papers), key=lambda c: (c.topic, c.id))
+    """All cards, or those of this package alone, by topic and identifier; without those of `broken` packages."""
+    found = []
+    for paper, entry in _registrations()[0].items():
+        if entry.distribution == OWN:
+            found.append(card(paper))
+        elif not built_in:
+            with contextlib.suppress(Problem):
+                found.append(card(paper))
+    return sorted(found, key=lambda c: (c.topic, c.id))
 
 
 @functools.cache
@@ -151,17 +227,61 @@ def _declared(module: ModuleType, paper: str) -> type | None:
 
 
 def load(paper: str) -> type[Study]:
-    """The study class of a paper; imports its code.
+    """The study class of a paper; imports its code, and holds the card's claims against it.
 
     Raises:
-        Problem: unknown paper, or a study.py without a Study for it.
+        Problem: unknown paper, a study.py without a Study for it, an optional dependency that is not installed, or a
+            claim that tests an arm or a metric that the study does not have.
     """
     where = folder(paper)
-    if (where / "study.py").exists():
-        module = importlib.import_module(f"{packages()[paper]}.study")
-        if found := _declared(module, paper):
-            return cast("type[Study]", found)
+    if (where / "study.py").exists() and (found := _declared(_import_study(paper), paper)):
+        study = cast("type[Study]", found)
+        _check_claims(card(paper), study, where / "card.toml")
+        return study
     raise Problem(f"no Study with paper = {paper!r}", where / "study.py", "define it; see CONTRIBUTING")
+
+
+def _import_study(paper: str) -> ModuleType:
+    entry, extra = _registrations()[0][paper], card(paper).extra
+    try:
+        return importlib.import_module(f"{entry.package}.study")
+    except ModuleNotFoundError as error:
+        absent = (error.name or "").partition(".")[0]
+        if not extra or absent == entry.package.partition(".")[0]:
+            raise
+        raise Problem(
+            f"{paper} needs the package {absent}, which is not installed",
+            f"import {error.name}",
+            f"pip install '{entry.distribution}[{extra}]'",
+        ) from error
+
+
+def _check_claims(card: Card, study: type[Study], path: Path) -> None:
+    """Raise a Problem for a claim whose arm or metric the study does not have, or whose direction contradicts it."""
+    from repertory.core.study import find_metric
+
+    for claim in card.claim:
+        for test in claim.test:
+            for arm, metric in test.measurements():
+                if arm and arm not in study.arms:
+                    what = f"claim {claim.id!r} tests the arm {arm!r}, which the study of {card.id} does not have"
+                    raise Problem(what, path, _closest(arm, study.arms))
+                declared = find_metric(study.metrics, metric)
+                if declared is None:
+                    what = (
+                        f"claim {claim.id!r} tests the metric {metric!r}, which the study of {card.id} does not declare"
+                    )
+                    raise Problem(what, path, _closest(metric, study.metrics))
+                if isinstance(test, Compare) and declared.better not in ("", test.better):
+                    sides = f"{test.better!r} {metric} is better, the study of {card.id} {declared.better!r}"
+                    what = f"claim {claim.id!r} says that {sides}"
+                    raise Problem(what, path, f'set better = "{declared.better}", or exchange arm and over')
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return suggest(name, names, "") or f"the study has {', '.join(names[:10])}{more}"
 
 
 def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
@@ -184,71 +304,27 @@ def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
 
 
 def search(query: str, limit: int = 10) -> list[tuple[Card, float]]:
-    """Papers by English or Chinese words, best first, with scores in (0, 1].
+    """Papers by English or Chinese words, best first, with scores in (0, 1] relative to the best one.
 
-    Cosine similarity of TF-IDF vectors of words and character n-grams over title, authors, topic, claims and
-    both summaries: misspelt and inflected words still match, and Chinese needs no word segmentation.
-    (scikit-learn has all of it, but takes longer to import than this takes to run.)
+    Looks at identifier, keywords, arXiv id, title, venue and year, code, authors, topic, summaries and claims.
+
+    Raises:
+        Problem: SQLite was built without FTS5.
     """
-    vectors = _vectors()
-    asked = _weigh(_grams(query), _rarity())
-    scored = [(card(paper), _cosine(asked, vector)) for paper, vector in vectors.items()]
-    return sorted((s for s in scored if s[1] > 0.02), key=lambda s: -s[1])[:limit]
+    return [(card(paper), score) for paper, score in _index().search(query)[:limit]]
 
 
 def related(paper: str, limit: int = 3) -> list[tuple[Card, float]]:
-    """The papers whose cards are most like that of `paper`."""
-    vectors = _vectors()
-    scored = [(card(other), _cosine(vectors[paper], vector)) for other, vector in vectors.items() if other != paper]
-    return sorted(scored, key=lambda s: -s[1])[:limit]
-
-
-def _grams(text: str) -> Counter[str]:
-    """Words and their 4-grams for alphabets; single characters and pairs for Chinese."""
-    text = text.lower()
-    grams: Counter[str] = Counter()
-    for word in re.findall(r"[a-z0-9]+", text):
-        if len(word) > 1:
-            grams[word] += 2
-            padded = f" {word} "
-            grams.update(padded[i : i + 4] for i in range(len(padded) - 3))
-    for run in re.findall(r"[\u3400-\u9fff]+", text):
-        grams.update(run[i : i + 2] for i in range(len(run) - 1))
-        grams.update(run)
-    return grams
+    """The papers that share most keywords with `paper`, with scores in (0, 1]; none where SQLite lacks FTS5."""
+    try:
+        found = _index().related(card(paper))
+    except Problem:  # `show` is whole without it
+        return []
+    return [(card(other), score) for other, score in found[:limit]]
 
 
 @functools.cache
-def _counts() -> dict[str, Counter[str]]:
-    def words(c: Card) -> str:
-        claims = " ".join(f"{claim.en} {claim.zh}" for claim in c.claim)
-        return (
-            f"{c.id} {c.id} {c.title} {c.title} {' '.join(c.authors)} {c.topic} {c.summary.en} {c.summary.zh} {claims}"
-        )
+def _index() -> Index:
+    from repertory.textsearch import Index
 
-    return {c.id: _grams(words(c)) for c in cards()}
-
-
-@functools.cache
-def _rarity() -> dict[str, float]:
-    """Inverse document frequency of each gram, smoothed."""
-    counts = _counts()
-    documents = Counter(gram for grams in counts.values() for gram in grams)
-    return {gram: math.log((1 + len(counts)) / (1 + n)) + 1 for gram, n in documents.items()}
-
-
-@functools.cache
-def _vectors() -> dict[str, dict[str, float]]:
-    return {paper: _weigh(grams, _rarity()) for paper, grams in _counts().items()}
-
-
-def _weigh(grams: Counter[str], rarity: dict[str, float]) -> dict[str, float]:
-    weights = {gram: (1 + math.log(n)) * rarity[gram] for gram, n in grams.items() if gram in rarity}
-    norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
-    return {gram: weight / norm for gram, weight in weights.items()}
-
-
-def _cosine(a: dict[str, float], b: dict[str, float]) -> float:
-    if len(a) > len(b):
-        a, b = b, a
-    return sum(weight * b.get(gram, 0.0) for gram, weight in a.items())
+    return Index(cards())

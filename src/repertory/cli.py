@@ -173,18 +173,27 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     """All papers, by topic."""
     _lang(lang)
     cards = catalog.cards()
+    _warn_of_broken_packages()
     if as_json:
         print(json_text([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
         return
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("paper", "topic", "year", "claims", "title" if lang == "en" else "简介"):
-        table.add_column(column, overflow="fold", style="bold" if column == "paper" else "")
+    heads = {"en": ("paper", "topic", "year", "claims", "what it is"), "zh": ("论文", "领域", "年份", "主张", "简介")}
+    for position, column in enumerate(heads[lang]):
+        table.add_column(column, overflow="fold", style="" if position else "bold")
     for card in cards:
-        words = card.title if lang == "en" else card.summary.zh
-        table.add_row(card.id, card.topic, str(card.year), str(len(card.claim)), words)
+        table.add_row(card.id, card.topic, str(card.year), str(len(card.claim)), card.clause[lang])
     out.print(table)
+
+
+def _warn_of_broken_packages() -> None:
+    """One line for each package of somebody else that brings a paper which cannot be shown."""
+    for distribution, problem in catalog.broken():
+        what = " ".join(problem.what.split())
+        line = f"{distribution}: {what} ({problem.where}); {problem.remedy}"
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=examples("show emo", "show emo --lang zh"))
@@ -192,6 +201,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     """What a paper says and claims, what was measured here, and how to use it."""
     card = catalog.card(paper)
     _lang(lang)
+    _warn_of_broken_packages()
     if as_json:
         print(json_text(card.model_dump()))
         return
@@ -205,6 +215,7 @@ def search(words: list[str], lang: Lang = "en") -> None:
     """Find papers by English or Chinese words."""
     _lang(lang)
     found = catalog.search(" ".join(words))
+    _warn_of_broken_packages()
     if not found:
         raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
     for card, score in found:
@@ -542,24 +553,25 @@ def record(
 
 @app.command(epilog=examples("table", "table --check"))
 def table(
-    check: Annotated[bool, typer.Option("--check", help="only say whether README is up to date")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only say whether they are up to date")] = False,
 ) -> None:
-    """Generate README's table of papers, and the pictures beside it, from cards and recorded results."""
-    from repertory.reports import readme as readme_table
-    from repertory.reports import terminal
-    from repertory.verdicts.results import Result
+    """Generate README's table, the pages of the papers and the picture, from cards, studies and recorded results."""
+    from repertory.reports import docs
 
-    readme = _checkout() / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    fresh = readme_table.with_table(text, readme_table.markdown_table(catalog.cards(built_in=True), catalog.recorded()))
-    if check:
-        if fresh == text:
-            return
-        raise Problem("README's table of papers is out of date", readme, "run `repertory table`")
-    write_text(readme, fresh)
-    for path in (_checkout() / "results").glob("*.json"):
-        result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
-        write_text(path.with_suffix(".svg"), terminal.svg(result))
+    root = _checkout()
+    there = docs.present(root)
+    files = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results())
+    stale = [name for name in {**files, **there} if not docs.same(name, there.get(name, ""), files.get(name, ""))]
+    if check and stale:
+        raise Problem(f"out of date: {', '.join(sorted(stale))}", root, "run `repertory table`")
+    for name in stale:
+        if name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(root / name, files[name])
+            out.print(f"wrote {name}", highlight=False)
+        else:  # of a paper that is gone
+            (root / name).unlink()
+            out.print(f"removed {name}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+import repertory
 from repertory import catalog
 from repertory.core.card import TOPICS, Card, Compare, Trend, Untested, Value, read_card
 from repertory.core.problem import Problem
@@ -51,6 +54,33 @@ def test_every_built_in_card_is_valid_and_of_a_known_topic() -> None:
     assert all(card.topic in TOPICS for card in catalog.cards())
 
 
+def test_every_built_in_card_says_how_it_is_found_in_both_languages() -> None:
+    for card in catalog.cards(built_in=True):
+        chinese = [word for word in card.keywords if any("\u4e00" <= sign <= "\u9fff" for sign in word)]
+        assert 0 < len(chinese) < len(card.keywords), card.id
+        assert len(set(card.keywords)) == len(card.keywords), card.id
+
+
+def test_minutes_are_those_of_the_recorded_result() -> None:
+    """Seconds of all trials, on two cores."""
+    for card in catalog.cards(built_in=True):
+        for result in catalog.recorded(card.id).get(card.id, [])[:1]:
+            recorded = sum(trial["seconds"] for trial in result["trials"]) / 2 / 60
+            assert card.minutes == pytest.approx(recorded, rel=0.5, abs=0.5), card.id
+
+
+def test_extras_are_those_of_the_package_and_all_names_those_that_code_uses() -> None:
+    root = Path(repertory.__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    cards = {card.extra for card in catalog.cards(built_in=True)} - {""}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (root / "src").rglob("*.py"))
+    used = cards | set(re.findall(r"""require\([^)]*?"(\w+)"\)""", sources))
+    assert used <= set(extras)
+    (everything,) = extras["all"]
+    assert set(re.findall(r"\[(.*)\]", everything)[0].split(",")) == used
+    assert set(extras) - used == {"all", "peers", "test"}
+
+
 def test_a_card_cannot_be_changed() -> None:
     card = catalog.cards()[0]
     with pytest.raises(ValidationError):
@@ -86,6 +116,12 @@ def test_a_card_cannot_be_changed() -> None:
         ("x = [1, 4, 8]", "x = [0, 4, 8], log = true", "positive ones with `log`, got [0.0, 4.0, 8.0]"),
         ('"parameters_{x}"', '"parameters"', "claim.3.test.1.trend.metric"),
         (', zh = "需要十亿个圆环"', "", "claim.4.test.0.untested.reason.zh: Field required"),
+        ('keywords = ["rings", "binary classification", "MLP", "圆环", "二分类"]\n', "", "keywords: Field required"),
+        ('["rings", "binary classification", "MLP", "圆环", "二分类"]', "[]", "keywords"),
+        ("minutes = 0.1\n", "", "minutes: Field required"),
+        ("minutes = 0.1", "minutes = 0", "minutes: Input should be greater than 0"),
+        ('clause.zh = "用隐藏层分开直线分不开的点"\n', "", "clause.zh: Field required"),
+        ('clause.en = "', 'clause.en = "' + 72 * "x", "clause.en: String should have at most 72 characters"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_its_value(tmp_path: Path, old: str, new: str, named: str) -> None:
@@ -137,3 +173,12 @@ def test_the_metrics_of_a_trend_and_the_controls_of_a_comparison() -> None:
     assert trend.metrics() == ["memory_1_mb", "memory_2.5_mb", "memory_40_mb"]
     assert Compare(kind="compare", metric="m", arm="a", over="b").controls == ("b",)
     assert Compare(kind="compare", metric="m", arm="a", over=("b", "c")).controls == ("b", "c")
+
+
+def test_what_tests_look_at() -> None:
+    compare = Compare(kind="compare", metric="after", arm="a", over=("b", "c"), over_metric="before")
+    assert compare.measurements() == [("a", "after"), ("b", "before"), ("c", "before")]
+    assert Compare(kind="compare", metric="m", arm="a", over="b").measurements() == [("a", "m"), ("b", "m")]
+    assert Value(kind="value", metric="m", at_least=1).measurements() == [("", "m")]
+    trend = Trend(kind="trend", metric="m_{x}", x=(1, 2, 3), arm="a", at_most=1)
+    assert trend.measurements() == [("a", "m_1"), ("a", "m_2"), ("a", "m_3")]

@@ -21,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Session, StudyConfig, cache_dir, real_data
+from repertory.core.study import Metric, Session, StudyConfig, cache_dir, find_metric, real_data, undeclared
 from tests.toy import ToyConfig, ToyNet, ToyStudy
 
 
@@ -501,3 +501,34 @@ def test_configurations_are_frozen_bounded_and_closed() -> None:
         ToyConfig().lr = 3  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValidationError, match="lr"):
         ToyConfig(lr=-1)
+
+
+# -- metrics ------------------------------------------------------------------------------------
+
+
+def test_a_metric_is_found_by_its_name_else_by_the_longest_template() -> None:
+    metrics = {
+        "accuracy": Metric("accuracy", "准确率"),
+        "accuracy_{x}": Metric("accuracy of {x}", "{x} 的准确率"),
+        "accuracy_deep_{x}": Metric("accuracy, {x} layers", "{x} 层的准确率"),
+        "accuracy_deep_8": Metric("accuracy, as published", "发表的准确率"),
+        "kept_{x}_mb": Metric("memory, {x}", "内存，{x}", unit="MB"),
+    }
+    labels = {
+        "accuracy": "accuracy",
+        "accuracy_h-gcn": "accuracy of h-gcn",
+        "accuracy_deep_16": "accuracy, 16 layers",
+        "accuracy_deep_8": "accuracy, as published",
+        "kept_2.5_mb": "memory, 2.5",
+        "kept_1e-05_mb": "memory, 1e-05",
+    }
+    assert {name: getattr(find_metric(metrics, name), "en", None) for name in labels} == labels
+    found = find_metric(metrics, "accuracy_夜")
+    assert found is not None
+    assert found["zh"] == "夜 的准确率"
+    for name in ("acuracy", "accuracy_", "kept_2_gb", "kept__mb", "xaccuracy", "accuracy_a b", ""):
+        assert find_metric(metrics, name) is None, name
+
+
+def test_what_a_study_does_not_declare_is_listed() -> None:
+    assert undeclared(ToyStudy, ["accuracy", "parameters_3", "acuracy", "parameters_"]) == ["acuracy", "parameters_"]

@@ -1,4 +1,4 @@
-"""Reports: every figure, verdict and failure is there, in the terminal, in HTML, in README's table."""
+"""Reports: every figure, verdict and failure is there, in the terminal, in HTML, in README and pages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import pytest
 from rich.console import Console
 
 from repertory import catalog
-from repertory.core.card import Claim, Published
+from repertory.core.card import Claim, Compare, Published, Test, Trend, Value
 from repertory.core.problem import Problem
+from repertory.core.study import Metric, undeclared
 from repertory.execution.experiment import Experiment
-from repertory.reports import html, readme, terminal
+from repertory.reports import docs, html, terminal
 from repertory.reports.html import Report
-from repertory.reports.words import duration, figure_of, interval_of, number, spread
+from repertory.reports.words import axis_of, duration, figure_of, head_of, interval_of, number, spread
 from repertory.verdicts.judge import Finding
 from repertory.verdicts.results import Outcome
+from tests.toy import CARD
 
 NAN = math.nan
 
@@ -96,19 +98,51 @@ def test_published_figures_in_words() -> None:
     assert figure_of(figure.model_copy(update={"std": 0.25})) == "emo_1m: top1 71.5 ± 0.25 (ImageNet-1K; abstract)"
 
 
+METRICS = {
+    "acc": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+    "loss": Metric("loss", "损失", better="lower"),
+    "range": Metric("range error", "射程误差", unit="mm", better="lower"),
+    "size_{x}": Metric("parameters, {x} layers", "{x} 层的参数量"),
+}
+PAIR = Compare(kind="compare", metric="acc", arm="a", over="b")
+
+
+def said(finding: Finding, test: Test = PAIR, lang: str = "en") -> str:
+    return interval_of(test, replace(finding, over="b"), METRICS, lang)
+
+
 def test_intervals_in_words() -> None:
     inf = math.inf
-    test = Finding("holds", "acc: a - b", 3.0, 0.51586, 5.48414, (0.0, inf), 3)
-    assert interval_of(test) == "acc: a - b = 3, 95 % interval [0.5159, 5.484], n = 3; claimed: above 0"
-    one = Finding("undecided", "acc: a - b", 3.0, -inf, inf, (0.0, inf), 1)
-    assert interval_of(one) == "acc: a - b = 3; claimed: above 0"
-    exact = Finding("holds", "parameters", 1361168.0, 1361168.0, 1361168.0, (1361168.0, 1361168.0), 1)
-    assert interval_of(exact) == "parameters = 1,361,168; claimed: 1,361,168"
-    same = Finding("fails", "acc of a", 2.0, 2.0, 2.0, (3.0, 4.0), 5)
-    assert interval_of(same) == "acc of a = 2 (the same in all 5 seeds); claimed: 3 to 4"
-    most = Finding("holds", "x", 1.0, 0.5, 1.5, (-inf, 2.0), 3)
-    assert interval_of(most).endswith("claimed: at most 2")
-    assert interval_of(Finding("undecided", "acc: a - b")) == "acc: a - b"
+    found = Finding("holds", "", 3.0, 0.51586, 5.48414, (0.0, inf), 3)
+    assert said(found) == "accuracy: a - b = 3 points, 95 % interval [0.5159, 5.484], n = 3; claimed: above 0"
+    assert said(found, lang="zh") == "准确率: a - b = 3 个百分点, 95% 区间 [0.5159, 5.484], n = 3; 主张: 高于 0"
+    one = Finding("undecided", "", 3.0, -inf, inf, (0.0, inf), 1)
+    assert said(one) == "accuracy: a - b = 3 points; claimed: above 0"
+    less = Compare(kind="compare", metric="range", arm="a", over="b", better="lower")
+    assert said(one, less) == "range error: b - a = 3 mm; claimed: above 0"
+    two = Compare(kind="compare", metric="range", arm="a", over="b", over_metric="loss", better="lower")
+    assert said(one, two) == "b (loss) - a (range error) = 3 mm; claimed: above 0"
+    exact = Finding("holds", "", 1361168.0, 1361168.0, 1361168.0, (1361168.0, 1361168.0), 1)
+    size = Value(kind="value", metric="size_4", at_least=0)
+    assert said(exact, size) == "parameters, 4 layers = 1,361,168; claimed: 1,361,168"
+    same = Finding("fails", "", 2.0, 2.0, 2.0, (3.0, 4.0), 5)
+    of_arm = Value(kind="value", metric="acc", arm="a", at_least=0)
+    assert said(same, of_arm) == "a: accuracy = 2 % (the same in all 5 seeds); claimed: 3 to 4"
+    slope = Trend(kind="trend", metric="size_{x}", x=(1, 2, 3), log=True, at_most=2)
+    most = Finding("holds", "", 1.0, 0.5, 1.5, (-inf, 2.0), 3)
+    assert said(most, slope).startswith("slope of parameters, x layers over x (log-log) = 1, 95 %")
+    assert said(most, slope).endswith("claimed: at most 2")
+    assert said(most, slope, "zh").startswith("x 层的参数量 对 x 的斜率 (log-log) = 1")
+    assert said(Finding("undecided", "")) == "accuracy: a - b"
+    assert said(one, Value(kind="value", metric="nobody", at_least=0)) == "nobody = 3; claimed: above 0"
+
+
+def test_heads_and_axes_say_unit_and_direction() -> None:
+    assert head_of(METRICS["range"]) == "range error (mm)"
+    assert head_of(METRICS["loss"], "zh") == "损失"
+    assert axis_of(METRICS["acc"]) == "accuracy (%), higher is better"
+    assert axis_of(METRICS["range"], "zh") == "射程误差 (mm), 越低越好"
+    assert axis_of(METRICS["size_{x}"]) == "parameters, {x} layers"
 
 
 # -- terminal -----------------------------------------------------------------------------------
@@ -121,12 +155,12 @@ def test_the_terminal_report_sets_claim_published_measured_and_verdict_side_by_s
         "scale laptop · data: rings · 3 seeds · 9 s of computing",
         "The network with a hidden layer is more accurate than the linear model.",
         "wide: accuracy 97.25 ± 0.5 (rings; abstract)",
-        "wide: accuracy 91.5 ± 1.5", "plain: accuracy 61 ± 1",
+        "wide: accuracy 91.5 ± 1.5 %", "plain: accuracy 61.0 ± 1 %", "accuracy (%)",
         # differences 30, 30.5, 31: mean 30.5, half 4.30265 * 0.5 / sqrt(3) = 1.2421
-        "accuracy: wide - plain = 30.5, 95 % interval [29.26, 31.74], n = 3; claimed: above 5",
+        "accuracy: wide - plain = 30.5 points, 95 % interval [29.26, 31.74], n = 3; claimed: above 5",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
         "every seed gives exactly the margin", "needs a billion rings",
-        "parameters_8 = 42; claimed: 42", "parameters_4 22",
+        "parameters, 8 hidden units = 42; claimed: 42", "parameters, 4 hidden units 22",
         "mean ± standard deviation over seeds",
     ):  # fmt: skip
         assert words in text, words
@@ -147,6 +181,10 @@ def test_the_terminal_report_in_chinese(toy: Path) -> None:
     text = printed(terminal.report(result(), lang="zh"))
     assert "带隐藏层的网络比线性模型更准确。" in text
     assert "需要十亿个圆环" in text
+    assert "wide: 准确率 91.5 ± 1.5 %" in text
+    assert "准确率: wide - plain = 30.5 个百分点, 95% 区间" in text
+    assert "准确率 (%)" in text
+    assert "成立（rings，laptop）" in text
 
 
 def test_failed_trials_are_named_and_counted_out(toy: Path) -> None:
@@ -158,9 +196,12 @@ def test_failed_trials_are_named_and_counted_out(toy: Path) -> None:
 
 
 def test_what_the_data_cannot_give_is_told(toy: Path, tmp_path: Path) -> None:
-    other = result(outcomes=tuple(Outcome(arm, 0, {"f1": 0.5}, 0.5) for arm in ("wide", "linear")))
-    assert "accuracy has no meaning on these data" in printed(terminal.report(other))
-    assert "accuracy has no meaning on these data" in page(other, tmp_path)
+    claim = 'metric = "accuracy", arm = "wide"'
+    (toy / "card.toml").write_text(CARD.replace(claim, claim.replace("accuracy", "area")), encoding="utf-8")
+    catalog.card.cache_clear()
+    text = "area has no meaning on these data: it needs a disc"
+    assert text in printed(terminal.report(result()))
+    assert text in page(result(), tmp_path)
 
 
 def test_a_report_of_nothing_but_failures(toy: Path, tmp_path: Path) -> None:
@@ -185,12 +226,6 @@ def test_a_dry_run_says_so(toy: Path, tmp_path: Path) -> None:
     assert "dry run" in page(dry, tmp_path)
 
 
-def test_the_picture_of_the_terminal_report(toy: Path) -> None:
-    picture = terminal.svg(result())
-    assert picture.startswith("<svg")
-    assert "holds" in picture
-
-
 # -- HTML ---------------------------------------------------------------------------------------
 
 
@@ -204,7 +239,7 @@ def test_the_html_report_says_all_that_the_terminal_says(toy: Path, tmp_path: Pa
         "95 % interval [29.26, 31.74], n = 3; claimed: above 5",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
         "needs a billion rings", "failed: wide seed 3", "ZeroDivisionError: <division> by zero",
-        "parameters_8", "There is no paper.", "The radius is ours.", "半径由我们选定。", "epochs", "0.05",
+        "parameters, 8 hidden units", "There is no paper.", "The radius is ours.", "半径由我们选定。", "epochs", "0.05",
     ):  # fmt: skip
         assert words in text, words
 
@@ -250,6 +285,7 @@ def test_charts_have_a_row_for_every_arm_and_a_dot_for_every_finite_seed(toy: Pa
         Outcome("wide", 4, {}, 1.0, error="RuntimeError"),
     )
     (axes,) = html.chart(replace(result(), outcomes=outcomes), "accuracy").axes
+    assert axes.get_xlabel() == "accuracy (%), higher is better"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "wide"]
     dots = [list(map(float, line.get_xdata())) for line in axes.lines if line.get_marker() == "o"]  # pyright: ignore[reportArgumentType]
     assert dots == [[60, 61, 62], [90, 91.5, 93]]
@@ -292,63 +328,119 @@ def test_a_saved_result_comes_back_and_reports_the_same(toy: Path, tmp_path: Pat
     assert content["trials"][-1]["metrics"]["accuracy"] is None
 
 
-# -- README's table -----------------------------------------------------------------------------
+# -- what is generated: README's rows, pages, the picture ---------------------------------------
 
 
-def rows(table: str) -> list[list[str]]:
+def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
 
 
-def test_the_table_has_a_row_for_every_claim_of_every_paper(toy: Path) -> None:
-    table = rows(readme.markdown_table(catalog.cards(), {}))
-    assert table[0] == ["paper", "claim", "published", "measured", "verdict"]
-    assert len(table) - 2 == sum(len(card.claim) for card in catalog.cards())
-    assert all(len(row) == 5 for row in table)
-    assert {row[4] for row in table[2:]} == {"not recorded"}
-    assert any("emo_1m" in row[2] for row in table) == ("emo" in catalog.packages())
-
-
-def test_the_table_shows_published_and_measured_figures_and_verdicts(toy: Path, tmp_path: Path) -> None:
-    laptop = json.loads(result().save(tmp_path / "toy.json").read_text(encoding="utf-8"))
-    desk = json.loads(
-        result(scale="desk", data="big rings").save(tmp_path / "toy.desk.json").read_text(encoding="utf-8")
-    )
-    table = rows(readme.markdown_table(catalog.cards(), {"toy": [laptop, desk]}))
-    first = next(position for position, row in enumerate(table) if row[0].startswith("**toy**"))
-    mine = table[first : first + 5]
-    assert mine[0][0] == "**toy** (Journal of Toys 2024)"
-    assert [row[0] for row in mine[1:]] == [""] * 4
-    assert mine[0][1] == "The network with a hidden layer is more accurate than the linear model."
-    assert mine[0][2] == "wide: accuracy 97.25 (rings)"
-    assert mine[0][3] == "accuracy: wide - plain = 30.5 (rings)<br>accuracy: wide - plain = 30.5 (big rings)"
-    assert [row[4] for row in mine] == [
-        "holds on rings, laptop<br>holds on big rings, desk", "fails on rings, laptop<br>fails on big rings, desk",
-        "undecided on rings, laptop<br>undecided on big rings, desk",
-        "holds on rings, laptop<br>holds on big rings, desk", "not tested",
+def test_readme_has_a_row_for_every_paper(toy: Path) -> None:
+    desk = result(scale="desk", data="big rings")
+    table = cells(docs.rows(catalog.cards(), {"toy": [result(), desk]}))
+    assert table[0] == ["paper", "venue", "what it is", "holds / undecided / fails / not tested"]
+    assert len(table) - 2 == len(catalog.packages())
+    (mine,) = [row for row in table if row[0].startswith("[toy]")]
+    assert mine == [
+        "[toy](docs/papers/toy.md)", "Journal of Toys 2024", "a hidden layer for what no line separates",
+        "2/1/1/1 on rings, 3 seeds; 2/1/1/1 on big rings, 3 seeds",
     ]  # fmt: skip
+    assert all(row[3] == "not recorded" for row in table[2:] if row != mine)
 
 
-def test_cells_cannot_break_the_table(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_stays_small_with_many_papers() -> None:
+    """At 32 papers below 12 kB, rows as long as they are now."""
+    root = Path(docs.__file__).parents[3]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    own = docs.rows(catalog.cards(built_in=True), docs.recorded_results())
+    row = len(own.encode()) / len(catalog.cards(built_in=True))
+    assert len(docs.with_rows(readme, "").encode()) + 32 * row < 12_000
+
+
+def test_a_page_has_claims_figures_tests_arms_settings_layout_and_notes(toy: Path) -> None:
+    text = docs.page(catalog.card("toy"), [result(), result(scale="desk", data="big rings")])
+    for words in (
+        "# toy: Rings Need a Hidden Layer", "Ada Toy, Bo Example. Journal of Toys 2024, [arXiv 2401.00001](",
+        "repertory run toy ", "# about 0.1 minutes on two cores", "repertory run toy --scale desk ",
+        "### The network with a hidden layer is more accurate than the linear model.",
+        "**holds on rings, laptop; holds on big rings, desk**",
+        "| published | wide | accuracy | 97.25 ± 0.5 | rings; abstract |",
+        "| measured | wide | accuracy | 91.5 ± 1.5 % | rings, laptop |",
+        "| accuracy: wide - plain | 30.5 points | [29.26, 31.74] | 3 | above 5 | rings, laptop | holds |",
+        "| parameters, 8 hidden units | 42 |  | 1 | 42 | rings, laptop | holds |",
+        "needs a billion rings", "| wide (the method) | one hidden layer |", "train.csv, test.csv: one point a row",
+        "| samples | points in the sample, a third of them held out | ", "- decision: The radius is ours.",
+        "- fidelity, reconstruction: There is no paper.", "| laptop | rings | 3 | 9 s | 2026-01-01 | a small machine |",
+    ):  # fmt: skip
+        assert words in text, words
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads == [f"## {name}" for name in ("Claims", "Arms", "Data", "Use", "Settings", "Notes", "Recorded")]
+    assert text.count("### ") == len(catalog.card("toy").claim)
+
+
+def test_a_page_without_results_says_so(toy: Path) -> None:
+    text = docs.page(catalog.card("toy"), [])
+    assert text.count("**Not recorded yet.**") == len(catalog.card("toy").claim)
+    assert "## Recorded" not in text
+
+
+def test_cells_cannot_break_a_table(toy: Path) -> None:
     card = catalog.card("toy")
-    claim = Claim.model_validate({**card.claim[0].model_dump(), "en": "a | b\nc"})
-    monkeypatch.setattr(catalog, "cards", lambda: [card.model_copy(update={"claim": (claim,)})])
-    (row,) = rows(readme.markdown_table(catalog.cards(), {}))[2:]
-    assert row[1] == r"a \| b c"
+    odd = card.model_copy(update={"clause": card.clause.model_copy(update={"en": "a | b\nc"})})
+    (row,) = cells(docs.rows([odd], {}))[2:]
+    assert row[2] == r"a \| b c"
+    claim = Claim.model_validate({**card.claim[0].model_dump(), "published": [
+        {"data": "x | y", "metric": "m", "arm": "a", "value": 1, "source": "paper"},
+    ]})  # fmt: skip
+    text = docs.page(card.model_copy(update={"claim": (claim,)}), [])
+    assert r"| published | a | m | 1 | x \| y; paper |" in text
 
 
-def test_the_table_is_put_between_its_marks_and_nothing_else_changes() -> None:
-    begin, end = readme.MARKS
+def test_the_picture_shows_the_arms_of_the_claim_and_knows_what_it_shows(toy: Path) -> None:
+    drawn = docs.picture(result(), "wide-is-better")
+    assert drawn == docs.picture(result(), "wide-is-better")
+    for words in ("toy: holds on rings, laptop", "accuracy (%), higher is better", "plain", "wide"):
+        assert words in drawn, words
+    assert docs.same("claim.svg", drawn, drawn.replace("<g", "<g  "))  # as another matplotlib draws it
+    other = result(outcomes=result().outcomes[:-1])
+    assert not docs.same("claim.svg", drawn, docs.picture(other, "wide-is-better"))
+    assert not docs.same("claim.svg", "", drawn)
+    assert not docs.same("page.md", "a", "a ")
+
+
+def test_rows_are_put_between_their_marks_and_nothing_else_changes() -> None:
+    begin, end = docs.MARKS
     text = f"# Title\n\n{begin}\nold | table\n{end}\n\n## After\n"
-    once = readme.with_table(text, "| new |\n")
+    once = docs.with_rows(text, "| new |\n")
     assert once == f"# Title\n\n{begin}\n| new |\n{end}\n\n## After\n"
-    assert readme.with_table(once, "| new |\n") == once
-    assert readme.with_table(once, "old | table\n") == text
+    assert docs.with_rows(once, "| new |\n") == once
+    assert docs.with_rows(once, "old | table\n") == text
 
 
-@pytest.mark.parametrize(
-    "text", ["# Title\n", f"{readme.MARKS[0]}\n## After\n", f"{readme.MARKS[1]}\n{readme.MARKS[0]}"]
-)
+@pytest.mark.parametrize("text", ["# Title\n", f"{docs.MARKS[0]}\n## After\n", f"{docs.MARKS[1]}\n{docs.MARKS[0]}"])
 def test_a_readme_without_both_marks_is_a_problem(text: str) -> None:
     """Rather than to swallow what follows the first."""
     with pytest.raises(Problem, match="marks"):
-        readme.with_table(text, "| new |\n")
+        docs.with_rows(text, "| new |\n")
+
+
+def test_a_page_that_somebody_wrote_is_not_taken_for_a_generated_one(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "papers").mkdir(parents=True)
+    for name, text in {"README.md": "# r", "docs/papers/own.md": "# own", "docs/papers/old.md": docs.MARK}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert set(docs.present(tmp_path)) == {"README.md", "docs/papers/old.md"}
+
+
+def test_recorded_verdicts_are_those_of_the_cards() -> None:
+    """`show` reads them as recorded, README and pages judge anew: a card that changed must be recorded again."""
+    for paper, contents in catalog.recorded().items():
+        for content, found in zip(contents, docs.recorded_results()[paper], strict=True):
+            recorded = {verdict["claim"]: verdict["verdict"] for verdict in content["verdicts"]}
+            assert {verdict.claim: verdict.word for verdict in found.verdicts} == recorded, (paper, content["scale"])
+
+
+def test_recorded_metrics_are_declared() -> None:
+    for paper, contents in catalog.recorded().items():
+        for content in contents:
+            names = {name for trial in content["trials"] for name in trial["metrics"]} | set(content["figures"])
+            assert undeclared(catalog.load(paper), sorted(names)) == [], (paper, content["scale"])

@@ -12,9 +12,11 @@ import pytest
 from scipy import stats
 
 from repertory.core.card import Card, Compare, Test, Trend, Untested, Value
+from repertory.core.study import Metric
 from repertory.verdicts.judge import Finding, examine, interval_finding, judge, seeds_to_decide, t_interval
 
 NAN = math.nan
+DECLARED = {"acc": Metric("accuracy", "准确率"), "reach": Metric("reach", "范围", needs="true labels")}
 approx = pytest.approx
 
 
@@ -24,16 +26,18 @@ def arm(metric: str, *values: float, first: int = 0) -> dict[int, dict[str, floa
 
 def compare(trials: dict[str, dict[int, dict[str, float]]], **fields: Any) -> Finding:
     test = Compare.model_validate({"kind": "compare", "metric": "acc", "arm": "new", "over": "old", **fields})
-    return examine(test, trials, {})
+    return examine(test, trials, {}, DECLARED)
 
 
 def value(trials: Any = None, figures: Any = None, **fields: Any) -> Finding:
-    return examine(Value.model_validate({"kind": "value", "metric": "acc", **fields}), trials or {}, figures or {})
+    return examine(
+        Value.model_validate({"kind": "value", "metric": "acc", **fields}), trials or {}, figures or {}, DECLARED
+    )
 
 
 def trend(trials: Any = None, figures: Any = None, **fields: Any) -> Finding:
     base = {"kind": "trend", "metric": "cost_{x}", "x": [1, 2, 3]}
-    return examine(Trend.model_validate({**base, **fields}), trials or {}, figures or {})
+    return examine(Trend.model_validate({**base, **fields}), trials or {}, figures or {}, DECLARED)
 
 
 # -- intervals ----------------------------------------------------------------------------------
@@ -210,9 +214,18 @@ def test_when_every_trial_failed_the_arm_is_named() -> None:
 def test_a_metric_that_the_data_cannot_give_is_not_tested() -> None:
     trials = {"new": {**arm("acc", 1, 2), 2: {}}, "old": arm("acc", 1, 2)}
     finding = compare(trials, metric="reach")
-    assert (finding.word, finding.reason) == ("not tested", "reach has no meaning on these data")
+    reason = "reach has no meaning on these data: it needs true labels"
+    assert (finding.word, finding.reason, finding.over) == ("not tested", reason, "old")
     assert value(trials, metric="reach", arm="new", at_least=0).word == "not tested"
     assert value({"new": {0: {}}}, metric="reach", arm="new", at_least=0).word == "undecided"  # that trial failed
+
+
+def test_a_metric_that_needs_nothing_and_is_not_there_leaves_the_claim_undecided() -> None:
+    """The study forgot it: the data are not to blame."""
+    trials = {"new": {0: {"loss": 1.0}}, "old": arm("acc", 1)}
+    finding = compare(trials)
+    assert (finding.word, finding.reason) == ("undecided", "no trial of new gave a finite acc")
+    assert value(trials, arm="new", at_least=0).word == "undecided"
 
 
 def test_seeds_without_a_partner_are_reported() -> None:
@@ -410,11 +423,13 @@ def test_a_claim_holds_if_all_its_tests_hold_and_fails_if_one_fails(tests: list[
     card = Card.model_validate(
         {
             "id": "p", "title": "Title", "authors": ["An Author"], "year": 2024, "venue": "V", "arxiv": "", "code": "",
-            "fidelity": "exact", "topic": "theory", "usage": "pass", "summary": {"en": "Words.", "zh": "文字。"},
+            "fidelity": "exact", "topic": "theory", "keywords": ["words"], "minutes": 1,
+            "clause": {"en": "It.", "zh": "它。"},
+            "usage": "pass", "summary": {"en": "Words.", "zh": "文字。"},
             "claim": [claim],
         }
     )  # fmt: skip
-    (verdict,) = judge(card, {}, {"good": 1.0}, "digits", "laptop")
+    (verdict,) = judge(card, {}, {"good": 1.0}, "digits", "laptop", {})
     assert verdict.word == word
     assert verdict.claim == "claim"
     assert verdict.text.zh == "主张。"
@@ -423,11 +438,11 @@ def test_a_claim_holds_if_all_its_tests_hold_and_fails_if_one_fails(tests: list[
 
 
 def test_an_untested_claim_says_why() -> None:
-    finding = examine(Untested.model_validate(UNTESTED), {}, {})
+    finding = examine(Untested.model_validate(UNTESTED), {}, {}, {})
     assert (finding.word, finding.reason) == ("not tested", "needs a cluster")
 
 
 def test_failed_trials_do_not_change_the_verdict_on_other_arms() -> None:
     test: Test = Compare(kind="compare", metric="acc", arm="new", over="old")
     trials = {"new": arm("acc", 6, 7, 8), "old": arm("acc", 5, 6, 7), "third": {0: {}, 1: {}}}
-    assert examine(test, trials, {}).word == "holds"
+    assert examine(test, trials, {}, DECLARED).word == "holds"

@@ -38,6 +38,13 @@ class Text(_Part):
         return self.zh if lang == "zh" else self.en
 
 
+class Clause(Text):
+    """One line in a list."""
+
+    en: Annotated[str, Field(min_length=2, max_length=72)]
+    zh: Annotated[str, Field(min_length=2, max_length=36)]
+
+
 class Published(_Part):
     """One figure as it was published."""
 
@@ -98,6 +105,10 @@ class Compare(_Part):
     def controls(self) -> tuple[str, ...]:
         return (self.over,) if isinstance(self.over, str) else self.over
 
+    def measurements(self) -> list[tuple[str, str]]:
+        """(arm, metric) of all that the test looks at."""
+        return [(self.arm, self.metric), *((over, self.over_metric or self.metric) for over in self.controls)]
+
 
 class Value(_Region):
     """A measured figure lies where the claim says. Without `arm`: a figure of `Study.measure`."""
@@ -105,6 +116,10 @@ class Value(_Region):
     kind: Literal["value"]
     metric: str
     arm: str = ""
+
+    def measurements(self) -> list[tuple[str, str]]:
+        """(arm, metric) of what the test looks at; no arm: a figure of `Study.measure`."""
+        return [(self.arm, self.metric)]
 
 
 class Trend(_Region):
@@ -129,12 +144,19 @@ class Trend(_Region):
     def metrics(self) -> list[str]:
         return [self.metric.replace("{x}", f"{x:g}") for x in self.x]
 
+    def measurements(self) -> list[tuple[str, str]]:
+        """(arm, metric) of all that the test looks at; no arm: figures of `Study.measure`."""
+        return [(self.arm, metric) for metric in self.metrics()]
+
 
 class Untested(_Part):
     """The claim cannot be tested here, for the stated reason."""
 
     kind: Literal["untested"]
     reason: Text
+
+    def measurements(self) -> list[tuple[str, str]]:
+        return []
 
 
 Test = Annotated[Compare | Value | Trend | Untested, Field(discriminator="kind")]
@@ -182,9 +204,12 @@ class Card(_Part):
     fidelity: Literal["exact", "partial", "reconstruction"]
     fidelity_note: str = ""
     topic: Topic
-    keywords: tuple[Sentence, ...] = Field(default=(), description="English, Chinese, abbreviations, tasks: for search")
-    extra: str = Field(default="", description="optional dependencies that the paper needs: an extra of the package")
-    minutes: float = Field(default=0.0, ge=0, description="of the laptop scale on two cores")
+    keywords: tuple[Sentence, ...] = Field(
+        min_length=1, description="what a user would type: English, Chinese, abbreviations, tasks"
+    )
+    extra: str = Field(default="", description="extra of the package that `repertory run` needs; empty: none")
+    minutes: float = Field(gt=0, description="time of the laptop scale on two cores")
+    clause: Clause = Field(description="what it is, in one clause: for lists and README")
     usage: Sentence
     summary: Text
     claim: tuple[Claim, ...] = Field(min_length=1)

@@ -15,11 +15,13 @@ WORDS = {
         "claims": "Claims", "published": "published", "recorded": "recorded here", "never": "not recorded yet",
         "usage": "Use", "notes": "Notes", "related": "Related", "code": "authors' code", "none": "none released",
         "decision": "decision", "finding": "finding", "fidelity": "fidelity",
+        "minutes": "laptop scale: {:g} min on two cores", "extra": "needs the extra",
     },
     "zh": {
         "claims": "论文主张", "published": "发表数值", "recorded": "本库实测", "never": "尚无记录",
         "usage": "用法", "notes": "说明", "related": "相关论文", "code": "作者代码", "none": "未公开",
         "decision": "取舍", "finding": "发现", "fidelity": "忠实度",
+        "minutes": "laptop 规模：双核约 {:g} 分钟", "extra": "需要可选依赖",
     },
 }  # fmt: skip
 COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not tested": "bright_black"}
@@ -32,7 +34,8 @@ def show_card(card: Card, lang: str = "en") -> RenderableType:
     place = f"{card.venue} {card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else "")
     head = Line.assemble(
         (card.title, "bold"), "\n", (f"{', '.join(card.authors)}\n{place} · {card.topic}", "dim"), "\n",
-        (f"{word['code']}: {card.code or word['none']} · {word['fidelity']}: {card.fidelity}", "dim"),
+        (f"{word['code']}: {card.code or word['none']} · {word['fidelity']}: {card.fidelity}\n", "dim"),
+        (word["minutes"].format(card.minutes) + (f" · {word['extra']} {card.extra}" if card.extra else ""), "dim"),
     )  # fmt: skip
     parts: list[RenderableType] = [head, "", card.summary[lang], "", Line(word["claims"], style="bold underline")]
     for claim in card.claim:

@@ -5,15 +5,29 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 from repertory import catalog
 from repertory.core.files import write_text
-from repertory.reports.words import claimed_metrics, duration, figure_of, interval_of, measured_in, number, spread
+from repertory.reports.words import (
+    axis_of,
+    claimed_metrics,
+    duration,
+    figure_of,
+    head_of,
+    interval_of,
+    measured_in,
+    metric_named,
+    metrics_of,
+    number,
+    spread,
+    with_unit,
+)
 from repertory.verdicts.judge import t_interval
 from repertory.verdicts.results import Result
 
@@ -29,21 +43,29 @@ class Report(Result):
 
     def write_html(self, path: Path) -> Path:
         """One self-contained file: verdicts, figures and all metrics."""
-        write_text(path, _template("report.html").render(**_page(self)))
+        write_text(path, template("report.html").render(**_page(self)))
         return path
 
     def _repr_html_(self) -> str:
         """The same without the page around it, for notebooks."""
-        return _template("body.html").render(**_page(self))
+        return template("body.html").render(**_page(self))
 
 
-def _template(name: str) -> Any:
+def cell(text: object) -> str:
+    """Text for a cell of a Markdown table: it cannot end the cell or the row."""
+    return " ".join(str(text).replace("|", "\\|").splitlines())
+
+
+def template(name: str) -> Template:
+    """A template of ours; HTML is escaped, and `cell` makes text fit for a table of Markdown."""
     folder = str(files("repertory.reports") / "templates")
-    return Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True).get_template(name)
+    found = Environment(loader=FileSystemLoader(folder), autoescape=name.endswith(".html"), trim_blocks=True)
+    found.filters["cell"] = cell
+    return found.get_template(name)
 
 
 def _page(result: Result) -> dict[str, Any]:
-    card = catalog.card(result.paper)
+    card, declared = catalog.card(result.paper), metrics_of(result)
     claims = [
         {
             "claim": claim,
@@ -51,16 +73,28 @@ def _page(result: Result) -> dict[str, Any]:
             "colour": HEX[verdict.word],
             "published": [figure_of(p) for p in claim.published],
             "measured": measured_in(claim, result),
-            "findings": [(interval_of(f) if f.label else "", f.word, HEX[f.word], f.reason) for f in verdict.findings],
+            "findings": [
+                (interval_of(test, finding, declared), finding.word, HEX[finding.word], finding.reason)
+                for test, finding in zip(claim.test, verdict.findings, strict=True)
+            ],
         }
         for claim, verdict in zip(card.claim, result.verdicts, strict=True)
     ]
-    metrics = list(dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics))
+    names = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
+    metrics = {name: metric_named(declared, name) for name in names}
     rows = [
-        (arm, [spread([m.get(metric, math.nan) for m in seeds.values()]) for metric in metrics])
+        (
+            arm,
+            [spread([m.get(name, math.nan) for m in seeds.values()], what.decimals) for name, what in metrics.items()],
+        )
         for arm, seeds in result.metrics.items()
     ]
-    charts = [(metric, _data_uri(chart(result, metric))) for metric in claimed_metrics(result)]
+    figures = [
+        (what.en, with_unit(number(value, what.decimals), what.unit))
+        for name, value in result.figures.items()
+        for what in [metric_named(declared, name)]
+    ]
+    charts = [(metrics[name].en, _data_uri(chart(result, name))) for name in claimed_metrics(result)]
     pictures = (
         []
         if result.folder is None
@@ -70,8 +104,8 @@ def _page(result: Result) -> dict[str, Any]:
         ]
     )
     return {
-        "card": card, "result": result, "claims": claims, "metrics": metrics, "rows": rows, "charts": charts,
-        "pictures": pictures, "duration": duration(result.seconds), "number": number,
+        "card": card, "result": result, "claims": claims, "heads": [head_of(metric) for metric in metrics.values()],
+        "rows": rows, "figures": figures, "charts": charts, "pictures": pictures, "duration": duration(result.seconds),
     }  # fmt: skip
 
 
@@ -83,11 +117,11 @@ def _first_seed_figures(result: Result) -> list[Path]:
     return [path for name in folders for path in sorted((result.folder / "trials" / name / "figures").glob("*.png"))]
 
 
-def chart(result: Result, metric: str) -> Figure:
-    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm."""
+def chart(result: Result, metric: str, lang: str = "en", arms: Sequence[str] | None = None) -> Figure:
+    """Every seed as a dot, the mean with its 95 % interval as a bar, one row per arm; default: all arms."""
     from matplotlib.figure import Figure
 
-    arms = list(result.metrics)
+    arms = list(arms or result.metrics)
     figure = Figure(figsize=(7, 0.6 + 0.34 * len(arms)), layout="constrained")
     axes = figure.subplots()
     for row, arm in enumerate(arms):
@@ -101,7 +135,7 @@ def chart(result: Result, metric: str) -> Figure:
         axes.plot([mean], [row], "|", color="#0969da", markersize=12, markeredgewidth=2)
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
-    axes.set_xlabel(metric)
+    axes.set_xlabel(axis_of(metric_named(metrics_of(result), metric), lang))
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

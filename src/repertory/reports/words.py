@@ -1,39 +1,122 @@
-"""Numbers, intervals and durations in words, the same in every report."""
+"""Numbers, metrics, intervals and durations in words, the same in every report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from repertory import catalog
-from repertory.core.card import Claim, Compare, Published, Trend, Value
-from repertory.verdicts.judge import Finding
+from repertory.core.card import Claim, Compare, Published, Test, Trend
+from repertory.core.study import Metric, find_metric
+from repertory.verdicts.judge import Finding, Verdict
 from repertory.verdicts.results import Result
 
+WORDS = {
+    "en": {
+        "published": "published", "measured": "measured", "test": "test", "reason": "reason", "scale": "scale",
+        "data": "data", "of computing": "of computing", "arm": "arm", "seconds": "seconds", "failed": "failed",
+        "over seeds": "mean ± standard deviation over seeds", "holds": "holds", "fails": "fails",
+        "undecided": "undecided", "not tested": "not tested", "higher": "higher is better", "lower": "lower is better",
+        "interval": "95 % interval", "same": "the same in all {n} seeds", "claimed": "claimed", "above": "above {}",
+        "at most": "at most {}", "between": "{} to {}", "points": "points",
+    },
+    "zh": {
+        "published": "发表", "measured": "实测", "test": "检验", "reason": "原因", "scale": "规模",
+        "data": "数据", "of computing": "计算时间", "arm": "实验组", "seconds": "秒", "failed": "失败",
+        "over seeds": "各随机种子的均值 ± 标准差", "holds": "成立", "fails": "不成立",
+        "undecided": "未定", "not tested": "未检验", "higher": "越高越好", "lower": "越低越好",
+        "interval": "95% 区间", "same": "{n} 个种子结果相同", "claimed": "主张", "above": "高于 {}",
+        "at most": "至多 {}", "between": "{} 至 {}", "points": "个百分点",
+    },
+}  # fmt: skip
 
-def number(value: float) -> str:
-    """Four significant digits; from a thousand on without decimals, but with separators.
+
+def number(value: float, decimals: int | None = None) -> str:
+    """Four significant digits, or so many decimals; from a thousand on without decimals, but with separators.
 
     Example:
-        >>> number(1361168.0), number(0.123456), number(float("nan"))
-        ('1,361,168', '0.1235', 'not finite')
+        >>> number(1361168.0), number(0.123456), number(71.46, decimals=1), number(float("nan"))
+        ('1,361,168', '0.1235', '71.5', 'not finite')
     """
     if not math.isfinite(value):
         return "not finite"
     if 1000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) > 1e-12 else "0"  # less is what rounding leaves of equal means
+    if abs(value) <= 1e-12:  # what rounding leaves of equal means
+        return "0"
+    return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], decimals: int | None = None) -> str:
     """Mean ± sample standard deviation of the finite values."""
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return "-"
-    mean = number(float(np.mean(finite)))
+    mean = number(float(np.mean(finite)), decimals)
     return f"{mean} ± {number(float(f'{np.std(finite, ddof=1):.2g}'))}" if len(finite) > 1 else mean
+
+
+# -- metrics ------------------------------------------------------------------------------------
+
+
+def metrics_of(result: Result) -> Mapping[str, Metric]:
+    """What the result's study declares."""
+    return catalog.load(result.paper).metrics
+
+
+def metric_named(metrics: Mapping[str, Metric], name: str) -> Metric:
+    """The declaration of a metric; one that nobody declared is called by its name."""
+    return find_metric(metrics, name) or Metric(name, name)
+
+
+def head_of(metric: Metric, lang: str = "en") -> str:
+    """The head of a table's column: name and unit.
+
+    Example:
+        >>> head_of(Metric("range error", "射程误差", unit="mm"), "zh")
+        '射程误差 (mm)'
+    """
+    return f"{metric[lang]} ({metric.unit})" if metric.unit else metric[lang]
+
+
+def axis_of(metric: Metric, lang: str = "en") -> str:
+    """The label of an axis: name, unit and which direction is better."""
+    return f"{head_of(metric, lang)}, {WORDS[lang][metric.better]}" if metric.better else head_of(metric, lang)
+
+
+def measured_in(claim: Claim, result: Result, lang: str = "en") -> list[tuple[str, str, str]]:
+    """(arm, metric in words, mean ± std with unit) of all that the claim's tests look at, each once.
+
+    Without arm: a figure of `measure`.
+    """
+    rows = []
+    metrics = metrics_of(result)
+    for arm, name in dict.fromkeys(pair for test in claim.test for pair in test.measurements()):
+        if arm:
+            values = [found.get(name, math.nan) for found in result.metrics.get(arm, {}).values()]
+        else:
+            values = [result.figures.get(name, math.nan)]
+        metric = metric_named(metrics, name)
+        rows.append((arm, metric[lang], with_unit(spread(values, metric.decimals), metric.unit)))
+    return rows
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A number with its unit; what is no number has none."""
+    return f"{text} {unit}" if unit and text not in ("-", "not finite") else text
+
+
+def claimed_metrics(result: Result) -> list[str]:
+    """Names of the metrics of trials that claims are about, in the claims' order; all metrics, if none is."""
+    tests = [test for claim in catalog.card(result.paper).claim for test in claim.test]
+    claimed = dict.fromkeys(metric for test in tests for arm, metric in test.measurements() if arm)
+    present = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
+    return [metric for metric in claimed if metric in present] or list(present)
+
+
+# -- claims -------------------------------------------------------------------------------------
 
 
 def figure_of(published: Published) -> str:
@@ -42,48 +125,73 @@ def figure_of(published: Published) -> str:
     return f"{published.arm}: {published.metric} {number(published.value)}{std} ({published.data}; {published.source})"
 
 
-def interval_of(finding: Finding) -> str:
-    """The estimate of a test with its interval and what would be accepted."""
-    if not math.isfinite(finding.estimate):
-        return finding.label
+def verdict_of(verdict: Verdict, lang: str = "en") -> str:
+    """The verdict with the data and the scale that it speaks for."""
+    word = WORDS[lang][verdict.word]
+    if verdict.word == "not tested":
+        return word
+    return verdict.sentence if lang == "en" else f"{word}（{verdict.data}，{verdict.scale}）"
+
+
+def interval_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> str:
+    """What a test estimates, the estimate with its interval, and what would be accepted; "" for an untested claim."""
+    words = WORDS[lang]
+    label, estimate = estimate_of(test, finding, metrics, lang)
+    if not estimate:
+        return label
     if math.isinf(finding.low):
         interval = ""
     elif finding.low == finding.high == finding.estimate:
-        interval = "" if finding.n == 1 else f" (the same in all {finding.n} seeds)"
+        interval = "" if finding.n == 1 else f" ({words['same'].format(n=finding.n)})"
     else:
-        interval = f", 95 % interval [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
-    return f"{finding.label} = {number(finding.estimate)}{interval}; {_accepted(finding.accepted)}"
+        interval = f", {words['interval']} [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
+    return f"{label} = {estimate}{interval}; {words['claimed']}: {accepted(finding.accepted, lang)}"
 
 
-def _accepted(region: tuple[float, float]) -> str:
-    low, high = region
-    if number(low) == number(high):
-        return f"claimed: {number(low)}"
-    if math.isinf(high):
-        return f"claimed: above {number(low)}"
-    if math.isinf(low):
-        return f"claimed: at most {number(high)}"
-    return f"claimed: {number(low)} to {number(high)}"
+def estimate_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> tuple[str, str]:
+    """What a test estimates, and the estimate with its unit; "" where there is none."""
+    label, unit = _label(test, finding, metrics, lang)
+    return label, with_unit(number(finding.estimate), unit) if math.isfinite(finding.estimate) else ""
 
 
-def measured_in(claim: Claim, result: Result) -> list[tuple[str, str, str]]:
-    """(arm, metric, mean ± std) of all that the claim's tests look at, each once; no arm: a figure of `measure`."""
-    wanted: list[tuple[str, str]] = []
-    for test in claim.test:
-        if isinstance(test, Compare):
-            wanted += [(test.arm, test.metric), *((over, test.over_metric or test.metric) for over in test.controls)]
-        elif isinstance(test, Value):
-            wanted.append((test.arm, test.metric))
-        elif isinstance(test, Trend):
-            wanted += [(test.arm, metric) for metric in test.metrics()]
-    rows = []
-    for arm, metric in dict.fromkeys(wanted):
-        if arm:
-            values = [metrics.get(metric, math.nan) for metrics in result.metrics.get(arm, {}).values()]
+def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str) -> tuple[str, str]:
+    """What is estimated, in words, and its unit."""
+    if isinstance(test, Compare):
+        metric, other = (metric_named(metrics, name) for name in (test.metric, test.over_metric or test.metric))
+        unit = WORDS[lang]["points"] if metric.unit == "%" else metric.unit
+        if metric == other:
+            a, b = test.arm, finding.over
         else:
-            values = [result.figures.get(metric, math.nan)]
-        rows.append((arm, metric, spread(values)))
-    return rows
+            a, b = f"{test.arm} ({metric[lang]})", f"{finding.over} ({other[lang]})"
+        first, second = (a, b) if test.better == "higher" else (b, a)
+        return f"{f'{metric[lang]}: ' if metric == other else ''}{first} - {second}", unit
+    if isinstance(test, Trend):
+        curve = metric_named(metrics, test.metric.replace("{x}", "x"))[lang]
+        slope = f"slope of {curve} over x" if lang == "en" else f"{curve} 对 x 的斜率"
+        return slope + (" (log-log)" if test.log else ""), ""
+    if test.kind == "untested":
+        return "", ""
+    metric = metric_named(metrics, test.metric)
+    if not test.arm:
+        return metric[lang], metric.unit
+    return f"{test.arm}: {metric[lang]}", metric.unit
+
+
+def accepted(region: tuple[float, float], lang: str = "en") -> str:
+    """What a test accepts.
+
+    Example:
+        >>> accepted((0.0, math.inf)), accepted((42.0, 42.0)), accepted((1.0, 2.0), "zh")
+        ('above 0', '42', '1 至 2')
+    """
+    words, (low, high) = WORDS[lang], (number(end) for end in region)
+    if low == high:
+        return low
+    if math.isinf(region[1]):
+        return words["above"].format(low)
+    if math.isinf(region[0]):
+        return words["at most"].format(high)
+    return words["between"].format(low, high)
 
 
 def duration(seconds: float) -> str:
@@ -96,11 +204,3 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def claimed_metrics(result: Result) -> list[str]:
-    """The metrics of trials that claims are about, in the claims' order; all metrics, if none is."""
-    card = catalog.card(result.paper)
-    claimed = [metric for claim in card.claim for arm, metric, _ in measured_in(claim, result) if arm]
-    present = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
-    return [metric for metric in dict.fromkeys(claimed) if metric in present] or list(present)

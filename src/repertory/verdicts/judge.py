@@ -14,12 +14,15 @@ import numpy as np
 from scipy import stats
 
 from repertory.core.card import Card, Claim, Compare, Test, Text, Trend, Untested, Value
+from repertory.core.study import Metric, find_metric
 
 Word = Literal["holds", "fails", "undecided", "not tested"]
 CONFIDENCE = 0.95
 MOST_SEEDS = 10_000
 Metrics = Mapping[str, Mapping[int, Mapping[str, float]]]
 """arm -> seed -> metric -> value. A failed trial is there, with no metrics."""
+Declared = Mapping[str, Metric]
+"""`Study.metrics`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Finding:
     """Seeds (or points of a trend) that the interval rests on."""
     reason: str = ""
     """Why it is undecided or not tested, and what would decide it."""
+    over: str = ""
+    """Of a comparison: the control that the difference is taken to."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class Verdict:
         return self.word if self.word == "not tested" else f"{self.word} on {self.data}, {self.scale}"
 
 
-def judge(card: Card, trials: Metrics, figures: Mapping[str, float], data: str, scale: str) -> list[Verdict]:
+def judge(
+    card: Card, trials: Metrics, figures: Mapping[str, float], data: str, scale: str, declared: Declared
+) -> list[Verdict]:
     """Judge every claim of a card.
 
     Args:
@@ -67,12 +74,15 @@ def judge(card: Card, trials: Metrics, figures: Mapping[str, float], data: str, 
         figures: what `Study.measure` gave.
         data: what the data are called.
         scale: name of the scale.
+        declared: the study's metrics; they tell what data a metric needs.
     """
-    return [_judge_claim(claim, trials, figures, data, scale) for claim in card.claim]
+    return [_judge_claim(claim, trials, figures, data, scale, declared) for claim in card.claim]
 
 
-def _judge_claim(claim: Claim, trials: Metrics, figures: Mapping[str, float], data: str, scale: str) -> Verdict:
-    findings = tuple(examine(test, trials, figures) for test in claim.test)
+def _judge_claim(
+    claim: Claim, trials: Metrics, figures: Mapping[str, float], data: str, scale: str, declared: Declared
+) -> Verdict:
+    findings = tuple(examine(test, trials, figures, declared) for test in claim.test)
     words = {finding.word for finding in findings}
     # One test that fails sinks the claim; otherwise the least certain test speaks for it.
     ranking: tuple[Word, ...] = ("fails", "undecided", "not tested", "holds")
@@ -80,15 +90,15 @@ def _judge_claim(claim: Claim, trials: Metrics, figures: Mapping[str, float], da
     return Verdict(claim.id, claim.text, word, data, scale, findings)
 
 
-def examine(test: Test, trials: Metrics, figures: Mapping[str, float]) -> Finding:
+def examine(test: Test, trials: Metrics, figures: Mapping[str, float], declared: Declared) -> Finding:
     """Carry out one test of a card."""
     match test:
         case Untested():
             return Finding("not tested", "", reason=test.reason.en)
         case Compare():
-            return _compare(test, trials)
+            return _compare(test, trials, declared)
         case Value():
-            return _value(test, trials, figures)
+            return _value(test, trials, figures, declared)
         case Trend():
             return _trend(test, trials, figures)
 
@@ -96,7 +106,7 @@ def examine(test: Test, trials: Metrics, figures: Mapping[str, float]) -> Findin
 # -- the three kinds of test --------------------------------------------------------------------
 
 
-def _compare(test: Compare, trials: Metrics) -> Finding:
+def _compare(test: Compare, trials: Metrics, declared: Declared) -> Finding:
     """Paired differences, signed so that positive means: the claim's arm is better."""
     other = test.over_metric or test.metric
     sign = 1.0 if test.better == "higher" else -1.0
@@ -105,9 +115,9 @@ def _compare(test: Compare, trials: Metrics) -> Finding:
     if absent:
         label = _label(test, absent[0])
         for arm, metric in ((test.arm, test.metric), (absent[0], other)):
-            if _meaningless(trials, arm, metric):
-                return Finding("not tested", label, reason=f"{metric} has no meaning on these data")
-        return Finding("undecided", label, reason=_gap(trials, test.arm, absent[0], test.metric, other))
+            if lack := _lack(trials, arm, metric, declared):
+                return Finding("not tested", label, reason=lack, over=absent[0])
+        return Finding("undecided", label, reason=_gap(trials, test.arm, absent[0], test.metric, other), over=absent[0])
     means = {over: sign * float(np.mean([b for _, b in pairs])) for over, (pairs, _) in tables.items()}
     over = max(means, key=lambda name: means[name])
     differences = [sign * (a - b) for a, b in tables[over][0]]
@@ -117,15 +127,15 @@ def _compare(test: Compare, trials: Metrics) -> Finding:
         for name, (pairs, failed) in tables.items()
         if failed
     ]
-    return _with_gaps(finding, gaps)
+    return replace(_with_gaps(finding, gaps), over=over)
 
 
-def _value(test: Value, trials: Metrics, figures: Mapping[str, float]) -> Finding:
+def _value(test: Value, trials: Metrics, figures: Mapping[str, float], declared: Declared) -> Finding:
     label = f"{test.metric} of {test.arm}" if test.arm else test.metric
     if not test.arm:
         return _figure(figures.get(test.metric, math.nan), test.region, label)
-    if _meaningless(trials, test.arm, test.metric):
-        return Finding("not tested", label, reason=f"{test.metric} has no meaning on these data")
+    if lack := _lack(trials, test.arm, test.metric, declared):
+        return Finding("not tested", label, reason=lack)
     values, failed = _column(trials, test.arm, test.metric)
     if not values:
         return Finding("undecided", label, accepted=test.region, reason=f"no trial of {test.arm} gave {test.metric}")
@@ -261,10 +271,13 @@ def _column(trials: Metrics, arm: str, metric: str) -> tuple[list[float], list[i
     return values, failed
 
 
-def _meaningless(trials: Metrics, arm: str, metric: str) -> bool:
-    """Whether an arm's finished trials leave a metric out, as a study does where the data cannot give it."""
+def _lack(trials: Metrics, arm: str, metric: str, declared: Declared) -> str:
+    """What a metric needs that all of an arm's finished trials leave out; "" if it is there, or needs nothing."""
     finished = [metrics for metrics in trials.get(arm, {}).values() if metrics]
-    return bool(finished) and not any(metric in metrics for metrics in finished)
+    known = find_metric(declared, metric)
+    if not finished or any(metric in metrics for metrics in finished) or known is None or not known.needs:
+        return ""
+    return f"{metric} has no meaning on these data: it needs {known.needs}"
 
 
 def _paired(trials: Metrics, a: tuple[str, str], b: tuple[str, str]) -> tuple[list[tuple[float, float]], list[int]]:

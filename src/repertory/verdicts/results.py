@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +94,7 @@ class Result:
         write_json(Path(path), self.to_json())
         return Path(path)
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, dict[int, dict[str, float]]]:
         """arm -> seed -> metric -> value; a failed trial is there, empty."""
         table: dict[str, dict[int, dict[str, float]]] = {}
@@ -101,10 +102,11 @@ class Result:
             table.setdefault(outcome.arm, {})[outcome.seed] = outcome.metrics
         return table
 
-    @property
+    @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on each claim of the card."""
-        return judge(catalog.card(self.paper), self.metrics, self.figures, self.data, self.scale)
+        declared = catalog.load(self.paper).metrics
+        return judge(catalog.card(self.paper), self.metrics, self.figures, self.data, self.scale, declared)
 
     @property
     def failures(self) -> list[Outcome]:

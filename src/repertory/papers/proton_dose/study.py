@@ -123,7 +123,7 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
         **{
             f"{name}_{condition}{where}": replace(
                 DOSE_ERRORS[name],
-                en=f"{DOSE_ERRORS[name].en}, {what.group} {what.varied}{inside}",
+                en=f"{DOSE_ERRORS[name].en}, {what.group.replace('both', 'washout')} {what.varied}{inside}",
                 zh=f"{DOSE_ERRORS[name].zh}，{condition}{'（窗口内）' if where else ''}",
                 needs="emitters by isotope" if what.minutes else "",
             )
