@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,7 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
         if ARMS[arm].views == "learned":
             self.augmenter = Augmenter(copy.deepcopy(encoder), scorer, keep_bias, augmenter_tau, hard)
         self.register_buffer("threshold", torch.zeros(len(tasks)))
+        self.streams: list[Stream] = []  # of an adapted model; no weights, so they are not saved
 
     def forward(self, graphs: GraphBatch) -> Tensor:
         """Logits (G, T) of the source classifier."""
@@ -107,6 +109,22 @@ class Stream:
     """One for each batch: loss, R (dropped), mean entropy before and after, skipped updates."""
     refused: int = 0
     """Graphs that came alone, and were predicted by the source model."""
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """Numbers of the graphs, in the order in which they came."""
+
+    def outcome(self) -> Stream:
+        """The stream without what only pictures need."""
+        none = self.features_before[:0]
+        return replace(self, features_before=none, features_after=none, keep={})
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a resume point; see `Stream.of`."""
+        return {**vars(self), "keep": {row: torch.from_numpy(keep) for row, keep in self.keep.items()}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Stream:
+        """The stream of a `state`."""
+        return cls(**{**state, "keep": {row: keep.numpy() for row, keep in state["keep"].items()}})
 
 
 class Adaptation:
@@ -143,9 +161,8 @@ class Adaptation:
         self.descent = torch.optim.Adam(self.theta, lr=lr) if self.theta else None
         self.ascent = torch.optim.Adam(self.psi, lr=config.augmenter_lr) if self.psi else None
 
-    @torch.enable_grad()
     def adapt(self, graphs: GraphBatch) -> dict[str, float]:
-        """Let the model adapt to a batch of two graphs or more; returns what there is to record.
+        """Let the model adapt to a batch of two graphs or more, with gradients enabled; returns what to record.
 
         Raises:
             Diverged: the loss is not finite.
@@ -303,6 +320,7 @@ def adapt_along(
             "entropy_before": binary_entropy(logits).mean().item(),
             "entropy": binary_entropy(stream.after[index]).mean().item(),
         }
+        stream.rows = torch.cat([stream.rows, torch.as_tensor(rows)])
         stream.records.append({"graphs": graphs.num_graphs, **entropies, **record})
         if adaptation.model.augmenter is not None:
             stream.keep.update(zip(rows.tolist(), _keep_of(adaptation.model.augmenter, graphs), strict=True))

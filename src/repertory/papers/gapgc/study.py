@@ -8,6 +8,7 @@ repertory train gapgc --data mine.csv --out model/             # then: repertory
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -122,7 +123,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     # -- the source model -----------------------------------------------------------------------
 
     def train(self, arm: str, data: Molecules) -> AdaptiveClassifier:
-        """Train the source model (once for all arms); what adapts it is set up, the adaptation is `evaluate`'s."""
+        """Train the source model (once for all arms); what adapts it is set up, and used by `adapt`."""
         source = self.session.shared("source", lambda: self._source(data))
         self.session.reseed("projector")
         model = self._model(arm, data.tasks)
@@ -209,8 +210,29 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
 
     # -- the experiment -------------------------------------------------------------------------
 
+    def adapt(self, model: AdaptiveClassifier, data: Molecules) -> AdaptiveClassifier:
+        """Adapt along the stream of test molecules, once in each of several orders.
+
+        Interrupted, it goes on with the order in which it was.
+
+        Returns:
+            A copy of the model with the streams; its weights are still those of the source.
+        """
+        data = data if data.tasks == model.tasks else data.of_tasks(model.tasks)
+        loop = Loop(self.session, self.config.orders, part="orders", unit="step")
+        states = loop.extra.setdefault("streams", [])
+        for order in loop:
+            stream, _ = self._along(model, data, data.split["test"], order)
+            states.append((stream.outcome() if order else stream).state())
+        adapted = copy.deepcopy(model)
+        adapted.streams = [Stream.of(state) for state in states]
+        return adapted
+
     def evaluate(self, model: AdaptiveClassifier, data: Molecules) -> dict[str, float]:
-        """Adapt along the stream of test molecules, in several orders; means over the orders.
+        """Score an adapted model's predictions along the streams; means over the orders.
+
+        Raises:
+            Problem: the model was not adapted.
 
         Returns:
             auc (mean over tasks, adapted), auc_source, gain (auc - auc_source), auc_spread (standard deviation over
@@ -219,9 +241,11 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             test: left out of the mean), dropped_first and dropped_last (R), where bonds are dropped.
         """
         data = data if data.tasks == model.tasks else data.of_tasks(model.tasks)
+        if not model.streams:
+            raise Problem("the model was not adapted", "evaluate", "give it what `adapt(model, data)` returns")
         found: list[dict[str, float]] = []
-        for order in self.session.progress(range(self.config.orders), "orders"):
-            stream, rows, _ = self._along(model, data, data.split["test"], order)
+        for order, stream in enumerate(model.streams):
+            rows = stream.rows.numpy()
             labels = data.labels[rows]
             before, after = (values[rows].cpu().numpy() for values in (stream.before, stream.after))
             (auc, undefined), (auc_source, _) = mean_auc(labels, after), mean_auc(labels, before)
@@ -246,21 +270,18 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             if not order and self.session.fabric.is_global_zero:
                 figure = pictures.stream_picture(records, labels[:, 0], {"before": before[:, 0], "after": after[:, 0]})
                 self.session.figure("along-the-stream", figure)
-                for name, figure in self._pictures(model, data, stream, rows).items():
+                for name, figure in self._pictures(model, data, stream).items():
                     self.session.figure(name, figure)
         means = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
         return {**means, "auc_spread": float(np.std([f["auc"] for f in found]))}
 
     def _along(
         self, model: AdaptiveClassifier, data: Molecules, rows: np.ndarray, order: int
-    ) -> tuple[Stream, np.ndarray, AdaptiveClassifier]:
-        """Adapt along these molecules in a shuffled order; the stream, the order (what was seen of it), the model."""
+    ) -> tuple[Stream, AdaptiveClassifier]:
+        """Adapt along these molecules in a shuffled order; the stream, and the model at its end."""
         rows = rows[self.session.rng("stream", order).permutation(len(rows))]
         batches = self._batches(data, rows, f"stream {order + 1}")
-        generator = self.session.generator("views", order)
-        stream, adapted = adapt_along(model, batches, data.size, self.config, generator)
-        seen = int(sum(record["graphs"] for record in stream.records))  # a dry run ends early
-        return stream, rows[:seen], adapted
+        return adapt_along(model, batches, data.size, self.config, self.session.generator("views", order))
 
     def measure(self) -> dict[str, float]:
         """Parameters of the encoder with L = 5, d = 300, and of the one in use."""
@@ -270,12 +291,10 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             for name, size in sizes.items()
         }
 
-    def _pictures(
-        self, model: AdaptiveClassifier, data: Molecules, stream: Stream, rows: np.ndarray
-    ) -> dict[str, Figure]:
+    def _pictures(self, model: AdaptiveClassifier, data: Molecules, stream: Stream) -> dict[str, Figure]:
         threshold = model.threshold[0].item()
         sides = {"before": (stream.features_before, stream.before), "after": (stream.features_after, stream.after)}
-        figures = {}
+        figures, rows = {}, stream.rows
         if len(rows) > 1:
             figures["groups"] = pictures.projection_picture(
                 {name: features[rows].cpu().numpy() for name, (features, _) in sides.items()},
@@ -301,8 +320,9 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         if table is None:
             raise self.missing(source)
         data = molecules.read_molecules(table, tasks=None)
-        stream, rows, adapted = self._along(model, data, np.arange(data.size), 0)
-        rows = np.sort(rows)
+        with torch.enable_grad():
+            stream, adapted = self._along(model, data, np.arange(data.size), 0)
+        rows = np.sort(stream.rows.numpy())
         before, after = (values.sigmoid().cpu().numpy() for values in (stream.before, stream.after))
         pseudo = (stream.after >= model.threshold).long().cpu().numpy()
         lines = [
@@ -324,7 +344,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         if skipped := int(sum(r.get("skipped", 0) for r in stream.records)):
             text += f"\n{skipped} updates skipped: all pseudo-labels agreed"
         figures = {"along-the-stream": pictures.stream_picture(stream.records)}
-        figures |= self._pictures(model, data, stream, rows)
+        figures |= self._pictures(model, data, stream)
 
         labels = self._known_labels(table, model.tasks)
         (auc_before, undefined), (auc_after, _) = (mean_auc(labels[rows], p[rows]) for p in (before, after))
