@@ -554,7 +554,7 @@ def test_predictions_for_an_own_table(tmp_path: Path, data: Molecules) -> None:
     assert {"along-the-stream", "groups", "kept-bonds"} == set(without.figures)
     assert "roc" in with_labels.figures
     assert "AUC by the table's labels" in with_labels.text
-    assert "1 came alone" in without.text
+    assert "1 in batches of one" in without.text
     bonds = without.arrays["kept-bonds"]
     assert len(bonds) == data.bond_starts[17] // 2
     assert ((bonds["keep"] > 0) & (bonds["keep"] < 1)).all()

@@ -82,7 +82,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Rings with groups, as MoleculeNet's tables are."""
+        """Generated molecules (rings with substituents) in the table format of MoleculeNet."""
         molecules.write_sample(folder / "molecules.csv", np.random.default_rng(0), self.config.sample_molecules)
 
     def read(self, folder: Path) -> Molecules:
@@ -123,7 +123,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     # -- the source model -----------------------------------------------------------------------
 
     def train(self, arm: str, data: Molecules) -> AdaptiveClassifier:
-        """Train the source model (once for all arms); what adapts it is set up, and used by `adapt`."""
+        """Train the source model (once for all arms) and set up what `adapt` needs."""
         source = self.session.shared("source", lambda: self._source(data))
         self.session.reseed("projector")
         model = self._model(arm, data.tasks)
@@ -141,12 +141,12 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         return model
 
     def _source(self, data: Molecules) -> AdaptiveClassifier:
-        """BCE over the labels that are there; the epoch with the best validation AUC."""
+        """Minimise BCE over the known labels; keep the epoch with the best validation AUC."""
         model, labels = self._model("source", data.tasks), torch.from_numpy(data.labels)
         if self.config.source_encoder:
             load_encoder(model.classifier.encoder, Path(self.config.source_encoder))
 
-        def together(rows: list[int]) -> tuple[Graphs, Tensor]:
+        def collated(rows: list[int]) -> tuple[Graphs, Tensor]:
             return collate(data, np.array(rows)), labels[rows]
 
         fit(
@@ -157,7 +157,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
             masked_bce,
             evaluate=partial(self._validate, data=data),
             monitor="score",
-            collate=together,
+            collate=collated,
             part="source",
         )
         if self.config.threshold == "source-median":
@@ -166,14 +166,14 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         return model
 
     def _logits(self, model: nn.Module, data: Molecules, rows: np.ndarray, label: str) -> Tensor:
-        """Logits (n, T) of these molecules, nothing adapted."""
+        """Logits (n, T) of these molecules, without adaptation."""
         listed = Subset(range(data.size), rows.tolist())  # pyright: ignore[reportArgumentType]
         batches = loader(self.session, listed, 256, collate=lambda part: collate(data, np.array(part)), label=label)
         with torch.no_grad():
             return torch.cat([model(graphs) for graphs in batches])
 
     def _validate(self, model: nn.Module, data: Molecules) -> dict[str, float]:
-        """AUC on the validation scaffolds; where none is defined, minus the loss."""
+        """AUC on the validation scaffolds; minus the loss where no AUC is defined."""
         rows = data.split["valid"]
         logits = self._logits(model, data, rows, "validate").cpu()
         labels = data.labels[rows][: len(logits)]  # a dry run stops early
@@ -182,7 +182,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         return {"val_auc": value, "val_loss": loss, "score": -loss if math.isnan(value) else value}
 
     def _train_projector(self, model: AdaptiveClassifier, data: Molecules) -> None:
-        """The arm's contrast on source molecules, before any test molecule is seen; only g learns."""
+        """Train the projector g alone with the arm's contrast on source molecules, before any test molecule."""
         c, rows = self.config, data.split["train"]
         assert model.projector is not None
         optimizer = torch.optim.Adam(model.projector.parameters(), lr=c.augmenter_lr)
@@ -213,7 +213,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     def adapt(self, model: AdaptiveClassifier, data: Molecules) -> AdaptiveClassifier:
         """Adapt along the stream of test molecules, once in each of several orders.
 
-        Interrupted, it goes on with the order in which it was.
+        After an interruption it resumes with the order that was interrupted.
 
         Returns:
             A copy of the model with the streams; its weights are still those of the source.
@@ -310,7 +310,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
     def predict(self, model: AdaptiveClassifier, source: Path) -> Prediction:
         """Adapt to the molecules of a table, in a shuffled order, and predict them; labels are not needed.
 
-        Where the table has the model's tasks, AUC and ROC curves are told too; the adaptation does not see them.
+        Where the table has the model's tasks, AUC and ROC curves are reported; the adaptation does not read the labels.
         With `save_adapted`, the model at the end of the stream is written as a model directory of the arm `source`.
 
         Raises:
@@ -338,9 +338,9 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         text = f"{len(rows)} molecules in {len(stream.records)} batches, shuffled; arm {model.arm}"
         text += f"; probabilities moved by {moved:.3f} on average"
         if data.skipped:
-            text += f"\n{len(data.skipped)} rows are no molecules, first: row {data.skipped[0][0]}"
+            text += f"\n{len(data.skipped)} rows are not molecules, first: row {data.skipped[0][0]}"
         if stream.refused:
-            text += f"\n{stream.refused} came alone: no adaptation, predicted by the source model"
+            text += f"\n{stream.refused} in batches of one: not adapted, predicted by the source model"
         if skipped := int(sum(r.get("skipped", 0) for r in stream.records)):
             text += f"\n{skipped} updates skipped: all pseudo-labels agreed"
         figures = {"along-the-stream": pictures.stream_picture(stream.records)}
@@ -359,7 +359,7 @@ class GAPGCStudy(Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
         return Prediction(text=text, table=lines, figures=figures, arrays=bond_arrays(data, stream))
 
     def _known_labels(self, table: Path, tasks: list[str]) -> np.ndarray:
-        """Labels (n, T) as far as the table has them; NaN elsewhere."""
+        """Labels (n, T) from the table; NaN where it has none."""
         found = molecules.read_molecules(table)
         labels = np.full((found.size, len(tasks)), np.nan, np.float32)
         for k, task in enumerate(tasks):
@@ -431,13 +431,13 @@ def mean_auc(labels: np.ndarray, scores: np.ndarray) -> tuple[float, int]:
 
 
 def agreement(labels: np.ndarray, logits: np.ndarray, threshold: Tensor) -> float:
-    """How many of the known labels the pseudo-labels hit, per cent."""
+    """Share of the known labels that pseudo-labels match, per cent."""
     known = np.isfinite(labels) & np.isfinite(logits)
     return 100 * float(((logits >= threshold.cpu().numpy()) == labels)[known].mean())
 
 
 def bond_arrays(data: Molecules, stream: Stream) -> dict[str, np.ndarray]:
-    """The learned keep weight per bond, as a table: molecule, its two atoms, chance to be kept."""
+    """The learned keep weight per bond, as a table: molecule, two atoms, keep probability."""
     if not stream.keep:
         return {}
     kind = [("molecule", np.int64), ("atom_i", np.int64), ("atom_j", np.int64), ("keep", np.float32)]
