@@ -194,7 +194,7 @@ class CCGCStudy(Study[CCGCConfig, Graph, GraphClustering]):
             known = next((setting for setting in SETTINGS.values() if setting.features == in_features), None)
         if known is None or known.clusters < 2:
             raise Problem(
-                f"neither the weights nor {variant or f'{in_features} features'} tell the number of clusters",
+                f"the weights do not say the number of clusters, nor do {variant or f'{in_features} features'}",
                 source,
                 f"give as variant the number of clusters (2 or more), or a data set: {', '.join(SETTINGS)}",
             )

@@ -104,9 +104,8 @@ class ReliantStudy(Study[ReliantConfig, FairGraph, Distilled]):
             return model.eval()
         teacher = self._knowledge(model, task, config)
         self.session.reseed("student")
-        fresh = self._model(
-            arm, data, config
-        )  # after the teacher: the same initial weights whether this arm trained the teacher or loaded it
+        # Initialised after the teacher, so that the weights do not depend on which arm trained it.
+        fresh = self._model(arm, data, config)
         assert model.student is not None
         model.student.load_state_dict(cast(nn.Module, fresh.student).state_dict())
         distil(self.session, config, model, task, teacher, ARMS[arm])
