@@ -150,7 +150,7 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
         for epoch in Loop(session(tmp_path), 9, model=model):
             model.weight.data.fill_(math.nan if epoch == 3 else epoch)
 
-    with pytest.raises(Diverged, match="the weights are no longer finite after epoch 3"):
+    with pytest.raises(Diverged, match="the weights are no longer finite at epoch 3"):
         train()
     session(tmp_path).resume(model=model)
     assert model.weight.item() == 2

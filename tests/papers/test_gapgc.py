@@ -21,6 +21,7 @@ from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data import molecules
 from repertory.data.molecules import Molecules, featurise
+from repertory.execution.experiment import Experiment
 from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, adapt_along
 from repertory.papers.gapgc.graphs import Graphs, Wiring, collate, repeat
 from repertory.papers.gapgc.losses import (
@@ -455,10 +456,16 @@ def study_in(folder: Path, **settings: Any) -> GAPGCStudy:
     return GAPGCStudy(GAPGCConfig(**{**SMALL, **settings}), Session(0, folder, keep_seconds=0.0))
 
 
+def afresh(study: GAPGCStudy) -> GAPGCStudy:
+    """The study without resume points."""
+    study.session.finish()
+    return study
+
+
 def test_arms_share_the_source_model_and_the_order_of_the_stream(tmp_path: Path, data: Molecules) -> None:
     study = study_in(tmp_path)
     models = {arm: study.train(arm, data) for arm in ("source", "bn", "gapgc")}
-    metrics = {arm: study.evaluate(model, data) for arm, model in models.items()}
+    metrics = {arm: study.evaluate(afresh(study).adapt(model, data), data) for arm, model in models.items()}
     for model in models.values():
         assert not changed(models["source"].classifier, model.classifier)
     assert len({m["auc_source"] for m in metrics.values()}) == 1
@@ -475,9 +482,9 @@ def test_labels_of_the_stream_change_nothing_but_the_score(tmp_path: Path, data:
     turned = data.labels.copy()
     turned[data.split["test"]] = 1 - turned[data.split["test"]]
     lying = Molecules(**{**data.__dict__, "labels": turned})
-    streams = [study._along(model, d, d.split["test"], 0)[0] for d in (data, lying)]
+    streams = [afresh(study).adapt(model, d).streams[0] for d in (data, lying)]
     assert torch.equal(streams[0].after.nan_to_num(), streams[1].after.nan_to_num())
-    ours, theirs = study.evaluate(model, data), study.evaluate(model, lying)
+    ours, theirs = (study.evaluate(afresh(study).adapt(model, d), d) for d in (data, lying))
     assert theirs["auc"] == pytest.approx(1 - ours["auc"])
     assert theirs["entropy"] == ours["entropy"]
 
@@ -489,7 +496,36 @@ def test_saved_and_loaded_it_evaluates_the_same(tmp_path: Path, data: Molecules)
     model = study.train("gapgc", data)
     assert model.threshold.abs().item() > 0
     checkpoint.save(model, tmp_path / "model")
-    assert study.evaluate(checkpoint.load(tmp_path / "model"), data) == study.evaluate(model, data)
+    loaded = checkpoint.load(tmp_path / "model")
+    ours, theirs = (study.evaluate(afresh(study).adapt(m, data), data) for m in (model, loaded))
+    assert ours == theirs
+    with pytest.raises(Problem, match="not adapted"):
+        study.evaluate(loaded, data)
+
+
+def test_an_interrupted_adaptation_goes_on_with_the_order_in_which_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPERTORY_KEEP_SECONDS", "0")
+    whole = Experiment("gapgc", "smoke", out=tmp_path / "whole", settings={"orders": 3}).run(arms=["gapgc"])
+    along, orders, trained = GAPGCStudy._along, [], []
+
+    def cut(self: GAPGCStudy, model: Any, data: Any, rows: Any, order: int) -> Any:
+        orders.append(order)
+        assert torch.is_grad_enabled()
+        if orders == [0, 1]:
+            raise KeyboardInterrupt
+        return along(self, model, data, rows, order)
+
+    train = GAPGCStudy.train
+    monkeypatch.setattr(GAPGCStudy, "_along", cut)
+    monkeypatch.setattr(GAPGCStudy, "train", lambda self, *args: trained.append(1) or train(self, *args))
+    experiment = Experiment("gapgc", "smoke", out=tmp_path / "cut", settings={"orders": 3})
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(arms=["gapgc"])
+    assert experiment.run(arms=["gapgc"]).metrics == whole.metrics
+    assert orders == [0, 1, 1, 2]
+    assert len(trained) == 1, "what was trained before the interruption is trained again"
 
 
 def test_only_the_projector_learns_beforehand(tmp_path: Path, data: Molecules) -> None:
@@ -518,7 +554,7 @@ def test_predictions_for_an_own_table(tmp_path: Path, data: Molecules) -> None:
     assert {"along-the-stream", "groups", "kept-bonds"} == set(without.figures)
     assert "roc" in with_labels.figures
     assert "AUC by the table's labels" in with_labels.text
-    assert "1 came alone" in without.text
+    assert "1 in batches of one" in without.text
     bonds = without.arrays["kept-bonds"]
     assert len(bonds) == data.bond_starts[17] // 2
     assert ((bonds["keep"] > 0) & (bonds["keep"] < 1)).all()
@@ -620,7 +656,7 @@ def test_an_undefined_auc_is_told(tmp_path: Path, data: Molecules) -> None:
     rare[data.split["train"][::3]] = 1
     y = data.labels[:, 0].astype(int).tolist()
     found = study.read(table_of(tmp_path / "t.csv", data, good=y, rare=rare.tolist()))
-    metrics = study.evaluate(study.train("bn", found), found)
+    metrics = study.evaluate(study.adapt(study.train("bn", found), found), found)
     assert metrics["undefined_tasks"] == 1
     assert np.isfinite(metrics["auc"])
 
@@ -633,7 +669,7 @@ def test_what_cannot_be_split_or_matched_is_said(tmp_path: Path, data: Molecules
     with pytest.raises(Problem, match="no data for gapgc"):
         study.read(tmp_path / "session")
     with pytest.raises(Problem, match="the data have no task 'other'"):
-        study.evaluate(AdaptiveClassifier("bn", ["other"], 2, 8), data)
+        study.adapt(AdaptiveClassifier("bn", ["other"], 2, 8), data)
 
 
 def test_listing_needs_neither_torch_nor_rdkit_and_an_absent_extra_is_a_problem(
@@ -660,6 +696,6 @@ def test_bace_trains_and_adapts(tmp_path: Path, real_data: Callable[[str], Path]
     study = study_in(tmp_path, real="bace", layers=3, dim=32, epochs=6, orders=1, adapt_batch=64)
     data = study.data()
     assert molecules.find_table(study.data_folder()) is not None
-    metrics = study.evaluate(study.train("gapgc", data), data)
+    metrics = study.evaluate(study.adapt(study.train("gapgc", data), data), data)
     assert metrics["auc_source"] > 0.55
     assert metrics["refused"] == 0

@@ -170,7 +170,7 @@ def test_differences_by_hand() -> None:
     decisions = p.argmax(1)
     assert parity_difference(decisions, s) == 0.0
     assert opportunity_difference(decisions, s, y) == 0.5
-    with pytest.raises(Problem, match="group 0 has nobody with label 1"):
+    with pytest.raises(Problem, match="group 0 has no node with label 1"):
         counted(s, everybody, torch.tensor([0, 1, 1, 0]))
 
 
@@ -342,7 +342,7 @@ def test_knowledge_round_trip(tmp_path: Path, name: str, tolerance: float) -> No
     found = read_knowledge(tmp_path / name, 9)
     torch.testing.assert_close(found.logits.exp(), knowledge.logits.exp(), rtol=0, atol=max(tolerance, 1e-7))
     assert found.embedding.shape == ((9, 4) if tolerance == 0 else (9, 0))
-    with pytest.raises(Problem, match="speaks of 9 nodes, the graph has 10"):
+    with pytest.raises(Problem, match="the teacher's file has 9 nodes, the graph has 10"):
         read_knowledge(tmp_path / name, 10)
     (tmp_path / name).write_text("not\tnumbers")
     with pytest.raises(Problem, match="no teacher's knowledge"):
@@ -389,7 +389,7 @@ def test_predictions_need_neither_groups_nor_labels(tmp_path: Path, people: Fair
         some = study.predict(model, table(tmp_path / f"some-{arm}", people, groups=False, size=40))
         assert "40 people (strangers)" in some.text
     model = study.train("cpf+group", data)
-    with pytest.raises(Problem, match="wants to know everybody's group"):
+    with pytest.raises(Problem, match="needs everybody's group"):
         study.predict(model, tmp_path / "full")
 
 

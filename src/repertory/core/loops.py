@@ -181,7 +181,7 @@ class Loop:
             yield step
             for module in self._modules:
                 if not finite_weights(module):
-                    raise diverged(f"the weights are no longer finite after {self.unit} {step}")
+                    raise diverged(f"the weights are no longer finite at {self.unit} {step}")
             self.step = step + 1
             self._keep()
         if self.part:

@@ -437,9 +437,17 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     def train(self, arm: str, data: D) -> M:
         """Train one arm and return the module: the trained state, savable and loadable by itself."""
 
+    def adapt(self, model: M, data: D) -> M:
+        """Adapt a trained module to the held-out part of `data` without its labels; the result goes to `evaluate`.
+
+        For methods that learn at test time. It runs with gradients and may keep resume points. The checkpoint of the
+        trial stays the module that was trained.
+        """
+        return model
+
     @abstractmethod
     def evaluate(self, model: M, data: D) -> dict[str, float]:
-        """Metrics of a trained module on the held-out part of `data`."""
+        """Metrics of a trained (and adapted) module on the held-out part of `data`; runs without gradients."""
 
     def measure(self) -> dict[str, float]:
         """Figures that need neither training nor data: parameters, multiply-accumulates, memory, speed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from repertory.core.settings import changed, saved_config
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
 from repertory.execution.hardware import Hardware
-from repertory.execution.trials import threads
+from repertory.execution.trials import adapt_and_evaluate, threads
 
 
 @contextlib.contextmanager
@@ -41,7 +42,15 @@ def open_model(
     config = changed(study, saved_config(study, origin.get("config", {}), model_dir), settings)
     fabric = Hardware().fabric()
     with progress_display(console) as display, torch.no_grad(), threads(config.threads):
-        session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
+        session = Session(
+            int(origin.get("seed", 0)),
+            out,
+            data,
+            fabric=fabric,
+            package=package,
+            display=display,
+            keep_seconds=math.inf,  # `out` belongs to no trial: another model must not resume from here
+        )
         session.reseed("evaluate")
         yield study(config, session), fabric.to_device(checkpoint.load(model_dir, package))
 
@@ -49,7 +58,10 @@ def open_model(
 def evaluate(model_dir: Path, data: Path | None, out: Path, console: Console | None = None) -> dict[str, float]:
     """Metrics of a saved model on the held-out part of `data`."""
     with open_model(model_dir, data, out, console) as (study, model):
-        return study.evaluate(model, study.data())
+        try:
+            return adapt_and_evaluate(study, model, study.data())
+        finally:
+            study.session.finish()
 
 
 def predict(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
+from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
@@ -128,11 +129,19 @@ def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
         fabric.barrier()
     # Evaluated as loaded: what is reported is what the files on disk do.
     model = fabric.to_device(checkpoint.load(saved, session.package))
-    session.reseed("evaluate")
-    with torch.no_grad():
-        metrics = {name: float(value) for name, value in study.evaluate(model, data).items()}
+    metrics = adapt_and_evaluate(study, model, data)
     session.finish()
     return metrics
+
+
+def adapt_and_evaluate(study: Study, model: nn.Module, data: Any) -> dict[str, float]:
+    """Metrics of a trained module on the held-out part of `data`, after test-time adaptation where the paper has it."""
+    study.session.reseed("adapt")
+    with torch.enable_grad():
+        model = study.adapt(model, data)
+    study.session.reseed("evaluate")
+    with torch.no_grad():
+        return {name: float(value) for name, value in study.evaluate(model, data).items()}
 
 
 def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""K-means that also says how sure it is of each point (the authors' code: kmeans_gpu.py, train.py)."""
+"""K-means, and a confidence for each point (the authors' code: kmeans_gpu.py, train.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repertory.core.problem import Problem
 
 
 class Clusters(NamedTuple):
-    """One clustering of n points into K clusters. The three parts agree: `labels` is the row-wise nearest centre."""
+    """One clustering of n points into K clusters. `labels` is the row-wise argmin of `distances`."""
 
     labels: Tensor
     """(n,) int64."""
@@ -33,8 +33,8 @@ def kmeans(
 ) -> Clusters:
     """Lloyd's algorithm, in float64.
 
-    It ends when (Σ_k ‖c_k − c_k^old‖)² < `tolerance`, and returns the last assignment, not the centres after it.
-    A cluster that loses all its points starts again at the point that lies farthest from its own centre.
+    Stops when (Σ_k ‖c_k − c_k^old‖)² < `tolerance` and returns the last assignment with the centres it used.
+    An empty cluster restarts at the point farthest from its own centre.
 
     Args:
         points: (n, d).
@@ -43,7 +43,7 @@ def kmeans(
         centres: (K, d) to start from; default: see `initial_rows`.
         draws: of K points, of which the best is the start.
         tolerance: of the stopping rule.
-        most_steps: steps after which it ends in any case.
+        most_steps: maximum number of steps.
 
     Raises:
         Problem: K is not between 2 and n.
@@ -68,9 +68,9 @@ def kmeans(
 
 
 def initial_rows(norms: Tensor, clusters: int, generator: torch.Generator | None, draws: int = 20) -> Tensor:
-    """Of `draws` draws of K distinct rows, the one with the least sum of squared distances from all points to all K.
+    """Draw K distinct rows `draws` times; return the draw with the least sum of squared distances to all points.
 
-    All points together are n ‖x − mean‖² away from a point x, but for what is the same for every x.
+    Up to a constant, the squared distances from a point x to all points sum to n ‖x − mean‖².
 
     Args:
         norms: squared distances (n, 1) of the points to their mean.
@@ -91,11 +91,11 @@ def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
 def _about_mean(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Points minus their mean (n, d), the mean (d,), and the squared norms (n, 1), in float64.
 
-    For ‖x‖² + ‖c‖² − 2 x·c cancels where the distance is small.
+    Centring keeps ‖x‖² + ‖c‖² − 2 x·c from cancelling where the distance is small.
     """
     if points.device.type == "mps":  # which has no float64
         points = points.cpu()
-    points = points.detach().to(torch.float64, copy=True)  # one copy: fresh memory is what costs most here
+    points = points.detach().to(torch.float64, copy=True)  # one copy: allocation dominates the cost
     mean = points.mean(dim=0)
     points -= mean
     return points, mean, torch.linalg.vector_norm(points, dim=1, keepdim=True).square()
@@ -117,11 +117,11 @@ def _means(points: Tensor, labels: Tensor, nearest: Tensor, clusters: int) -> Te
 
 
 def high_confidence(distances: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """The points that lie nearest to their centres, over all clusters together.
+    """Select the points nearest to their centres, over all clusters together.
 
     Args:
         distances: (n, K) to the centres.
-        fraction: τ, about this share of the points is taken.
+        fraction: τ, the share of points to select.
 
     Returns:
         Mask (n,) and the cut: the value at position ⌊n τ⌋ of the sorted distances to the nearest centre. Points
@@ -143,11 +143,11 @@ def require_clusters(clusters: int, points: int) -> None:
 
 
 def require_distinct(points: Tensor, clusters: int) -> None:
-    """Raise a Problem if there are fewer than K distinct points, which no K-means can tell apart."""
+    """Raise a Problem if there are fewer than K distinct points."""
     distinct = len(points.unique(dim=0))
     if distinct < clusters:
         raise Problem(
             f"only {distinct} distinct rows of features for {clusters} clusters",
             "features",
-            "ask for fewer clusters, or give features that tell the nodes apart",
+            "ask for fewer clusters, or give features that differ between nodes",
         )

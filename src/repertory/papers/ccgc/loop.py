@@ -78,7 +78,7 @@ def offer(
 
 
 def clustering_of(picks: Picks, in_features: int, clusters: int, smoothing_steps: int) -> GraphClustering:
-    """The module that holds the moments of all protocols."""
+    """Build the module with the state that each protocol picked."""
     moments = {name: picks.state(name) for name in PROTOCOLS if name in picks.picked}
     hidden = {name: len(state.get("encoder.layers1.bias", ())) for name, state in moments.items()}
     model = GraphClustering(in_features, clusters, smoothing_steps, hidden)
@@ -166,9 +166,9 @@ def last_refresh(config: CCGCConfig) -> int:
 
 
 def views(x: Tensor, config: CCGCConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """What the encoders see: the same features; or, for the shared encoder, two copies with other columns masked.
+    """Inputs of the encoders: the features once; for the shared encoder two copies with different columns masked.
 
-    Masking columns of S^t X is masking those of X.
+    Masking columns of S^t X equals masking those of X.
     """
     if config.views == "encoders":
         return (x,)
@@ -196,7 +196,7 @@ def guided_loss(
     config: CCGCConfig,
     generator: torch.Generator,
 ) -> Tensor | None:
-    """L = L_P + α L_N over the confident nodes; None if there is nothing to pull together (L_P = 0)."""
+    """L = L_P + α L_N over the confident nodes; None if L_P = 0."""
     a, b = positive_pairs(labels, PAIRED, generator)
     positive = positive_loss(z1[nodes[a]], z2[nodes[b]], clusters)
     if not positive:

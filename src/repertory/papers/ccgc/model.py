@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from repertory.papers.ccgc.clustering import Clusters, high_confidence, squared_distances
 
 PAIRED = 0.8
-"""Share of each cluster's confident nodes that one step pairs up."""
+"""Share of each cluster's confident nodes that one step pairs."""
 
 
 # -- graph filter -----------------------------------------------------------------------------------
@@ -88,10 +88,10 @@ class CCGC(nn.Module, PyTorchModelHubMixin):
 
 
 def warmup_loss(z1: Tensor, z2: Tensor) -> Tensor:
-    """Mean of (z_1 z_2ᵀ − I)² over its n² entries: a node is like itself in the other view, and like no other.
+    """Mean of (z_1 z_2ᵀ − I)² over its n² entries: a node resembles itself in the other view and no other node.
 
-    Without the n × n matrix where n > 4 h: ‖z_1 z_2ᵀ − I‖² = tr((z_1ᵀ z_1)(z_2ᵀ z_2)) − 2 Σ_i z_1i · z_2i + n. There
-    the sum is at least n − h, so nothing is lost to cancellation.
+    Avoids the n × n matrix where n > 4 h: ‖z_1 z_2ᵀ − I‖² = tr((z_1ᵀ z_1)(z_2ᵀ z_2)) − 2 Σ_i z_1i · z_2i + n. The
+    sum is then at least n − h, so cancellation is harmless.
 
     Args:
         z1: first view (n, h).
@@ -145,7 +145,7 @@ def cluster_centres(z: Tensor, labels: Tensor) -> Tensor:
 
 
 def negative_loss(c1: Tensor, c2: Tensor) -> Tensor:
-    """L_N = mean of M², M_kl = c_1k · c_2l with a zero diagonal: different clusters shall not be alike.
+    """L_N = mean of M², M_kl = c_1k · c_2l with a zero diagonal: pushes different clusters apart.
 
     Args:
         c1: centres in view 1 (K, h).
@@ -155,11 +155,11 @@ def negative_loss(c1: Tensor, c2: Tensor) -> Tensor:
     return (similarity - similarity.diag().diag()).square().mean()
 
 
-# -- what training leaves behind ----------------------------------------------------------------------
+# -- trained clusterings ------------------------------------------------------------------------------
 
 
 class Moment(nn.Module):
-    """The clustering at one moment of training: encoder, centres, and how near to them a node is a confident one.
+    """The clustering at one epoch: encoder, centres, and the distance below which a node is confident.
 
     Args:
         in_features: d.
@@ -170,7 +170,7 @@ class Moment(nn.Module):
     def __init__(self, in_features: int, clusters: int, hidden: int) -> None:
         super().__init__()
         self.encoder = CCGC(in_features, hidden) if hidden else None
-        # Not a number until K-means was run: weights that the authors' code wrote come without centres.
+        # NaN until K-means has run: weights of the authors' code have no centres.
         self.centres = nn.Buffer(torch.full((clusters, hidden or in_features), torch.nan))
         self.cut = nn.Buffer(torch.tensor(torch.nan))
         self.epoch = nn.Buffer(torch.tensor(-1))
@@ -188,8 +188,8 @@ class Moment(nn.Module):
 def kept_of(z: Tensor, found: Clusters, threshold: float) -> dict[str, Tensor]:
     """Centres and cut of a clustering of `z` (n, h), as a `Moment` keeps them.
 
-    In float32, which every device has; the cut is taken after the centres were rounded, and rounded down itself, so
-    that the moment finds the very same nodes confident.
+    In float32, which every device supports. The cut is computed from the rounded centres and rounded down, so that
+    the moment selects the same confident nodes.
     """
     centres = found.centres.float()
     cut = high_confidence(squared_distances(z, centres), threshold)[1].float()
@@ -212,7 +212,7 @@ class GraphClustering(nn.Module, PyTorchModelHubMixin):
         self.moments = nn.ModuleDict({name: Moment(in_features, clusters, width) for name, width in hidden.items()})
 
     def moment(self, protocol: str = "last") -> Moment:
-        """What stood at the moment that a protocol picks."""
+        """The clustering at the epoch that a protocol picks."""
         return cast(Moment, self.moments[protocol])
 
     def forward(self, smoothed: Tensor, protocol: str = "last") -> tuple[Tensor, Tensor]:

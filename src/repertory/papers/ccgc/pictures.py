@@ -1,4 +1,4 @@
-"""Pictures of a clustering and of how it came about."""
+"""Pictures of a clustering and of its training."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ KMEANS_ARMS = {
     "kmeans-smoothed": {"smoothed": True, "restarted": False},
     "kmeans-smoothed-restarts": {"smoothed": True, "restarted": True},
 }
-"""What is clustered, and whether as often as the trained arms are scored: the control for the oracle."""
+"""What is clustered, and whether it is restarted as often as trained arms are scored (a control for the oracle)."""
 
 CONTRASTIVE_ARMS: dict[str, dict[str, Any]] = {
     "warmup-only": {"warmup_epochs": NEVER},
@@ -48,7 +48,7 @@ CONTRASTIVE_ARMS: dict[str, dict[str, Any]] = {
     "random-negatives": {"negatives": "nodes"},
     "shared-encoder": {"views": "masking"},
 }
-"""What each differs in from the configuration."""
+"""Fields of the configuration that each arm changes."""
 
 
 class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
@@ -79,7 +79,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """The generated graph as an npy triplet and, in the folder `planetoid`, once more in that format."""
+        """The generated graph as an npy triplet and, in the folder `planetoid`, in that format too."""
         rng = np.random.default_rng(0)
         graph = graphs.block_graph(rng, nodes=self.config.sample_nodes)
         graphs.write_triplet(folder, graph)
@@ -121,7 +121,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
         return model
 
     def evaluate(self, model: GraphClustering, data: Graph) -> dict[str, float]:
-        """Scores of every protocol's clustering of the graph; those against true labels only if it has labels."""
+        """Scores of every protocol's clustering; those against true labels only if the graph has labels."""
         x = self._smoothed(data, model.smoothing_steps)
         metrics: dict[str, float] = {}
         for protocol in model.moments:
@@ -154,7 +154,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
         z, distances, sure = assign(moment, x)
         clusters, flat = distances.argmin(dim=1).cpu().numpy(), z.cpu().numpy()
         sizes = ", ".join(f"{k}: {size}" for k, size in enumerate(np.bincount(clusters, minlength=model.clusters)))
-        text = f"{graph.size} nodes in {model.clusters} clusters ({sizes}); {int(sure.sum())} of them with confidence"
+        text = f"{graph.size} nodes in {model.clusters} clusters ({sizes}); {int(sure.sum())} of them confident"
         if moment is not model.moment():
             text += "\nthe weights came without centres; these are from K-means on this graph"
         drawn = {"embedding": pictures.embedding_picture, "cosine": pictures.cosine_picture}
@@ -170,7 +170,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
 
         Args:
             source: the file.
-            variant: what the state dict does not say: the data set (a key of `SETTINGS`, which tells K and t), or K;
+            variant: what the state dict lacks: the data set (a key of `SETTINGS`, with K and t), or K;
                 empty: the data set with this number of features.
 
         Raises:
@@ -192,7 +192,7 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
             known = next((setting for setting in SETTINGS.values() if setting.features == in_features), None)
         if known is None or known.clusters < 2:
             raise Problem(
-                f"the weights do not say the number of clusters, and {variant or f'{in_features} features'} tells none",
+                f"the weights do not say the number of clusters, nor do {variant or f'{in_features} features'}",
                 source,
                 f"give as variant the number of clusters (2 or more), or a data set: {', '.join(SETTINGS)}",
             )
@@ -241,13 +241,13 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
 
 @torch.no_grad()
 def assign(moment: Moment, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Smoothed features (n, d) -> Z (n, h), squared distances to the centres (n, K), and who is confident (n,)."""
+    """Smoothed features (n, d) -> Z (n, h), squared distances to the centres (n, K), mask of confident nodes (n,)."""
     z, distances = moment(x)
     return z, distances, distances.min(dim=1).values < moment.cut
 
 
 def cluster_table(graph: Graph, distances: Tensor, sure: Tensor) -> list[dict[str, Any]]:
-    """One row a node: its name or number, its cluster, the squared distance to that centre, and whether it is sure."""
+    """One row per node: name or number, cluster, squared distance to its centre, whether it is confident."""
     nearest = distances.min(dim=1)
     columns = (node_names(graph.nodes, graph.size), nearest.indices.tolist(), nearest.values.tolist(), sure.tolist())
     return [

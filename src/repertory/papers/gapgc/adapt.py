@@ -1,14 +1,15 @@
-"""Test-time adaptation: a stream of unlabelled batches, for each a step of the game and then the prediction.
+"""Test-time adaptation along a stream of unlabelled batches: for each an adversarial step, then the prediction.
 
-No label enters here.
+Nothing here reads labels.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from repertory.papers.gapgc.settings import ARMS, GAPGCConfig
 
 
 class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
-    """A trained source classifier and all that an arm needs to adapt it; as it is, before any adaptation.
+    """A trained source classifier, not adapted yet, and what its arm needs to adapt it.
 
     Args:
         arm: name in `ARMS`.
@@ -52,7 +53,7 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
     """
 
     threshold: Tensor
-    """(T,) logit from which the pseudo-label is 1."""
+    """(T,) least logit with pseudo-label 1."""
 
     def __init__(
         self,
@@ -77,13 +78,14 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
         if ARMS[arm].views == "learned":
             self.augmenter = Augmenter(copy.deepcopy(encoder), scorer, keep_bias, augmenter_tau, hard)
         self.register_buffer("threshold", torch.zeros(len(tasks)))
+        self.streams: list[Stream] = []  # of an adapted model; no weights, so they are not saved
 
     def forward(self, graphs: GraphBatch) -> Tensor:
         """Logits (G, T) of the source classifier."""
         return self.classifier(graphs)
 
     def start_from(self, source: AdaptiveClassifier) -> None:
-        """Take over a source classifier; the augmenter's encoder starts as a copy of the classifier's."""
+        """Copy a source classifier; the augmenter's encoder starts as a copy of the classifier's."""
         self.classifier.load_state_dict(source.classifier.state_dict())
         self.threshold.copy_(source.threshold)
         if self.augmenter is not None:
@@ -92,28 +94,44 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
 
 @dataclass
 class Stream:
-    """What came of adapting along a stream of n graphs; rows are those of the data, whatever the order."""
+    """Results of adapting along a stream of n graphs; row i belongs to graph i of the data, whatever the order."""
 
     before: Tensor
     """Logits (n, T) of the source model."""
     after: Tensor
-    """Logits (n, T) after adaptation, each graph's when its batch was there."""
+    """Logits (n, T) after adapting to the batch that holds the graph."""
     features_before: Tensor
     """(n, width)."""
     features_after: Tensor
     keep: dict[int, np.ndarray] = field(default_factory=dict)
-    """Graph -> σ(ω) of its bonds, where bonds are dropped by a learned augmenter."""
+    """Graph -> σ(ω) of its bonds, in arms with a learned augmenter."""
     records: list[dict[str, float]] = field(default_factory=list)
     """One for each batch: loss, R (dropped), mean entropy before and after, skipped updates."""
     refused: int = 0
-    """Graphs that came alone, and were predicted by the source model."""
+    """Number of graphs in batches of one, which the source model predicts."""
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """Indices of the graphs, in the order of the stream."""
+
+    def outcome(self) -> Stream:
+        """The stream without the fields that only pictures need."""
+        none = self.features_before[:0]
+        return replace(self, features_before=none, features_after=none, keep={})
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a resume point; see `Stream.of`."""
+        return {**vars(self), "keep": {row: torch.from_numpy(keep) for row, keep in self.keep.items()}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Stream:
+        """The stream of a `state`."""
+        return cls(**{**state, "keep": {row: keep.numpy() for row, keep in state["keep"].items()}})
 
 
 class Adaptation:
     """A classifier that changes along a stream.
 
     Args:
-        source: where it starts; left as it is.
+        source: the initial model, not changed.
         config: how it adapts.
         generator: of the CPU, for views.
     """
@@ -129,7 +147,7 @@ class Adaptation:
         self.model = model = copy.deepcopy(self.source).eval()
         self.psi = [] if model.augmenter is None else list(model.augmenter.parameters())
         encoder = model.classifier.encoder
-        # The head h is in no optimiser: what the features mean stays fixed.
+        # The head h is in no optimiser: the meaning of the features stays fixed.
         match self.arm.kind:
             case "tent":
                 self.theta, lr = [p for norm in norms_of(encoder) for p in norm.parameters()], config.tent_lr
@@ -143,9 +161,8 @@ class Adaptation:
         self.descent = torch.optim.Adam(self.theta, lr=lr) if self.theta else None
         self.ascent = torch.optim.Adam(self.psi, lr=config.augmenter_lr) if self.psi else None
 
-    @torch.enable_grad()
     def adapt(self, graphs: GraphBatch) -> dict[str, float]:
-        """Let the model adapt to a batch of two graphs or more; returns what there is to record.
+        """Let the model adapt to a batch of two graphs or more, with gradients enabled; returns what to record.
 
         Raises:
             Diverged: the loss is not finite.
@@ -177,7 +194,7 @@ class Adaptation:
     # -- the losses of the arms -----------------------------------------------------------------
 
     def _tent(self, graphs: GraphBatch) -> tuple[Tensor | None, dict[str, float]]:
-        with untouched_statistics(self.model):  # predictions use the batch's
+        with untouched_statistics(self.model):  # predictions use the batch's statistics
             return binary_entropy(self.model(graphs)).mean(), {}
 
     def _shot(self, graphs: GraphBatch) -> tuple[Tensor | None, dict[str, float]]:
@@ -188,10 +205,10 @@ class Adaptation:
         return loss + self.config.shot_weight * F.binary_cross_entropy_with_logits(logits, labels), {}
 
     def _contrast(self, graphs: GraphBatch) -> tuple[Tensor | None, dict[str, float]]:
-        """Ascent of the augmenter, then the loss that encoder and projector descend."""
+        """Ascent step of the augmenter, then the loss for the descent of encoder and projector."""
         model, bonds = self.model, graphs.edge_index.shape[1] // 2
         assert model.projector is not None
-        # The clean pass: the only one that running statistics follow. f does not change between the two steps.
+        # The clean pass alone updates running statistics. f does not change between the two steps.
         pooled = model.classifier.encoder.embed(graphs)
         anchors = model.projector(pooled)
 
@@ -208,7 +225,7 @@ class Adaptation:
         return self.contrast(graphs, pooled, anchors, keep), record
 
     def keep_weights(self, graphs: GraphBatch) -> Tensor:
-        """p (V, bonds): how much of each bond's messages the views pass on."""
+        """p (V, bonds): weight of each bond's messages in the views."""
         shape = self.config.views, graphs.edge_index.shape[1] // 2
         noise = torch.rand(shape, generator=self.generator).to(graphs.x.device)
         if self.model.augmenter is None:
@@ -217,7 +234,7 @@ class Adaptation:
             return self.model.augmenter.keep(self.model.augmenter.logits(graphs), noise)
 
     def contrast(self, graphs: GraphBatch, pooled: Tensor, anchors: Tensor, keep: Tensor) -> Tensor | None:
-        """The arm's contrast of anchors with views; None if all pseudo-labels agree, so that it says nothing.
+        """The arm's contrast of anchors with views; None if all pseudo-labels agree and it has no signal.
 
         Args:
             graphs: the batch.
@@ -252,7 +269,7 @@ class Adaptation:
         return torch.stack([info_nce(anchors, view, config.tau) for view in views.chunk(config.views)]).mean()
 
     def _update(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
-        """One step of these parameters alone."""
+        """One optimiser step of these parameters."""
         finite(loss, f"while {self.model.arm} adapts")
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -271,14 +288,14 @@ def adapt_along(
     """Adapt to each batch of a stream, then predict it.
 
     Args:
-        source: the source model with its arm; left as it is.
+        source: the source model with its arm, not changed.
         batches: (numbers of the graphs, their batch).
-        size: n, of graphs in all; those that the batches leave out stay NaN.
+        size: n, number of graphs; rows of those in no batch stay NaN.
         config: how.
         generator: of the CPU.
 
     Returns:
-        What came of it, and the model as it is at the end of the stream.
+        The results, and the model at the end of the stream.
     """
     adaptation, still = Adaptation(source, config, generator), copy.deepcopy(source).eval()
     device, width = source.threshold.device, source.classifier.encoder.width
@@ -303,6 +320,7 @@ def adapt_along(
             "entropy_before": binary_entropy(logits).mean().item(),
             "entropy": binary_entropy(stream.after[index]).mean().item(),
         }
+        stream.rows = torch.cat([stream.rows, torch.as_tensor(rows)])
         stream.records.append({"graphs": graphs.num_graphs, **entropies, **record})
         if adaptation.model.augmenter is not None:
             stream.keep.update(zip(rows.tolist(), _keep_of(adaptation.model.augmenter, graphs), strict=True))

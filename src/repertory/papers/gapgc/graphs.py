@@ -56,7 +56,7 @@ def collate(molecules: Molecules, rows: np.ndarray) -> Graphs:
 
 
 def _spans(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of all items of these rows, one row after the other, and how many each has."""
+    """Indices of all items of these rows, row after row, and the number of items of each."""
     counts = starts[rows + 1] - starts[rows]
     before = np.cumsum(counts) - counts
     return np.arange(counts.sum()) + np.repeat(starts[rows] - before, counts), counts
@@ -83,11 +83,11 @@ def mean_by_graph(values: Tensor, graph: Tensor, num_graphs: int) -> tuple[Tenso
 
 
 class Wiring:
-    """The edges of a batch ordered for products: by the node that receives, and by the node that sends.
+    """The edges of a batch, sorted for products: by target node, and by source node.
 
     Args:
         edge_index: (2, E) from, to.
-        kinds: (E,) a number below `num_kinds` for each edge, which says what its message adds.
+        kinds: (E,) a number below `num_kinds` for each edge, which selects the row of B that its message adds.
         size: N.
     """
 
@@ -117,12 +117,12 @@ class Wiring:
 
 
 class _Messages(torch.autograd.Function):
-    """No tensor has a row for each edge, but for the gradient of the weights, where that is wanted."""
+    """Allocates no tensor with a row per edge, except for the gradient of the weights if needed."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, table: Tensor, weights: Tensor, wiring: Wiring) -> Tensor:
         sums = multiply(wiring.into_starts, wiring.into_source, weights[wiring.into], h)
-        # (N, kinds): with what weight each node hears of each kind of bond.
+        # (N, kinds): summed weight of each kind of bond at each node.
         heard = weights.new_zeros(wiring.size * wiring.num_kinds)
         heard = heard.index_add_(0, wiring.target * wiring.num_kinds + wiring.kinds, weights).view(wiring.size, -1)
         ctx.save_for_backward(h, table, weights, heard)

@@ -1,4 +1,4 @@
-"""Self-supervised losses: contrast with groups (GPPS), with own views, and those of the baselines."""
+"""Self-supervised losses: group contrast (GPPS), contrast with own views, and the baselines' losses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def group_contrast(
     counts = torch.ones_like(view_labels, dtype=log_share.dtype) if counted is None else counted.to(log_share.dtype)
     with_one = counts * view_labels  # (M, T)
     with_zero = counts - with_one
-    # No tensor (T, G, M): a positive's label is 1 or 0, and for each the sum over positives is a product.
+    # Avoids a tensor (T, G, M): for each of the labels 0 and 1, the sum over positives is a matrix product.
     total = torch.where(anchor_labels, log_share @ with_one, log_share @ with_zero)  # (G, T)
     positives = torch.where(anchor_labels, with_one.sum(0), with_zero.sum(0))
     has_some = positives > 0
@@ -90,13 +90,13 @@ def binary_entropy(logits: Tensor) -> Tensor:
 
 
 def information_maximisation(logits: Tensor) -> Tensor:
-    """SHOT: sure of each graph, undecided on the whole; mean entropy minus entropy of the mean, of logits (G, T)."""
+    """SHOT: mean entropy minus entropy of the mean decision, of logits (G, T)."""
     mean = logits.sigmoid().mean(0)
     return binary_entropy(logits).mean() - binary_entropy(torch.logit(mean, eps=1e-6)).mean()
 
 
 def centroid_labels(features: Tensor, logits: Tensor) -> Tensor:
-    """SHOT's pseudo-labels: which of a task's two centroids, weighted by probability, is nearer by cosine.
+    """SHOT's pseudo-labels: the nearer, by cosine, of a task's two probability-weighted centroids.
 
     Args:
         features: (G, d).

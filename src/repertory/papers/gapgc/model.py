@@ -20,7 +20,7 @@ from repertory.papers.gapgc.settings import Knowledge, Pool, Scorer
 ELEMENTS, CHIRALITIES = 120, 3
 BOND_TYPES, DIRECTIONS = 6, 3
 SELF_LOOP = 4
-"""Bond type of the loop that every node has; its direction is 0."""
+"""Bond type of the self loops; their direction is 0."""
 
 
 class GINLayer(nn.Module):
@@ -48,8 +48,8 @@ class GIN(nn.Module):
         layers: L.
         dim: d.
         dropout: after every layer.
-        jk: which layers' vectors are a node's: the last, all side by side, their maximum or their sum.
-        pool: how a graph's vector comes of its nodes'.
+        jk: how a node's vector combines the layers: the last, concatenation, maximum or sum.
+        pool: how a graph's vector combines its nodes'.
 
     Example:
         >>> sum(p.numel() for p in GIN(5, 300).parameters())
@@ -148,7 +148,7 @@ class Projector(nn.Sequential):
 
 
 class Augmenter(nn.Module):
-    """A_ψ: an encoder of its own, and a score for each bond that says how likely it is kept.
+    """A_ψ: an encoder and a scorer; the score of a bond is the logit of keeping it.
 
     Args:
         encoder: a copy of the trained source encoder.
@@ -221,12 +221,12 @@ def dropped_share(keep: Tensor, graphs: GraphBatch) -> Tensor:
 
 
 def norms_of(module: nn.Module) -> list[nn.BatchNorm1d]:
-    """Its BatchNorm layers."""
+    """The BatchNorm layers of a module."""
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
 
 
 def batch_statistics(module: nn.Module) -> None:
-    """Evaluation mode, but BatchNorm works with the statistics of the batch (and updates the running ones)."""
+    """Set evaluation mode, with BatchNorm on batch statistics (it updates the running ones)."""
     module.eval()
     for norm in norms_of(module):
         norm.train()
@@ -234,7 +234,7 @@ def batch_statistics(module: nn.Module) -> None:
 
 @contextmanager
 def untouched_statistics(module: nn.Module) -> Iterator[None]:
-    """Passes within leave the running statistics as they are: momentum 0."""
+    """Within this context forward passes leave running statistics unchanged (momentum 0)."""
     norms = norms_of(module)
     before = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Pictures: what happens along the stream, bonds by their chance to be kept, groups before and after, ROC curves."""
+"""Pictures: the course of adaptation, bonds by keep probability, groups before and after, ROC curves."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def stream_picture(
     labels: np.ndarray | None = None,
     scores: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Along the stream, a panel each: mean entropy; R and the loss, where the arm has them; AUC so far, with labels.
+    """Panels along the stream: mean entropy; R and the loss, where the arm has them; running AUC, with labels.
 
     Args:
-        records: of `Stream`, one a batch.
+        records: of `Stream`, one per batch.
         labels: (n,) of one task, in the order of the stream; NaN where unknown.
         scores: "before" and "after" -> (n,) in the same order.
     """
@@ -58,7 +58,7 @@ def stream_picture(
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """ROC-AUC of labels (n,) 0, 1 or NaN; NaN where there is but one class.
+    """ROC-AUC of labels (n,) 0, 1 or NaN; NaN if only one class is present.
 
     Example:
         >>> auc(np.array([0, 1, np.nan, 1]), np.array([0.2, 0.4, 9.0, 0.3]))
@@ -70,7 +70,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def bonds_picture(molecules: Molecules, keep: Mapping[int, np.ndarray], most: int = 6) -> Figure:
-    """Molecules with each bond in the colour of its chance to be kept; those whose bonds differ most."""
+    """The molecules whose bonds differ most, bonds coloured by keep probability."""
     chem, draw = require("rdkit.Chem", extra="chem"), require("rdkit.Chem.Draw.rdMolDraw2D", extra="chem")
     spread = {row: float(np.ptp(values)) for row, values in keep.items() if len(values)}
     rows = sorted(spread, key=lambda row: spread[row], reverse=True)[:most]
@@ -119,13 +119,13 @@ def projection_picture(features: Mapping[str, np.ndarray], groups: Mapping[str, 
 
 
 def roc_picture(labels: np.ndarray, scores: Mapping[str, np.ndarray], tasks: Sequence[str], most: int = 6) -> Figure:
-    """ROC curves before and after, a panel a task that has both classes.
+    """ROC curves before and after, one panel per task with both classes.
 
     Args:
         labels: (n, T), 0, 1 or NaN.
         scores: "before" and "after" -> (n, T).
         tasks: names.
-        most: panels at most.
+        most: maximum number of panels.
     """
     shown = [k for k in range(len(tasks)) if len(set(labels[np.isfinite(labels[:, k]), k].tolist())) == 2][:most]
     figure = Figure(figsize=(3.4 * max(1, len(shown)), 3.4), layout="constrained")

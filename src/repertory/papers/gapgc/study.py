@@ -8,6 +8,7 @@ repertory train gapgc --data mine.csv --out model/             # then: repertory
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Rings with groups, as MoleculeNet's tables are."""
+        """Generated molecules (rings with substituents) in the table format of MoleculeNet."""
         molecules.write_sample(folder / "molecules.csv", np.random.default_rng(0), self.config.sample_molecules)
 
     def read(self, folder: Path) -> Molecules:
@@ -136,7 +137,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
     # -- the source model -----------------------------------------------------------------------
 
     def train(self, arm: str, data: Molecules) -> AdaptiveClassifier:
-        """Train the source model (once for all arms); what adapts it is set up, the adaptation is `evaluate`'s."""
+        """Train the source model (once for all arms) and set up what `adapt` needs."""
         source = self.session.shared("source", lambda: self._source(data))
         self.session.reseed("projector")
         model = self._model(arm, data.tasks)
@@ -154,7 +155,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         return model
 
     def _source(self, data: Molecules) -> AdaptiveClassifier:
-        """BCE over the labels that are there; the epoch with the best validation AUC."""
+        """Minimise BCE over the known labels; keep the epoch with the best validation AUC."""
         model, labels = self._model("source", data.tasks), torch.from_numpy(data.labels)
         if self.config.source_encoder:
             load_encoder(model.classifier.encoder, Path(self.config.source_encoder))
@@ -179,14 +180,14 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         return model
 
     def _logits(self, model: nn.Module, data: Molecules, rows: np.ndarray, label: str) -> Tensor:
-        """Logits (n, T) of these molecules, nothing adapted."""
+        """Logits (n, T) of these molecules, without adaptation."""
         listed = Subset(range(data.size), rows.tolist())  # pyright: ignore[reportArgumentType]
         batches = loader(self.session, listed, 256, collate=lambda part: collate(data, np.array(part)), label=label)
         with torch.no_grad():
             return torch.cat([model(graphs) for graphs in batches])
 
     def _validate(self, model: nn.Module, data: Molecules) -> dict[str, float]:
-        """AUC on the validation scaffolds; where none is defined, minus the loss."""
+        """AUC on the validation scaffolds; minus the loss where no AUC is defined."""
         rows = data.split["valid"]
         logits = self._logits(model, data, rows, "validate").cpu()
         labels = data.labels[rows][: len(logits)]  # a dry run stops early
@@ -195,7 +196,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         return {"val_auc": value, "val_loss": loss, "score": -loss if math.isnan(value) else value}
 
     def _train_projector(self, model: AdaptiveClassifier, data: Molecules) -> None:
-        """The arm's contrast on source molecules, before any test molecule is seen; only g learns."""
+        """Train the projector g alone with the arm's contrast on source molecules, before any test molecule."""
         c, rows = self.config, data.split["train"]
         assert model.projector is not None
         optimizer = torch.optim.Adam(model.projector.parameters(), lr=c.augmenter_lr)
@@ -223,8 +224,29 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
 
     # -- the experiment -------------------------------------------------------------------------
 
+    def adapt(self, model: AdaptiveClassifier, data: Molecules) -> AdaptiveClassifier:
+        """Adapt along the stream of test molecules, once in each of several orders.
+
+        After an interruption it resumes with the order that was interrupted.
+
+        Returns:
+            A copy of the model with the streams; its weights are still those of the source.
+        """
+        data = data if data.tasks == model.tasks else data.of_tasks(model.tasks)
+        loop = Loop(self.session, self.config.orders, part="orders", unit="step")
+        states = loop.extra.setdefault("streams", [])
+        for order in loop:
+            stream, _ = self._along(model, data, data.split["test"], order)
+            states.append((stream.outcome() if order else stream).state())
+        adapted = copy.deepcopy(model)
+        adapted.streams = [Stream.of(state) for state in states]
+        return adapted
+
     def evaluate(self, model: AdaptiveClassifier, data: Molecules) -> dict[str, float]:
-        """Adapt along the stream of test molecules, in several orders; means over the orders.
+        """Score an adapted model's predictions along the streams; means over the orders.
+
+        Raises:
+            Problem: the model was not adapted.
 
         Returns:
             auc (mean over tasks, adapted), auc_source, gain (auc - auc_source), auc_spread (standard deviation over
@@ -233,9 +255,11 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
             test: left out of the mean), dropped_first and dropped_last (R), where bonds are dropped.
         """
         data = data if data.tasks == model.tasks else data.of_tasks(model.tasks)
+        if not model.streams:
+            raise Problem("the model was not adapted", "evaluate", "give it what `adapt(model, data)` returns")
         found: list[dict[str, float]] = []
-        for order in self.session.progress(range(self.config.orders), "orders"):
-            stream, rows, _ = self._along(model, data, data.split["test"], order)
+        for order, stream in enumerate(model.streams):
+            rows = stream.rows.numpy()
             labels = data.labels[rows]
             before, after = (values[rows].cpu().numpy() for values in (stream.before, stream.after))
             (auc, undefined), (auc_source, _) = mean_auc(labels, after), mean_auc(labels, before)
@@ -260,21 +284,18 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
             if not order and self.session.fabric.is_global_zero:
                 figure = pictures.stream_picture(records, labels[:, 0], {"before": before[:, 0], "after": after[:, 0]})
                 self.session.figure("along-the-stream", figure)
-                for name, figure in self._pictures(model, data, stream, rows).items():
+                for name, figure in self._pictures(model, data, stream).items():
                     self.session.figure(name, figure)
         means = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
         return {**means, "auc_spread": float(np.std([f["auc"] for f in found]))}
 
     def _along(
         self, model: AdaptiveClassifier, data: Molecules, rows: np.ndarray, order: int
-    ) -> tuple[Stream, np.ndarray, AdaptiveClassifier]:
-        """Adapt along these molecules in a shuffled order; the stream, the order (what was seen of it), the model."""
+    ) -> tuple[Stream, AdaptiveClassifier]:
+        """Adapt along these molecules in a shuffled order; the stream, and the model at its end."""
         rows = rows[self.session.rng("stream", order).permutation(len(rows))]
         batches = self._batches(data, rows, f"stream {order + 1}")
-        generator = self.session.generator("views", order)
-        stream, adapted = adapt_along(model, batches, data.size, self.config, generator)
-        seen = int(sum(record["graphs"] for record in stream.records))  # a dry run ends early
-        return stream, rows[:seen], adapted
+        return adapt_along(model, batches, data.size, self.config, self.session.generator("views", order))
 
     def measure(self) -> dict[str, float]:
         """Parameters of the encoder with L = 5, d = 300, and of the one in use."""
@@ -284,12 +305,10 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
             for name, size in sizes.items()
         }
 
-    def _pictures(
-        self, model: AdaptiveClassifier, data: Molecules, stream: Stream, rows: np.ndarray
-    ) -> dict[str, Figure]:
+    def _pictures(self, model: AdaptiveClassifier, data: Molecules, stream: Stream) -> dict[str, Figure]:
         threshold = model.threshold[0].item()
         sides = {"before": (stream.features_before, stream.before), "after": (stream.features_after, stream.after)}
-        figures = {}
+        figures, rows = {}, stream.rows
         if len(rows) > 1:
             figures["groups"] = pictures.projection_picture(
                 {name: features[rows].cpu().numpy() for name, (features, _) in sides.items()},
@@ -305,8 +324,8 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
     def predict(self, model: AdaptiveClassifier, source: Path) -> Prediction:
         """Adapt to the molecules of a table, in a shuffled order, and predict them; labels are not needed.
 
-        Where the table has the model's tasks, AUC and ROC curves are told too; the adaptation does not see them.
-        The model at the end of the stream is given too, as a model directory of the arm `source`.
+        Where the table has the model's tasks, AUC and ROC curves are reported; the adaptation does not read the labels.
+        The model at the end of the stream is returned too, as a model directory of the arm `source`.
 
         Raises:
             Problem: no table, or no molecules in it.
@@ -315,8 +334,9 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         if table is None:
             raise self.missing(source)
         data = molecules.read_molecules(table, tasks=None)
-        stream, rows, adapted = self._along(model, data, np.arange(data.size), 0)
-        rows = np.sort(rows)
+        with torch.enable_grad():
+            stream, adapted = self._along(model, data, np.arange(data.size), 0)
+        rows = np.sort(stream.rows.numpy())
         before, after = (values.sigmoid().cpu().numpy() for values in (stream.before, stream.after))
         pseudo = (stream.after >= model.threshold).long().cpu().numpy()
         lines = [
@@ -332,13 +352,13 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         text = f"{len(rows)} molecules in {len(stream.records)} batches, shuffled; arm {model.arm}"
         text += f"; probabilities moved by {moved:.3f} on average"
         if data.skipped:
-            text += f"\n{len(data.skipped)} rows are no molecules, first: row {data.skipped[0][0]}"
+            text += f"\n{len(data.skipped)} rows are not molecules, first: row {data.skipped[0][0]}"
         if stream.refused:
-            text += f"\n{stream.refused} came alone: no adaptation, predicted by the source model"
+            text += f"\n{stream.refused} in batches of one: not adapted, predicted by the source model"
         if skipped := int(sum(r.get("skipped", 0) for r in stream.records)):
             text += f"\n{skipped} updates skipped: all pseudo-labels agreed"
         figures = {"along-the-stream": pictures.stream_picture(stream.records)}
-        figures |= self._pictures(model, data, stream, rows)
+        figures |= self._pictures(model, data, stream)
 
         labels = self._known_labels(table, model.tasks)
         (auc_before, undefined), (auc_after, _) = (mean_auc(labels[rows], p[rows]) for p in (before, after))
@@ -351,7 +371,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         return Prediction(text=text, table=lines, figures=figures, arrays=bond_arrays(data, stream), files=files)
 
     def _known_labels(self, table: Path, tasks: list[str]) -> np.ndarray:
-        """Labels (n, T) as far as the table has them; NaN elsewhere."""
+        """Labels (n, T) from the table; NaN where it has none."""
         found = molecules.read_molecules(table)
         labels = np.full((found.size, len(tasks)), np.nan, np.float32)
         for k, task in enumerate(tasks):
@@ -424,13 +444,13 @@ def mean_auc(labels: np.ndarray, scores: np.ndarray) -> tuple[float, int]:
 
 
 def agreement(labels: np.ndarray, logits: np.ndarray, threshold: Tensor) -> float:
-    """How many of the known labels the pseudo-labels hit, per cent."""
+    """Share of the known labels that pseudo-labels match, per cent."""
     known = np.isfinite(labels) & np.isfinite(logits)
     return 100 * float(((logits >= threshold.cpu().numpy()) == labels)[known].mean())
 
 
 def bond_arrays(data: Molecules, stream: Stream) -> dict[str, np.ndarray]:
-    """The learned keep weight per bond, as a table: molecule, its two atoms, chance to be kept."""
+    """The learned keep weight per bond, as a table: molecule, two atoms, keep probability."""
     if not stream.keep:
         return {}
     kind = [("molecule", np.int64), ("atom_i", np.int64), ("atom_j", np.int64), ("keep", np.float32)]

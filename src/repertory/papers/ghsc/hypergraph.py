@@ -1,6 +1,6 @@
 """The unified random walk on a hypergraph, the undirected graph that it equals, and the operator T made of it.
 
-Everything here is sparse. SciPy builds (once a hypergraph, in float64); PyTorch multiplies (every step, in float32).
+All matrices are sparse: SciPy builds them once per hypergraph (float64), PyTorch multiplies every step (float32).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repertory.nn.dropout import dropout
 from repertory.nn.sparse import csr
 
 DENSEST = 8
-"""T is multiplied out if that at most multiplies the number of entries by this much; else it stays two factors."""
+"""T is multiplied out if that grows the number of entries at most by this factor; else it stays two factors."""
 
 BLOCK_MIB = 64
 """Distances between all objects are computed in blocks of rows of about this size."""
@@ -33,11 +33,11 @@ Rho = Callable[[np.ndarray], np.ndarray]
 
 
 class Sparse:
-    """A constant sparse matrix that keeps its transpose at hand: gradients are products with CSR matrices too.
+    """A constant sparse matrix stored with its transpose, so that gradients are CSR products as well.
 
     Args:
         matrix: (a, b) SciPy.
-        symmetric: the matrix is its own transpose, and is kept once.
+        symmetric: the matrix is its own transpose and is stored once.
 
     Example:
         >>> Sparse(sparse.csr_array([[0.0, 2.0], [1.0, 0.0]])) @ torch.tensor([[1.0], [3.0]])
@@ -52,7 +52,7 @@ class Sparse:
         if symmetric:
             self.backward, self.order = self.forward, None
             return
-        # Which entry of `forward` stands where in `backward`: dropout hides the same ones in both.
+        # Position in `backward` of each entry of `forward`: dropout masks the same entries in both.
         numbered = sparse.csr_array((np.arange(rows.nnz), rows.indices, rows.indptr), shape=rows.shape)
         columns: CSR = sparse.csr_array(numbered.T)
         self.order = torch.from_numpy(columns.data)
@@ -64,7 +64,7 @@ class Sparse:
         return self.forward.shape
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """(a, b) @ (b, h) -> (a, h), in float32 also where autocast is on: CSR products know no other everywhere."""
+        """(a, b) @ (b, h) -> (a, h), in float32 even under autocast: CSR products support it on all devices."""
         with torch.autocast(x.device.type, enabled=False):
             return cast(Tensor, _Product.apply(self.forward, self.backward, x.to(self.forward.dtype)))
 
@@ -101,7 +101,7 @@ class _Product(torch.autograd.Function):
 
 
 def _csr(matrix: CSR) -> Tensor:
-    """float32 with int32 indices, which the CPU's library takes as they are."""
+    """float32 with int32 indices, which MKL takes without conversion."""
     starts, columns = (torch.from_numpy(np.asarray(a, dtype=np.int32)) for a in (matrix.indptr, matrix.indices))
     return csr(starts, columns, torch.from_numpy(matrix.data.astype(np.float32)), matrix.shape)
 
@@ -111,9 +111,9 @@ def _revalued(matrix: Tensor, values: Tensor) -> Tensor:
 
 
 class Operator:
-    """T, ready to multiply features: either multiplied out, or as two factors and a diagonal, T = B Bᵀ + diag(loop).
+    """T as one matrix, or as two factors and a diagonal: T = B Bᵀ + diag(loop).
 
-    The factors cost as much as the hypergraph has incidences, whatever the sizes of its hyperedges.
+    Products with the factors take time linear in the incidences, whatever the sizes of the hyperedges.
 
     Args:
         factors: (T,) or (B, Bᵀ).
@@ -136,7 +136,7 @@ class Operator:
         return Operator(factors, None if self.loop is None else self.loop.to(device))
 
     def save(self, path: Path) -> None:
-        """Write what it is made of as .npz: T in SciPy's sparse format; or its factor B, likewise, and `loop` (n,).
+        """Write an .npz: T in SciPy's sparse format, or its factor B in that format with `loop` (n,).
 
         Read T or B by `scipy.sparse.load_npz`, the diagonal by `numpy.load(path)["loop"]`.
         """
@@ -153,7 +153,7 @@ class Operator:
 
 
 class UnifiedHypergraph:
-    """A hypergraph with weights of vertices inside hyperedges (EDVW), seen through its unified random walk.
+    """A hypergraph with weights of vertices inside hyperedges (EDVW) and its unified random walk.
 
     From u the walk picks a hyperedge e with probability ∝ w(e) ρ(δ(e)) δ(e) Q1[u, e], then a vertex v in e with
     probability Q2[v, e] / δ(e), where δ(e) = Σ_v Q2[v, e]. If Q1 = diag(c) Q2, it is the walk on an undirected graph
@@ -198,7 +198,7 @@ class UnifiedHypergraph:
             raise Problem(f"Q1 is {self.Q1.shape}, Q2 is {(n, m)}", "Q1", "both need a row a vertex, a column an edge")
         w = np.ones(m) if w is None else np.asarray(w, dtype=np.float64)
         if w.shape != (m,) or not np.isfinite(w).all() or (w <= 0).any():
-            raise Problem("hyperedge weights must be finite and > 0, one a hyperedge", "w", f"give {m} such weights")
+            raise Problem("hyperedge weights must be finite and > 0, one per hyperedge", "w", f"give {m} such weights")
         if self_hyperedges:
             loops = _missing_self_hyperedges(self.Q2)
             self.Q2 = sparse.csr_array(sparse.hstack([self.Q2, loops]))
@@ -261,7 +261,7 @@ class UnifiedHypergraph:
         """K = Q2 W ρ(D_e) Q2ᵀ, (n, n): the undirected graph, self loops included, whose random walk is `transition`.
 
         Raises:
-            Problem: Q1 and Q2 are such that there need not be one.
+            Problem: there may be none for these Q1 and Q2.
         """
         self._demand_equivalence()
         return sparse.csr_array(self.Q2 @ _diagonal(self.w_rho) @ self.Q2.T)
@@ -304,14 +304,14 @@ class UnifiedHypergraph:
         return sparse.csr_array(factor @ factor.T + _diagonal(loop))
 
     def laplacian(self) -> CSR:
-        """L = I − T: symmetric, positive semi-definite, eigenvalues in [0, 1]. Not renormalised, it is the paper's."""
+        """L = I − T: symmetric, positive semi-definite, eigenvalues in [0, 1]; the paper's L if not renormalised."""
         return sparse.csr_array(sparse.eye_array(self.Q2.shape[0]) - self.matrix())
 
     def operator(self, factored: bool | None = None) -> Operator:
         """T for PyTorch, on the CPU.
 
         Args:
-            factored: keep T as two factors; None: if T might have over `DENSEST` entries an incidence.
+            factored: keep T as two factors; None: decide by `DENSEST`.
 
         Raises:
             Problem: see `graph`.
@@ -378,10 +378,10 @@ def _inverse(values: np.ndarray) -> np.ndarray:
 
 
 def clique_operator(Q: Any) -> Operator:
-    """What a graph convolution would take: D^(−1/2) (A + I) D^(−1/2), A joining all vertices of a hyperedge by 1.
+    """GCN's operator on the clique graph: D^(−1/2) (A + I) D^(−1/2); A joins all vertices of a hyperedge by 1.
 
     Args:
-        Q: (n, m) incidence; its weights do not count.
+        Q: (n, m) incidence; its weights are ignored.
     """
     members: CSR = sparse.csr_array(_matrix(Q) > 0, dtype=np.float64)
     clique = members @ members.T
@@ -392,7 +392,7 @@ def clique_operator(Q: Any) -> Operator:
 
 
 def with_lone_vertices(Q: CSR) -> CSR:
-    """(n, m + m'): Q, and a hyperedge of weight 1 for each vertex that is in none, so that it is not silenced."""
+    """(n, m + m'): Q, and a hyperedge of weight 1 for each vertex that is in none, so that its features still count."""
     alone = np.flatnonzero(np.diff(Q.indptr) == 0)
     entries = (np.ones(len(alone)), (alone, np.arange(len(alone))))
     return sparse.csr_array(sparse.hstack([Q, sparse.csr_array(entries, shape=(Q.shape[0], len(alone)))]))
@@ -443,7 +443,7 @@ def knn_incidence(
     def nearest(block: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
         means = block.mean(axis=1)
         own = (np.arange(len(block)), np.arange(start, start + len(block)))
-        block[own] = -1.0  # before any duplicate of the vertex
+        block[own] = -1.0  # sorts before duplicates of the vertex
         near = np.argpartition(block, k - 1, axis=1)[:, :k]
         distances = np.maximum(np.take_along_axis(block, near, axis=1), 0.0)
         scale = gamma * means[:, None] ** 2

@@ -82,7 +82,7 @@ def train_network(
     optimizer = torch.optim.Adam(groups, lr=setting.lr, fused=fused)
     wrapped, optimizer = session.fabric.setup(network, optimizer)
     wrapped.mark_forward_method("head")
-    # An infinite patience in place of no schedule, so that there is one kind of state to keep.
+    # Without a plateau schedule the patience is never exhausted; resume points then have one form.
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.2, patience=setting.plateau or setting.epochs
     )

@@ -1,7 +1,7 @@
 """H-GNNs: graph convolutions whose normalised adjacency matrix is the operator T of a hypergraph.
 
 First the layers, which take T or PyTorch Geometric's incidence, then the networks made of them. Products are taken in
-the cheaper order, T (X W) rather than (T X) W: bags of words stay sparse, and T meets the narrower matrix.
+the cheaper order, T (X W) rather than (T X) W: bags of words stay sparse, and T multiplies the narrower matrix.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def operator_of(
     incidence_weight: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Operator:
-    """T as it is given, or that of PyTorch Geometric's `hyperedge_index` (σ = −1, renormalised).
+    """Return a given T, or build it from PyTorch Geometric's `hyperedge_index` (σ = −1, renormalised).
 
-    Building T takes longer than multiplying by it: build it once where the hypergraph stays the same.
+    Building T takes longer than multiplying by it: build it once per hypergraph.
     """
     if isinstance(incidence, Operator):
         return incidence
@@ -123,7 +123,7 @@ class HGCNIIConv(HypergraphLayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `init` says."""
+        """Initialise W by `init`."""
         if self.init == "glorot":
             nn.init.xavier_uniform_(self.weight)
         else:
@@ -141,7 +141,7 @@ class HGCNIIConv(HypergraphLayer):
 
 
 class HSGConv(HypergraphLayer):
-    """H-SGC: T^K X Θ + b. `spread` has no parameters: take it once, then train `linear` alone."""
+    """H-SGC: T^K X Θ + b. `spread` has no parameters: compute it once, then train `linear` alone."""
 
     def __init__(self, in_features: int, out_features: int, hops: int = 2) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class HAPPNPConv(HypergraphLayer):
 class HChebConv(HypergraphLayer):
     """H-ChebNet: Σ_{k<K} C_k(L̂) X W_k + b with Chebyshev polynomials C_k of L̂ = (2/λ_max) L − I, λ_max = 2: L̂ = −T.
 
-    Evaluated by Clenshaw's recurrence on the K products X W_k, of which none is wider than the output.
+    Evaluated by Clenshaw's recurrence on the K products X W_k, each as wide as the output.
     """
 
     def __init__(self, in_features: int, out_features: int, terms: int = 3) -> None:
@@ -216,7 +216,7 @@ class HChebConv(HypergraphLayer):
 
 
 class HGINConv(HypergraphLayer):
-    """H-GIN: MLP((1+ε) X + T X) with two layers; ε is learnt, from 0."""
+    """H-GIN: MLP((1+ε) X + T X) with two layers; ε is learned, starting at 0."""
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class HGINConv(HypergraphLayer):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that takes sparse features too."""
+    """`nn.Linear` for dense or sparse features."""
 
     def forward(self, input: Features) -> Tensor:
         return (
@@ -250,7 +250,7 @@ class Network(nn.Module):
     """Features (n, f) and T -> logits (n, C), in two steps: `embed` gives the last hidden layer, `head` the logits."""
 
     fixed_embedding: ClassVar[bool] = False
-    """`embed` has no parameters and `head` takes each vertex by itself: training embeds once."""
+    """`embed` has no parameters and `head` acts per vertex, so training embeds once."""
     p: float = 0.0
 
     def forward(self, x: Features, T: Any) -> Tensor:
@@ -266,13 +266,13 @@ class Network(nn.Module):
         """(n, h) -> (n, C)."""
 
     def drop(self, x: Any) -> Any:
-        """Dropout, of dense or sparse features."""
+        """Dropout for dense or sparse features."""
         if isinstance(x, Sparse):
             return x.dropout(self.p) if self.training and self.p else x
         return dropout(x, self.p, self.training)
 
     def deep_parameters(self) -> list[nn.Parameter]:
-        """Parameters with a weight decay of their own; by default none."""
+        """Parameters with a separate weight decay; none by default."""
         return []
 
 
@@ -316,7 +316,7 @@ class HGCN(Network):
 
 
 class HGCNII(Network):
-    """H-GCNII: deep, because every layer keeps a share α of the first one and, nearly, its own input.
+    """H-GCNII: stays trainable when deep, since each layer adds a share α of the first and nearly keeps its input.
 
     Args:
         in_features: f.
@@ -457,9 +457,9 @@ class _ReversibleBlock(nn.Module):
 
 
 class HRevGNN(Network):
-    """H-RevGNN: reversible blocks of two groups, whose activations are computed anew when gradients are taken.
+    """H-RevGNN: reversible blocks of two groups, whose activations are recomputed in the backward pass.
 
-    Needs PyTorch Geometric, whose `GroupAddRev` it is built of.
+    Needs PyTorch Geometric for `GroupAddRev`.
 
     Args:
         in_features: f.
@@ -498,14 +498,14 @@ class HRevGNN(Network):
 
 
 class MLP(Network):
-    """Baseline: two layers with batch normalisation, which see no hyperedge.
+    """Baseline: two layers with batch normalisation; ignores hyperedges.
 
     Args:
         in_features: f.
         classes: C.
         hidden: h.
         dropout: p.
-        row_normalise: divide each row of the features by its sum, as is done with bags of words.
+        row_normalise: divide each row of the features by its sum, as is usual for bags of words.
     """
 
     def __init__(

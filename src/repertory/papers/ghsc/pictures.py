@@ -1,4 +1,4 @@
-"""Pictures of a hypergraph, of its Laplacian and of what was learnt on it."""
+"""Pictures of a hypergraph, its Laplacian, training and embeddings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def spectral_density(laplacian: CSR, edges: np.ndarray, terms: int = 120, probes
         probes: random vectors for the traces.
 
     Returns:
-        One share a bin; they sum to 1.
+        One share per bin; they sum to 1.
     """
     n = laplacian.shape[0]
     mapped = 2 * laplacian - sparse.eye_array(n)  # to [−1, 1]
@@ -85,7 +85,7 @@ def spectral_density(laplacian: CSR, edges: np.ndarray, terms: int = 120, probes
 
 
 def depth_picture(accuracies: Mapping[str, Mapping[int, float]]) -> Figure:
-    """Accuracy against the number of layers, a line a network.
+    """Accuracy against the number of layers, one line per network.
 
     Args:
         accuracies: network -> layers -> accuracy in percent.
@@ -117,7 +117,7 @@ def embedding_picture(h: torch.Tensor, groups: np.ndarray, names: Sequence[str])
 
 
 def incidence_picture(Q: CSR, groups: np.ndarray, names: Sequence[str]) -> Figure:
-    """Vertices × hyperedges, both sorted by class; a hyperedge has the class of most of its weight.
+    """Vertices × hyperedges, both sorted by class; a hyperedge gets the class with the largest weight in it.
 
     Args:
         Q: (n, m).

@@ -46,7 +46,7 @@ KNN = 6
 
 
 class VertexClassifier(nn.Module, PyTorchModelHubMixin):
-    """Trained H-GNNs with all that it takes to use them on the same vertices, or on others.
+    """Trained H-GNNs with what `predict` needs, on the training vertices or on others.
 
     Args:
         networks: variant -> arguments of `build_network` but the sizes of input and output; most arms have one, "main".
@@ -88,12 +88,12 @@ class VertexClassifier(nn.Module, PyTorchModelHubMixin):
 
 
 class Inputs(NamedTuple):
-    """A data set as networks take it."""
+    """A data set in the form that networks take."""
 
     x: Tensor | Sparse
     T: Operator | Tensor
     hypergraph: UnifiedHypergraph
-    """On which T stands, but for the arms with an operator of another kind."""
+    """From which T is built, except in arms with another kind of operator."""
 
 
 ACCURACY = Metric("accuracy", "准确率", unit="%", better="higher", decimals=1)
@@ -167,7 +167,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
         return Inputs(x.to(device), T, hypergraph)
 
     def _incidence(self, data: Hypergraph, spec: Mapping[str, Any]) -> tuple[CSR, np.ndarray | None]:
-        """Q (n, m), with hyperedges of nearest neighbours in each view side by side, and the hyperedges' weights."""
+        """Q (n, m), with the nearest-neighbour hyperedges of all views side by side, and the hyperedges' weights."""
         parts = [] if data.incidence is None else [data.incidence]
         w = data.weights
         if data.incidence is None or spec["knn"] is not None:
@@ -268,10 +268,10 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
 
     @torch.no_grad()
     def evaluate(self, model: VertexClassifier, data: Hypergraph) -> dict[str, float]:
-        """Accuracy in percent under both protocols, on the roles of training; on other vertices, on all with a label.
+        """Accuracy in percent under both protocols; on other vertices than in training, on all labelled ones.
 
-        `accuracy_edvw` is the accuracy again, on data whose vertices weigh differently inside hyperedges: it is what
-        the claims about such weights compare.
+        `accuracy_edvw` repeats the accuracy where the data have edge-dependent vertex weights; claims about such
+        weights compare it.
         """
         known = self._renumbered(data, model)
         x, T, _ = self.inputs(data, model.operator)
@@ -300,9 +300,9 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
         return metrics
 
     def measure_data(self, data: Hypergraph) -> dict[str, float]:
-        """How exactly the walk on this data's hypergraph is one on an undirected graph, and the extent of L's spectrum.
+        """Distance of this hypergraph's walk from the walk on an undirected graph, and the ends of L's spectrum.
 
-        Gaps are the largest difference of two transition probabilities, or of two flows as a share of the largest.
+        A gap is the largest difference of two transition probabilities, or of two flows relative to the largest.
         """
         spec = {"views": "both", "knn": self.config.knn, "gamma": self.config.gamma, "edvw": True}
         Q, w = self._incidence(data, spec)
@@ -329,7 +329,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
     # -- use --------------------------------------------------------------------------------------
 
     def predict(self, model: VertexClassifier, source: Path) -> Prediction:
-        """Classify the vertices of a hypergraph, the same or another; its operator is computed anew.
+        """Classify the vertices of a hypergraph, the same or another; builds its operator.
 
         Args:
             model: trained or converted.
@@ -407,7 +407,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
         return inputs
 
     def _renumbered(self, data: Hypergraph, model: VertexClassifier) -> Tensor:
-        """Labels (n,) in the numbers of the model's classes; −1 where there is none, or the model does not know it."""
+        """Labels (n,) as indices of the model's classes; −1: unlabelled, or unknown to the model."""
         number = {name: k for k, name in enumerate(model.classes)}
         table = torch.tensor([*(number.get(name, -1) for name in data.classes), -1])  # the last for unlabelled ones
         return self.session.fabric.to_device(table[torch.from_numpy(data.labels)])
@@ -434,7 +434,7 @@ def classify(model: VertexClassifier, x: Tensor | Sparse, T: Any) -> tuple[Tenso
 
 
 def prediction_table(data: Hypergraph, logits: Tensor, classes: list[str]) -> list[dict[str, Any]]:
-    """One row a vertex: its name or number, its class, and the probability of every class."""
+    """One row per vertex: name or number, class, probability of every class."""
     probabilities = logits.softmax(dim=1).cpu()
     names = node_names(data.vertices, data.size)
     return [
@@ -458,6 +458,6 @@ def irreversibility(P: CSR, steps: int = 2000) -> float:
     """Largest |π(u) P(u, v) − π(v) P(v, u)| of a walk P (n, n), as a share of its largest flow; 0: it is reversible."""
     pi = np.full(P.shape[0], 1 / P.shape[0])
     for _ in range(steps):
-        pi = (pi + pi @ P) / 2  # lazily, so that a periodic walk settles too
+        pi = (pi + pi @ P) / 2  # the lazy walk: converges for periodic walks too
     flow = sparse.csr_array(sparse.diags_array(pi) @ P)
     return float(abs(flow - flow.T).max() / flow.max())

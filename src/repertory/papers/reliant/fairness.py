@@ -1,7 +1,7 @@
-"""How unequal decisions are: the two differences that are reported, and smooth ones that a loss can hold.
+"""Group fairness: the two differences that are reported, and smooth versions for a loss.
 
-A difference compares the two groups of a binary sensitive attribute s; statistical parity (SP) over everybody, equal
-opportunity (EO) over those with label 1. Smooth: the decision is a step at probability 1/2, here expanded in Legendre
+A difference compares the two groups of a binary sensitive attribute s; statistical parity (SP) over all nodes, equal
+opportunity (EO) over those with label 1. Smooth: the decision, a step at probability 1/2, is expanded in Legendre
 polynomials of degree up to 9 (the authors' code; "exact" has the coefficients of the true expansion).
 """
 
@@ -22,7 +22,7 @@ EXPANSIONS: dict[str, tuple[float, ...]] = {
 """Coefficients of the Legendre polynomials P_0 … P_9 of 2 p - 1."""
 
 POWERS = {name: Polynomial(leg2poly(series)).coef.tolist() for name, series in EXPANSIONS.items()}
-"""The same by powers of 2 p - 1, for Horner's rule."""
+"""Coefficients of the powers of 2 p - 1, for Horner's rule."""
 
 
 def smooth_step(p: Tensor, expansion: Expansion = "released") -> Tensor:
@@ -41,15 +41,15 @@ def smooth_step(p: Tensor, expansion: Expansion = "released") -> Tensor:
 
 
 def smooth_difference(p: Tensor, in_groups: tuple[Tensor, Tensor], expansion: Expansion = "released") -> Tensor:
-    r"""F: how far the groups' mean smooth decisions are apart, summed over the classes.
+    r"""F: squared difference of the groups' mean smooth decisions, summed over the classes.
 
     .. math:: F = \sum_c \Big( \underset{i: s_i = 0}{\mathrm{mean}}\, \phi(p_{ic})
               - \underset{i: s_i = 1}{\mathrm{mean}}\, \phi(p_{ic}) \Big)^2
 
     Args:
         p: probabilities (n, C).
-        in_groups: ids of the nodes of each group that count; see `counted`.
-        expansion: of the step.
+        in_groups: ids of the nodes of each group; see `counted`.
+        expansion: coefficients of the step.
     """
     zero, one = (smooth_step(p[ids], expansion).mean(0) for ids in in_groups)
     return (zero - one).square().sum()
@@ -72,7 +72,7 @@ def counted(sensitive: Tensor, counts: Tensor, labels: Tensor | None = None) -> 
     for s, ids in enumerate(groups):
         if not len(ids):
             among = "" if labels is None else " with label 1"
-            raise Problem(f"group {s} has nobody{among} to compare", "sensitive attribute", "choose another split")
+            raise Problem(f"group {s} has no node{among} to compare", "sensitive attribute", "choose another split")
     return groups[0], groups[1]
 
 

@@ -1,4 +1,4 @@
-"""The graph on which teachers and students work: sparse products, forward and backward without copies of edges."""
+"""A graph with differentiable sparse products that copy no features along edges."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Graph:
     def __init__(self, edges: np.ndarray, size: int, device: torch.device | str = "cpu") -> None:
         self.source, self.target = torch.tensor(np.ascontiguousarray(edges), device=device)
         self.size = size
-        # Read by rows, the matrix sums over a node's neighbours; being symmetric, its columns are its rows.
+        # CSR by source: a row sums over a node's neighbours. The matrix is symmetric, so columns equal rows.
         self.starts = torch.searchsorted(self.source, torch.arange(size + 1, device=device))
-        self.reverse = torch.argsort(self.target * size + self.source)  # of each edge, the one that leads back
+        self.reverse = torch.argsort(self.target * size + self.source)  # index of each edge's reverse
         self.degree = self.starts.diff().to(torch.float32)
         scale = self.degree.rsqrt()
         self._normalised = scale[self.source] * scale[self.target]
@@ -56,12 +56,12 @@ class Graph:
         return cast(Tensor, _Product.apply(weights, x, self))
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner product of a at the one end of each edge and b at the other: (n, d), (n, d) -> (E,)."""
+        """Inner product of a at the source and b at the target of each edge: (n, d), (n, d) -> (E,)."""
         return cast(Tensor, _Similarity.apply(a, b, self))
 
 
 class _Product(torch.autograd.Function):
-    """A sparse product whose backward pass is one too: torch's own turns the matrix over every time."""
+    """Sparse product whose backward pass is a sparse product; torch's own transposes the matrix every time."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, x: Tensor, graph: Graph) -> Tensor:
@@ -79,7 +79,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Similarity(torch.autograd.Function):
-    """The other half of a sparse product's backward pass; its own are sparse products."""
+    """Inner products along edges; the backward pass uses sparse products."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, graph: Graph) -> Tensor:

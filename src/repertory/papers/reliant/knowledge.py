@@ -1,4 +1,4 @@
-"""What a teacher hands on: logits and embeddings, in memory and in the files of CPF and of GraphAKD."""
+"""A teacher's outputs: logits and embeddings, in memory and in the files of CPF and GraphAKD."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repertory.core.problem import Problem
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Of every node of the graph."""
+    """A teacher's outputs for every node."""
 
     logits: Tensor
     """Log-probabilities (n, C)."""
@@ -24,12 +24,12 @@ class Knowledge:
 
 
 def write_knowledge(path: Path, knowledge: Knowledge, parity: float = 0.0, equality: float = 0.0) -> None:
-    """Write a text of probabilities with 4 decimals (`.txt`, CPF), or a torch file (any other suffix, GraphAKD).
+    """Write probabilities with 4 decimals as text (`.txt`, CPF), or a torch file (any other suffix, GraphAKD).
 
     Args:
         path: file to write.
-        knowledge: of a teacher.
-        parity, equality: the teacher's ΔSP and ΔEO, which GraphAKD's file names.
+        knowledge: a teacher's outputs.
+        parity, equality: the teacher's ΔSP and ΔEO, fields of GraphAKD's file.
     """
     logits, embedding = knowledge.logits.detach().cpu(), knowledge.embedding.detach().cpu()
     if path.suffix == ".txt":
@@ -40,7 +40,7 @@ def write_knowledge(path: Path, knowledge: Knowledge, parity: float = 0.0, equal
 
 
 def read_knowledge(path: Path, nodes: int) -> Knowledge:
-    """Read either file.
+    """Read the file of CPF or of GraphAKD.
 
     Raises:
         Problem: unreadable, or of another number of nodes.
@@ -60,6 +60,6 @@ def read_knowledge(path: Path, nodes: int) -> Knowledge:
     if len(knowledge.logits) != nodes:
         found = len(knowledge.logits)
         raise Problem(
-            f"the teacher speaks of {found} nodes, the graph has {nodes}", path, "take the file of this graph"
+            f"the teacher's file has {found} nodes, the graph has {nodes}", path, "take the file of this graph"
         )
     return knowledge

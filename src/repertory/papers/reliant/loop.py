@@ -1,4 +1,4 @@
-"""Training: a teacher; then a student that imitates it, and the proxy that plays against the student."""
+"""Training: a teacher; then a student that imitates it, against an adversarial proxy of the bias."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Task:
 
     @classmethod
     def of(cls, data: FairGraph, device: torch.device) -> Task:
-        """The tensors of a graph that has labels and groups."""
+        """Convert a graph with labels and groups."""
         arrays = data.features, data.labels, data.sensitive, *(data.split[part] for part in ("train", "val", "test"))
         x, *others = (torch.as_tensor(array, device=device) for array in arrays)
         return cls(x, Graph(data.edges, data.size, device), *others)
 
     @property
     def trained(self) -> Tensor:
-        """(n,) bool: for training."""
+        """Mask of the training nodes (n,)."""
         return torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device).index_fill(0, self.train, True)
 
 
@@ -88,7 +88,7 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
     """Train the student of `model` as `arm` says, in place.
 
     Raises:
-        Problem: a group has nobody that the fairness term could count.
+        Problem: the fairness term has no node of a group.
         Diverged: the loss is not finite.
     """
     cpf = arm.framework == "cpf"
@@ -127,14 +127,14 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
     loop = Loop(
         session,
         config.cpf_epochs if cpf else config.akd_epochs,
-        key=(session.point, "epoch"),  # every point of the curve over α has chance of its own
+        key=(session.point, "epoch"),  # each point of the sweep over α draws its own random numbers
         until=lambda: picks.stale("best") >= config.patience,
         module=together,
         picks=picks,
         **trained,
     )
     for epoch in loop:
-        # The student: imitate the teacher and decide alike for both groups, with the mean of B beside X.
+        # Student step: imitate the teacher, decide alike for both groups; input [X | mean of B].
         student.train()
         model.proxy_mean.copy_(proxy.detach().mean(0))
         logits, embedding = network(task.x, task.graph, truth)
@@ -155,7 +155,7 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
         session.fabric.backward(total)
         optimizer.step()
 
-        # The proxy: tell the groups apart, every node with its own row of B beside X.
+        # Proxy step: separate the groups; input [X | B], a row of B per node.
         apart = logits.new_zeros(())
         if arm.proxy == "learned":
             logits, _ = network(task.x, task.graph, proxy)
@@ -177,17 +177,17 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
         loop.log(loss=total.item(), distillation=loss.item(), unfair=unfair.item(), proxy=apart.item(), score=score)
     last = proxy.detach().clone()
     together.load_state_dict(picks.state("best"))
-    if config.released:  # the released code brings back the student alone
+    if config.released:  # the released code restores the student alone
         proxy.data.copy_(last)
     model.proxy_mean.copy_(proxy.detach().mean(0))
     model.eval()
 
 
 def cpf_loss(logits: Tensor, teacher: Knowledge, counts: Tensor, rounded: bool = False) -> Tensor:
-    """CPF: Euclidean norm, over nodes (n,) that count and classes, of the difference in probability.
+    """CPF: Euclidean norm of the differences in probability, over the nodes in the mask `counts` (n,) and the classes.
 
     Args:
-        rounded: the teacher's probabilities went through a text file with 4 decimals.
+        rounded: round the teacher's probabilities to the 4 decimals of CPF's text file.
     """
     taught = teacher.logits.softmax(1)
     taught = taught.round(decimals=4) if rounded else taught
@@ -197,7 +197,7 @@ def cpf_loss(logits: Tensor, teacher: Knowledge, counts: Tensor, rounded: bool =
 def discriminator_loss(
     judges: Discriminators, task: Task, teacher: Knowledge, logits: Tensor, embedding: Tensor
 ) -> Tensor:
-    """GraphAKD: tell the teacher (1) from the student (0), and the classes of the training nodes."""
+    """GraphAKD, discriminators: classify teacher (1) and student (0), and the classes of the training nodes."""
     by_teacher, by_student = judges.logits(teacher.logits), judges.logits(logits)
     known = task.labels[task.train]
     classes = sum(F.cross_entropy(out[task.train, :-1], known) for out in (by_teacher, by_student))
@@ -214,7 +214,7 @@ def discriminator_loss(
 
 
 def akd_loss(judges: Discriminators, task: Task, teacher: Knowledge, logits: Tensor, embedding: Tensor) -> Tensor:
-    """GraphAKD: be right on the training nodes, like the teacher everywhere, and pass for it."""
+    """GraphAKD, student: cross entropy on training nodes, L1 to the teacher's logits, fool the discriminators."""
     known, judged = task.labels[task.train], judges.logits(logits)
     summaries = summary_of(teacher.embedding), summary_of(embedding)
     return (
@@ -237,7 +237,7 @@ def _fake(scores: Tensor) -> Tensor:
 
 
 class _WithProxy(nn.Module):
-    """A student and B, which are kept and restored together."""
+    """A student and B, saved and restored together."""
 
     def __init__(self, student: nn.Module, proxy: nn.Parameter) -> None:
         super().__init__()

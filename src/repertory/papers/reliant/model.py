@@ -1,4 +1,4 @@
-"""RELIANT: a student that learns from a biased teacher with a proxy of the bias beside it (Dong et al., SDM 2023).
+"""RELIANT: a student distilled from a biased teacher, with a learned proxy of the bias (Dong et al., SDM 2023).
 
     student:  min over the student of  L_KD + α F,   input [X | mean of B]   (every node the same)
     proxy:    max over B of            F,            input [X | B]           (every node its own)
@@ -46,7 +46,7 @@ class GraphConvolution(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """(n, in) -> (n, out), multiplying first by what makes the product narrower."""
+        """(n, in) -> (n, out); multiplies in the cheaper order."""
         narrow = self.weight.shape[1] <= self.weight.shape[0]
         y = graph.convolve(x @ self.weight) if narrow else graph.convolve(x) @ self.weight
         return y + self.bias
@@ -80,7 +80,7 @@ class GCN(nn.Module):
 class GraphSAGE(nn.Module):
     """Four linear layers, each on the mean of a node and its neighbours (aggregator "gcn").
 
-    The graph has self loops already, so that a node counts twice in its own mean.
+    The graph has self loops, so a node counts twice in its own mean.
     """
 
     def __init__(self, in_features: int, hidden: int, classes: int, dropout: float = 0.5) -> None:
@@ -163,14 +163,14 @@ class PLP(nn.Module):
             graph: with self loops.
             known: ids of the nodes whose labels are known, (m,).
             labels: of these nodes, one-hot (m, C).
-            strangers: the nodes are not those that the λ belong to; λ = 0.
+            strangers: nodes of another graph than the training graph; λ = 0.
 
         Returns:
             What the authors call logits, (n, C): values that are nearly probabilities.
         """
         own = self.balance.new_zeros(len(x), 1) if strangers else self.balance
         spread, keep = own.sigmoid(), (-own).sigmoid()
-        # In training every step has dropout masks of its own; otherwise all steps are the same.
+        # In training each step draws its own dropout masks; in evaluation all steps are the same.
         draws = self.steps if self.training else 1
         x = x.expand(draws, *x.shape)
         scores = self.feat_drop(x) @ self.attention[0]  # (draws, n)
@@ -210,7 +210,7 @@ class SGC(nn.Module):
 
 
 class LogitDiscriminator(nn.Module):
-    """Logits (n, C) -> classes and a score of being the teacher's, (n, C + 1)."""
+    """Logits (n, C) -> class logits and a teacher score, (n, C + 1)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Diagonal(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """Who made this: the teacher (1) or the student (0)? Asked of logits, of neighbours and of the whole graph."""
+    """GraphAKD's discriminators of teacher (1) and student (0): on logits, neighbours and the whole graph."""
 
     def __init__(self, classes: int, hidden: int) -> None:
         super().__init__()
@@ -314,13 +314,13 @@ class Distilled(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def forward(
         self, x: Tensor, graph: Graph, beside: Tensor | None = None, strangers: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """What the student says; without a student, the teacher.
+        """Logits of the student or, without one, of the teacher.
 
         Args:
             x: (n, d).
             graph: of the same n nodes.
             beside: rows of the proxy, (n, 2); None: the mean of B for everybody.
-            strangers: these are not the people of the training graph, so nothing is known of their labels.
+            strangers: people of another graph than the training graph; none of their labels is known.
 
         Returns:
             logits (n, C) and embedding (n, h), or None of PLP.
@@ -336,13 +336,13 @@ class Distilled(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         return self.student(x, graph, known, labels, strangers), None
 
     def remember(self, x: Tensor, known: Tensor, labels: Tensor) -> None:
-        """Note whose labels are known, (m,) ids and (m,) classes, and by what the graph is known again."""
+        """Store the known labels, (m,) ids and (m,) classes, and a digest of the features that identifies the graph."""
         self.known.copy_(known)
         self.known_labels.copy_(F.one_hot(labels, self.classes))
         self.digest.copy_(digest_of(x))
 
     def knows(self, x: Tensor) -> bool:
-        """Whether these are the people of the training graph, in the same order."""
+        """Whether x belongs to the training graph, in the same order."""
         return torch.equal(self.digest.cpu(), digest_of(x))
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the scores of the two groups, and what fairness costs."""
+"""Pictures: score distributions of the two groups, and accuracy against fairness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BINS = np.linspace(0, 1, 26)
 
 
 def scores_picture(scores: Mapping[str, np.ndarray], sensitive: np.ndarray | None = None) -> Figure:
-    """Histograms of the probability of class 1, one panel a model, side by side.
+    """Histograms of the probability of class 1, one panel per model.
 
     Args:
         scores: model -> (n,).

@@ -33,7 +33,7 @@ from repertory.papers.reliant.settings import ARMS, SETTINGS, STUDENTS, ReliantC
 from repertory.tasks.graphs import demand_features
 
 COLLAPSED = 0.99
-"""Share of equal decisions above which a model decides nothing."""
+"""Share of one decision above which a model counts as collapsed."""
 
 FAIR_METRICS = {
     "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
@@ -44,7 +44,7 @@ FAIR_METRICS = {
 
 
 class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
-    """Teach students on one graph of people; how right are they, and how unequal?"""
+    """Distil students on one graph of people; measure their accuracy and group fairness."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **FAIR_METRICS,
@@ -72,7 +72,7 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """A generated graph, as DBLP is distributed."""
+        """A generated graph in the format of DBLP."""
         graph = fair_graphs.biased_graph(np.random.default_rng(0), self.config.sample_nodes)
         assert graph.labels is not None
         fair_graphs.write_npz(folder, graph, fair_graphs.draw_split(graph.labels, 0))
@@ -86,7 +86,7 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         """Train the teacher (once for all arms), then the student of this arm.
 
         Raises:
-            Problem: a group has nobody to compare; a teacher's file that does not fit the graph.
+            Problem: a group is empty, or a teacher's file does not fit the graph.
         """
         known = SETTINGS.get(data.name, SETTINGS["bail"])
         config = self.config.model_copy(update={k: v for k, v in known.items() if getattr(self.config, k) is None})
@@ -100,7 +100,8 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
             return model.eval()
         teacher = self._knowledge(model, task, config)
         self.session.reseed("student")
-        fresh = self._model(arm, data, config)  # after the teacher, so that chance is the same whoever trained that
+        # Initialised after the teacher, so that the weights do not depend on which arm trained it.
+        fresh = self._model(arm, data, config)
         assert model.student is not None
         model.student.load_state_dict(cast(nn.Module, fresh.student).state_dict())
         distil(self.session, config, model, task, teacher, ARMS[arm])
@@ -146,7 +147,7 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
     def evaluate(self, model: Distilled, data: FairGraph) -> dict[str, float]:
         """On the test nodes, in per cent: accuracy, balanced accuracy, ΔSP, ΔEO, the largest share of one decision.
 
-        `collapsed` is 1 if nearly all decisions are the same, for then both differences are 0 for nothing.
+        `collapsed` is 1 if nearly all decisions are the same: ΔSP and ΔEO near 0 then say nothing about fairness.
         """
         task = Task.of(data, self.session.fabric.device)
         p = self._scores(model, task.x, task.graph, task.sensitive)[task.test]
@@ -173,16 +174,16 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         beside = None
         if model.proxy == "group":
             if sensitive is None:
-                raise Problem("this model wants to know everybody's group", "predict", "train the arm cpf+reliant")
+                raise Problem("this model needs everybody's group", "predict", "train the arm cpf+reliant")
             beside = torch.stack([sensitive, 1 - sensitive], dim=1).to(x)
         return model(x, graph, beside, strangers=not model.knows(x))[0].softmax(1)
 
     # -- use ------------------------------------------------------------------------------------
 
     def predict(self, model: Distilled, source: Path) -> Prediction:
-        """Decide for everybody in a graph, the one of training or another; groups need not be known.
+        """Predict for all people of the training graph or of another; groups need not be known.
 
-        People of the training graph keep their known labels and their λ (CPF); strangers have neither.
+        CPF uses the known labels and the λ of the training graph; on another graph it has neither.
 
         Raises:
             Problem: no readable graph, or other columns than in training.
