@@ -1,4 +1,4 @@
-"""How the claims of EMO are tested.
+"""Tests of EMO's claims.
 
     repertory run emo                                                  # five arms on a few digits, minutes
     repertory run emo --set sample=photo-crops --set sample_labels=0 --set epochs=24
@@ -32,7 +32,7 @@ from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, MIN_SIZE, VARIANTS, group, iRMB
 from repertory.papers.emo.weights import with_our_names
-from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, as_picture
+from repertory.tasks.images import ImageRecipe, ImageStudy, accuracy_picture, as_picture, matching_variant
 
 SPEED_BATCH = 8
 
@@ -58,7 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "both": {},
     "contiguous": {"window_mode": "contiguous"},
 }
-"""What each differs in from the architecture."""
+"""Changes of each arm to the architecture."""
 
 PUBLISHED_TOP1 = {"emo_1m": 71.498, "emo_2m": 75.134, "emo_5m": 78.422, "emo_6m": 78.988}
 BASELINES = {
@@ -86,17 +86,19 @@ class EMOConfig(ImageRecipe):
         description="side of an attention window, 0: the whole map; empty: 4 for mini, else 7",
     )
     mask_padding: bool = Field(
-        default=False, description="nothing attends to padded pixels (the authors' code lets them)"
+        default=False, description="mask padded pixels in attention (the authors' code does not)"
     )
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target spread over all classes")
-    sample: Literal["digits", "photo-crops"] = Field(default="digits", description="which sample is written")
+    sample: Literal["digits", "photo-crops"] = Field(default="digits", description="sample data set to write")
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against EdgeNeXt; 0: no race")
-    pixel_row: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 top, 1 bottom")
-    pixel_column: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 left, 1 right")
+    pixel_row: float = Field(
+        default=0.5, ge=0, le=1, description="row of the pixel whose attention is drawn: 0 top, 1 bottom"
+    )
+    pixel_column: float = Field(default=0.5, ge=0, le=1, description="column of that pixel: 0 left, 1 right")
 
 
 class EMOStudy(ImageStudy[EMOConfig, EMO]):
-    """Classify images with and without the two halves of the block; count, race."""
+    """Classify images with and without attention and depth-wise convolution; count operations; measure speed."""
 
     paper = "emo"
     arms: ClassVar[Mapping[str, str]] = {
@@ -160,7 +162,7 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
     # -- figures that need no training ----------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Sizes and costs of the published networks, two properties of the block, and speed on this machine."""
+        """Size and cost of the published networks, two properties of the block, and speed on this machine."""
         figures: dict[str, float] = {}
         x = torch.zeros(1, 3, 224, 224)
         for name, arguments in VARIANTS.items():
@@ -177,7 +179,7 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
         return figures
 
     def _order_of_attention(self) -> dict[str, float]:
-        """A block of EMO-1M's stage 3 that attends before it expands, against one that attends after."""
+        """A block of EMO-1M's stage 3 with attention before the expansion, compared with attention after it."""
         x = torch.randn(1, 80, 14, 14, generator=self.session.generator("order of attention"))
         common: dict[str, Any] = {"exp_ratio": 3.0, "dim_head": 20, "norm_layer": "ln_2d", "act_layer": "identity"}
         before, after = (iRMB(80, 80, **common, v_group=True, attn_pre=pre).eval() for pre in (True, False))
@@ -194,7 +196,7 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
         }
 
     def _reach(self) -> dict[str, float]:
-        """On which pixels of a 14 x 14 map one output pixel of attention alone depends, by its gradient."""
+        """Receptive field of one output pixel of the attention on a 14 x 14 map, from its gradient."""
         u = torch.randn(1, 40, 14, 14, generator=self.session.generator("reach"), requires_grad=True)
         block = iRMB(40, 40, dim_head=20, norm_layer="ln_2d", act_layer="gelu")
         block.attend(u)[0, :, 3, 4].sum().backward()
@@ -210,7 +212,7 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
         }
 
     def _speed(self) -> dict[str, float]:
-        """Images a second on the CPU at 224 pixels, beside timm's EdgeNeXt-XXS."""
+        """Images per second on the CPU at 224 pixels, compared with timm's EdgeNeXt-XXS."""
         models = {
             "emo_1m": EMO(**VARIANTS["emo_1m"]),
             "emo_1m_fused": EMO(**VARIANTS["emo_1m"]).eval().fuse(),
@@ -229,7 +231,7 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
     # -- use ------------------------------------------------------------------------------------
 
     def pictures(self, model: EMO, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
-        """Where a pixel of the first image looks."""
+        """Attention of one pixel of the first image."""
         attention = pictures.pixel_attention(model, x[0], self.config.pixel_row, self.config.pixel_column)
         return {"attention": pictures.attention_picture(as_picture(model, x[0]), attention)} if attention else {}
 
@@ -238,8 +240,8 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
 
         Args:
             source: the file: a state dict, or a dict with `net` and perhaps `net_E`.
-            variant: emo_1m, emo_2m, emo_5m or emo_6m; empty: the one whose shapes fit. With "-ema" behind it (or
-                "ema" alone), the moving average `net_E` is taken.
+            variant: emo_1m, emo_2m, emo_5m or emo_6m; empty: the one whose shapes fit. With the suffix "-ema" (or
+                "ema" alone): the moving average `net_E`.
 
         Raises:
             Problem: unknown variant, or weights of another one; names the one that fits.
@@ -266,10 +268,10 @@ class EMOStudy(ImageStudy[EMOConfig, EMO]):
 
 
 def read_weights(source: Path, key: str = "net") -> dict[str, Tensor]:
-    """Weights of EMO under our names, from a file of ours or of the authors.
+    """Weights of EMO with our names, from our file or the authors'.
 
     Raises:
-        Problem: not such a file.
+        Problem: the file has no weights of EMO.
     """
     state = with_our_names(checkpoint.read_weights(source, prefer=(key, "state_dict", "model")))
     if "stem.0.weight" not in state:
@@ -278,14 +280,8 @@ def read_weights(source: Path, key: str = "net") -> dict[str, Tensor]:
 
 
 def fitting_variant(state: Mapping[str, Tensor]) -> str:
-    """The published size that has these tensors (under our names), whatever its number of classes; "" if none has."""
-    found = {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
-    for variant, arguments in VARIANTS.items():
-        with torch.device("meta"):
-            own = EMO(**arguments, num_classes=0).state_dict()
-        if {name: tensor.shape for name, tensor in own.items()} == found:
-            return variant
-    return ""
+    """The published size with these tensors (our names), for any number of classes; "" if there is none."""
+    return matching_variant(state, VARIANTS, EMO)
 
 
 def _misfit(wanted: str, state: Mapping[str, Tensor], source: Path, option: str) -> Problem:
