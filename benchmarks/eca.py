@@ -1,17 +1,17 @@
-"""ECA beside timm: whole networks at 224 pixels, and each attention layer alone.
+"""ECA compared with timm: whole networks at 224 pixels, and single attention layers.
 
     python benchmarks/eca.py [--threads 1] [--batch 8] [--rounds 9] [--networks …] [--output FILE.json]
 
-Inference, and a training step (forwards, back, no optimizer). All take turns on one batch; the median of the paired
-ratios counts (above 1: the first is faster). The peers:
+Inference, and a training step (forward and backward, no optimizer). The contestants alternate on one batch; results
+are medians of the paired ratios (above 1: the first is faster). The peers:
 
     ResNet-50    timm's resnet50 without attention, with its SE and with its ECA; ecaresnet50d has another stem
     ResNet-101   timm's resnet101, without attention and with its ECA
     MobileNetV2  timm's mobilenetv2_100
-    layers       timm's EcaModule, behind blocks of ResNet-50's four stages
+    layers       timm's EcaModule, on the outputs of ResNet-50's four stages
 
-"fused" has the batch norms folded into the convolutions by `fuse`. Where a network of ours is slower than a peer, the
-operators that take most of its time follow.
+"fused" has the batch norms folded into the convolutions by `fuse`. If our network is slower than a peer, the operators
+with the most CPU time are printed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def training(model: nn.Module, x: Tensor) -> None:
 
 
 def compare(models: dict[str, nn.Module], x: Tensor, work: Callable[..., None], rounds: int) -> dict[str, float]:
-    """Milliseconds of each, and how many times faster than each other one the first is."""
+    """Milliseconds of each model, and the speed of the first relative to each other one."""
     times = race({name: partial(work, model, x) for name, model in models.items()}, range(1 + rounds))
     first = next(iter(models))
     row = {f"{name}, ms": 1000 * float(np.median(times[name])) for name in models}
@@ -95,7 +95,7 @@ def show(title: str, row: dict[str, float]) -> None:
 
 
 def explain(model: nn.Module, x: Tensor, work: Callable[..., None]) -> None:
-    """Where the time goes."""
+    """Print the operators with the most CPU time."""
     for operator, share in where_the_time_goes(lambda: work(model, x)).items():
         print(f"    {operator:44s} {share:5.1f} %")
 

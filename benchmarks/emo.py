@@ -1,11 +1,11 @@
-"""EMO-1M beside a straightforward implementation of itself, and beside timm's EdgeNeXt-XXS.
+"""EMO-1M compared with a straightforward implementation and with timm's EdgeNeXt-XXS.
 
     python benchmarks/emo.py [--threads 1] [--batches 1 4 8] [--rounds 9] [--output FILE.json]
 
-All take turns on one batch of 224-pixel images, and the median of the paired ratios counts (above 1: ours is faster).
-"Straightforward" follows the equations with the layouts that come to mind first: images channel by channel, 1x1
-convolutions as convolutions, LayerNorm by permuting there and back, windows gathered for q, k and u each, softmax
-written out. It computes the same numbers, which is checked before the race.
+The contestants alternate on one batch of 224-pixel images; results are medians of the paired ratios (above 1: ours is
+faster). "Straightforward" implements the equations directly: channels-first maps, 1x1 convolutions as convolutions,
+LayerNorm with two permutations, windows gathered separately for q, k and u, explicit softmax. Before the race its
+outputs are compared with ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from repertory.papers.emo.model import iRMB
 
 
 class Straightforward(nn.Module):
-    """The same network and weights, without what makes ours fast."""
+    """The same network and weights, without optimisations."""
 
     def __init__(self, model: EMO) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def convolved(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """BatchNorm; or LayerNorm over channels, back in the channel-by-channel layout."""
+    """BatchNorm, or LayerNorm over channels; output in channels-first memory."""
     return norm(x).contiguous()
 
 

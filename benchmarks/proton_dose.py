@@ -2,9 +2,9 @@
 
     python benchmarks/proton_dose.py
 
-Simulator: all beams at once against the same functions called beam by beam (what a script written for one
-pencil beam does). Cells: one training step (32 x 220 x 3, two layers, 16 wide, both directions, one thread).
-Contestants take turns; the ratio is the median over the rounds.
+Simulator: all beams at once, compared with the same functions called for each beam. Cells: one training step
+(32 x 220 x 3, two layers, width 16, both directions, one thread). Contestants alternate; ratios are medians over the
+rounds.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""RevCol beside timm's ConvNeXt of the same multiply-accumulates; the reversible step beside plain training.
+"""RevCol compared with timm's ConvNeXt of similar multiply-accumulates; reversible compared with plain training.
 
     python benchmarks/revcol.py [--threads 1] [--batch 8] [--rounds 7] [--parts speed memory] [--output FILE.json]
 
-Speed: all take turns on one batch of 224-pixel images, inference and a training step (forward, backward, no optimizer),
-and the median of the paired ratios counts (above 1: ours is faster). RevCol has nearly the parameters and the
-multiply-accumulates of the ConvNeXt beside it: T 4.5 G and T 4.5 G, S 9.0 G and S 8.7 G, B 16.6 G and B 15.4 G.
+Speed: contestants alternate on one batch of 224-pixel images, inference and a training step (forward and backward, no
+optimizer); results are medians of the paired ratios (above 1: ours is faster). RevCol and its ConvNeXt have similar
+multiply-accumulates: T 4.5 G and T 4.5 G, S 9.0 G and S 8.7 G, B 16.6 G and B 15.4 G.
 
-Memory: the peak of a fresh process that takes one training step of T-wide columns, less what it held when the model
-was built and its gradients were in place; so it counts what the step needs, buffers inside the kernels included. Blocks
-above 64 kB are mapped by themselves (glibc's MALLOC_MMAP_THRESHOLD_): otherwise the heap's holes, which grow with the
-number of gradients (75 MB a column, reversible), are measured too.
+Memory: peak of a new process that runs one training step of T-wide columns, minus the memory after building the model
+and allocating its gradients; it includes buffers inside kernels. Blocks above 64 kB get their own mapping (glibc's
+MALLOC_MMAP_THRESHOLD_): otherwise heap fragmentation, which grows with the number of gradients (75 MB per column,
+reversible), is measured too.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ COLUMNS = (2, 4, 8, 16)
 
 
 def training_step(model: nn.Module, x: Tensor) -> None:
-    """Forward and backward, gradients from scratch."""
+    """Forward and backward pass, with newly allocated gradients."""
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(x), torch.arange(len(x))).backward()
 
 
 def speed(ours: str, x: Tensor, rounds: int) -> dict[str, float]:
-    """Ratios of one size to its peer, and of reversible training to plain."""
+    """Speed of one size relative to its peer, and of reversible relative to plain training."""
     peer = PAIRS[ours]
     plain, theirs = timm.create_model(ours, reversible=False), timm.create_model(peer)
     with torch.inference_mode():
@@ -70,18 +70,18 @@ def speed(ours: str, x: Tensor, rounds: int) -> dict[str, float]:
 
 
 def peak_here(columns: int, reversible: bool, batch: int) -> float:
-    """MB that a training step needs beyond weights and gradients; in a process of its own."""
+    """MB that a training step needs beyond weights and gradients; call it in a new process."""
     model = RevCol(**{**VARIANTS["revcol_tiny"], "columns": columns}, reversible=reversible).train()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = high_water()
-    model.zero_grad(set_to_none=True)  # frees as much as the step's own gradients will take
+    model.zero_grad(set_to_none=True)  # frees the memory that the gradients of the step will use
     F.cross_entropy(model(torch.randn(batch, 3, 224, 224)), torch.arange(batch)).backward()
     return high_water() - before
 
 
 def memory(batch: int) -> dict[str, float]:
-    """Peaks of plain and reversible training against columns."""
+    """Peak memory of plain and reversible training against columns."""
     found: dict[str, float] = {}
     for columns in COLUMNS:
         for name in ("plain", "reversible"):

@@ -1,11 +1,11 @@
-"""VGNet beside the networks of timm with the nearest number of multiply-accumulates.
+"""VGNet compared with the networks of timm with the nearest number of multiply-accumulates.
 
     python benchmarks/vgnet.py [--threads 1] [--batch 8] [--rounds 9] [--sizes vgnetg_1_0mp …] [--output FILE.json]
 
-Inference and a training step (forward, backward, SGD) on 224-pixel images. All take turns on one batch, and the median
-of the paired ratios counts (above 1: ours is faster). Where ours is slower, its operators are listed by their time.
-"VGNet, fused" has its batch norms folded away; "plain" computes what ours does with concatenations and 1x1
-convolutions, images channel by channel, which is checked before the race.
+Inference and a training step (forward, backward, SGD) on 224-pixel images. The contestants alternate on one batch;
+results are medians of the paired ratios (above 1: ours is faster). Where ours is slower, its operators are listed by
+time. "fused" has folded batch norms; "plain" is the same network with concatenations, 1x1 convolutions and
+channels-first maps; its outputs are compared with ours before the race.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ PEERS = {
     "vgnetc_1_0mp": ("ghostnet_100",),
     "vgnetf_1_5mp": ("mobilenetv4_conv_small",),
 }
-"""First the nearest in multiply-accumulates (of timm's networks for 224 pixels); then the nearest MobileNetV2, where
-that is another."""
+"""The nearest of timm's networks for 224 pixels in multiply-accumulates, then the nearest MobileNetV2 if different."""
 
 
 class Plain(nn.Module):
-    """The same network and weights, by the layouts and operators that come to mind first."""
+    """The same network and weights, implemented directly."""
 
     def __init__(self, model: VGNet) -> None:
         super().__init__()

@@ -649,7 +649,7 @@ def test_bad_kernels(kind: str) -> None:
     for kernel in (4, 0, -3):
         with pytest.raises(Problem, match=f"kernel_size must be odd, got {kernel}"):
             channel_attention(kind, 64, kernel_size=kernel)
-    with pytest.warns(UserWarning, match="a kernel of 9 reaches beyond all 4 channels"):
+    with pytest.warns(UserWarning, match="a kernel of 9 is longer than 4 channels need"):
         channel_attention(kind, 4, kernel_size=9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

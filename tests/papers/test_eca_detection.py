@@ -204,21 +204,21 @@ def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
         detector("faster_rcnn", "eca_resnet20")
     assert "eca_resnet50" in caught.value.remedy
     for net in (network("eca_mobilenet_v2"), network("mini")):
-        with pytest.raises(Problem, match="is no backbone here"):
+        with pytest.raises(Problem, match="not an ECA-ResNet with four stages"):
             detector("faster_rcnn", net)  # pyright: ignore[reportArgumentType]
     checkpoint.save(network("mini"), tmp_path / "mini")
-    with pytest.raises(Problem, match="is no backbone here"):
+    with pytest.raises(Problem, match="not an ECA-ResNet with four stages"):
         detector("faster_rcnn", tmp_path / "mini")
 
 
 def test_more_classes_than_the_detector_knows(folder: Path, tmp_path: Path) -> None:
     for kind in ("faster_rcnn", "retinanet"):
-        with pytest.raises(Problem, match="3 classes, but the detector knows 2") as caught:
+        with pytest.raises(Problem, match="3 classes, but the detector has 2") as caught:
             finetune(Session(0, tmp_path), small(kind, num_classes=3), folder)
         assert "num_classes=4" in caught.value.remedy
 
 
 def test_fresh_frozen_weights_are_warned_of(folder: Path, tmp_path: Path) -> None:
     model = detector("retinanet", ECAResNet("basic", (1, 1, 1, 1), widths=(8, 8, 16, 16)), num_classes=4, min_size=64)
-    with pytest.warns(UserWarning, match="fresh weights"):
+    with pytest.warns(UserWarning, match="untrained weights and frozen norms"):
         finetune(Session(0, tmp_path, dry_run=True), model, folder, RECIPE.model_copy(update={"epochs": 1}))

@@ -389,7 +389,7 @@ def test_predict_tells_range_peak_and_dose(sample: Path, tmp_path: Path) -> None
 
     many = study.predict(model, sample)
     assert (len(many.table), len(many.arrays), len(many.figures)) == (30, 30, 20)
-    assert many.text == "30 cases; pictures of the first 20"
+    assert many.text == "30 cases; figures of the first 20"
 
     shutil.copytree(sample / "beam_00003", tmp_path / "cases" / "known")
     shutil.copytree(sample / "beam_00003", tmp_path / "cases" / "unknown")
@@ -418,7 +418,7 @@ def test_measured_pet_images_train_and_predict(tmp_path: Path) -> None:
     shown = study.predict(EnergyFit(), tmp_path / "data/c0").arrays["c0-dose"]["activity"]
     assert np.allclose(shown, seen[0] / seen[0].max(), atol=1e-6)
     write_case(tmp_path / "data/other", beams.energy[0], beams.ct[0], beams.dose[0], {"C11": beams.nuclei[0, 0]})
-    with pytest.raises(Problem, match="some cases give isotopes"):
+    with pytest.raises(Problem, match="some cases have isotopes"):
         study.data()
 
 
@@ -431,11 +431,11 @@ def test_bad_folders_are_refused(sample: Path, tmp_path: Path) -> None:
         with pytest.raises(Problem, match=r"beam\.json"):
             call()
     shutil.copytree(sample / "beam_00000", tmp_path / "few" / "a")
-    with pytest.raises(Problem, match="cannot be divided"):
+    with pytest.raises(Problem, match="cannot be split"):
         _study(tmp_path, data=tmp_path / "few").data()
     shutil.copytree(sample / "beam_00001", tmp_path / "few" / "b")
     (tmp_path / "few" / "a" / "dose.mha").unlink()
-    with pytest.raises(Problem, match="no dose to learn from"):
+    with pytest.raises(Problem, match="no dose to train on"):
         _study(tmp_path, data=tmp_path / "few").data()
 
 

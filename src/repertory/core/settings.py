@@ -81,7 +81,7 @@ class Recipe(StudyConfig):
     epochs: int = Field(default=10, ge=1, description="passes over the training data")
     batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
-    optimizer: str = Field(default="adamw", description="any name that timm.optim.create_optimizer_v2 knows")
+    optimizer: str = Field(default="adamw", description="name of an optimizer in timm")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="not applied to biases and other 1-d parameters")
     decay_all: bool = Field(default=False, description="apply weight_decay to biases and 1-d parameters too")

@@ -1,4 +1,4 @@
-"""Classification, whatever the input: the check of classes, accuracy, and the table of predictions."""
+"""Classification of any input: check of classes, accuracy, table of predictions."""
 
 from __future__ import annotations
 

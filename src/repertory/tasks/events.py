@@ -47,8 +47,8 @@ def unlabelled(source: Path, names: Sequence[str], size: Size, recipe: EventReci
 
     Args:
         source: file or folder.
-        names: of the classes that the model knows.
-        size: (H, W) of the sensor that the model knows.
+        names: classes of the model.
+        size: (H, W) of the model's sensor.
         recipe: how files are read.
 
     Raises:
@@ -65,7 +65,7 @@ class Streams(Dataset[tuple[Tensor, int]]):
 
     Args:
         data: the streams.
-        steps: applied one after the other; the last gives a tensor. Random steps draw from NumPy's or torch's global
+        steps: applied in order; the last returns a tensor. Random steps draw from NumPy's or torch's global
             generator, which `repertory.core.training.fit` and `loader` seed for each sample.
     """
 

@@ -279,7 +279,7 @@ def unlabelled(source: Path, classes: Sequence[str]) -> ImageSet:
 
     Args:
         source: file or folder.
-        classes: names of the classes that the model knows.
+        classes: names of the model's classes.
 
     Raises:
         Problem: no images.
@@ -293,6 +293,29 @@ def unlabelled(source: Path, classes: Sequence[str]) -> ImageSet:
 def preprocessing(model: nn.Module) -> Callable[[Image.Image], Any]:
     """The test transform given by a model's `pretrained_cfg`."""
     return cast(Callable[[Image.Image], Any], create_transform(**resolve_data_config(pretrained_cfg=_cfg(model))))
+
+
+def matching_variant(
+    state: Mapping[str, Tensor],
+    variants: Mapping[str, Mapping[str, Any]],
+    build: Callable[..., nn.Module],
+    head: str = "head.",
+) -> str:
+    """The variant whose tensors have the names and shapes of a state dict, apart from the head; "" if there is none.
+
+    Args:
+        state: with our names.
+        variants: name -> arguments of `build`.
+        build: called on the meta device with the arguments and num_classes=0.
+        head: prefix of the head's names, which are ignored.
+    """
+    shapes = {name: tensor.shape for name, tensor in state.items() if not name.startswith(head)}
+    for variant, arguments in variants.items():
+        with torch.device("meta"):
+            candidate = build(**arguments, num_classes=0).state_dict()
+        if {name: tensor.shape for name, tensor in candidate.items() if not name.startswith(head)} == shapes:
+            return variant
+    return ""
 
 
 def as_picture(model: nn.Module, x: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ class APBConfig(EventRecipe):
     }
 
     epochs: int = Field(default=100, ge=1, description="passes over the training data")
-    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
+    optimizer: str = Field(default="adam", description="name of an optimizer in timm")
     plan: str = Field(
         default="lightweight",
         pattern=r"^(lightweight|vggsnn|(\d+C\d+|AP[1-9]\d*)(-(\d+C\d+|AP[1-9]\d*))*)$",
@@ -74,7 +74,7 @@ class APBDesign(Design[APBConfig]):
         "apb-shared+stcf": "the shared factor, with spatio-temporal crops and flips",
         "apb-shared-beta0.25": "the shared factor, half as strong",
         "apb-shared-beta1": "the shared factor, twice as strong",
-        "apb-pair-hidden": "products of pairs of spikes alone: not in the first layer, whose input is counts of events",
+        "apb-pair-hidden": "products of pairs of spikes only: not in the first layer, whose input is event counts",
     }
     method = "apb-shared+stcf"
     Config = APBConfig

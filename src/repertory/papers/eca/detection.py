@@ -39,7 +39,7 @@ KERNELS: dict[tuple[str, str], tuple[int, ...]] = {
     ("retinanet", "eca_resnet50"): (3, 3, 7, 7),
     **{(kind, "eca_resnet101"): (3, 3, 5, 7) for kind in DETECTORS},
 }
-"""Of the released detectors; their backbones are not those of the released classifiers."""
+"""Kernels of the released detectors; they differ from those of the released classifiers."""
 PYRAMID_WIDTH = 256
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
@@ -54,26 +54,26 @@ def detector(
     trainable_layers: int = 3,
     **options: Any,
 ) -> FasterRCNN | RetinaNet:
-    """A detector of torchvision on a feature pyramid over an ECA-ResNet.
+    """A torchvision detector with a feature pyramid on an ECA-ResNet.
 
-    Its norms are frozen, and so are the stem and the first stage: start from trained weights. RetinaNet's pyramid
-    leaves out the first stage and gets two coarser maps, made from the last stage itself.
+    Norms, stem and first stage are frozen: start from trained weights. RetinaNet's pyramid uses stages 2 to 4 and two
+    coarser maps computed from the last stage.
 
     Args:
         kind: "faster_rcnn", "mask_rcnn" or "retinanet".
-        backbone: the name of a size, for fresh weights; a file, of the authors or of a detector by MMDetection, or a
-            model directory; or a module, which is copied.
-        num_classes: with the background, as torchvision counts; 81 are COCO's 80.
-        attention: with fresh weights only, see `channel_attention`.
-        kernel_sizes: with fresh weights only; None: as in the released detectors.
-        trainable_layers: how many of the four stages, from the last one on, are trained; 5: the stem too.
-        options: go to torchvision's class, e.g. `min_size` and `max_size` (800 and 1333).
+        backbone: name of a size, for new weights; a file of the authors or of an MMDetection detector; a model
+            directory; or a module, which is copied.
+        num_classes: with the background, as torchvision counts; 81 for COCO's 80.
+        attention: with new weights only, see `channel_attention`.
+        kernel_sizes: with new weights only; None: as in the released detectors.
+        trainable_layers: number of stages that are trained, counted from the last; 5: the stem too.
+        options: passed to torchvision's class, e.g. `min_size` and `max_size` (800 and 1333).
 
     Returns:
         A module: in training (images, targets) -> losses; in evaluation images -> boxes, labels, scores (and masks).
 
     Raises:
-        Problem: no such detector or size, or weights that are not of a ResNet.
+        Problem: no such detector or size, or the weights are not those of a ResNet.
 
     Example:
         >>> model = detector("retinanet", "eca_resnet18", num_classes=4)
@@ -88,9 +88,10 @@ def detector(
         kernels = kernel_sizes or KERNELS.get((kind, backbone), RESNETS[backbone]["kernel_sizes"])
         net = network(backbone, attention=attention, kernel_sizes=kernels, num_classes=0)
     else:
-        net = _trained(backbone)
+        net = _load_backbone(backbone)
     if not isinstance(net, ECAResNet) or net.stages != 4:
-        raise Problem(f"a {type(net).__name__} is no backbone here", "detector", f"give a ResNet: {', '.join(RESNETS)}")
+        what = f"the backbone is a {type(net).__name__}, not an ECA-ResNet with four stages"
+        raise Problem(what, "detector", f"give one of {', '.join(RESNETS)}")
 
     frozen = STAGES[: max(0, len(STAGES) - trainable_layers)] if trainable_layers < 5 else ()
     for name in frozen:
@@ -107,12 +108,12 @@ def detector(
     )
     settings: dict[str, Any] = {f"image_{name}": list(net.pretrained_cfg[name]) for name in ("mean", "std")}
     if kind == "retinanet":
-        settings["detections_per_img"] = 100  # COCO counts 100
+        settings["detections_per_img"] = 100  # COCO evaluates 100
     return DETECTORS[kind](pyramid, num_classes, **{**settings, **options})
 
 
-def _trained(backbone: str | Path | nn.Module) -> nn.Module:
-    """A copy of a module, or a network with the weights of a file or a model directory."""
+def _load_backbone(backbone: str | Path | nn.Module) -> nn.Module:
+    """A copy of a module, or a network from a file or a model directory."""
     if isinstance(backbone, nn.Module):
         return deepcopy(backbone)
     source = Path(backbone)
@@ -135,14 +136,14 @@ RECIPE = Recipe(
     warmup_epochs=500 * 8 / COCO_IMAGES,
     warmup_lr=0.01 / 3,
 )
-"""MMDetection's "1x" for 8 images a step. On fewer processes, `accumulate` more."""
+"""MMDetection's "1x" for 8 images per step. With fewer processes, raise `accumulate`."""
 
 
 def finetune(session: Session, model: nn.Module, folder: Path, recipe: Recipe = RECIPE) -> nn.Module:
-    """Train a detector on the training images of COCO, or of data in its layout; they are mirrored at random.
+    """Train a detector on the training images of COCO, or of data in its layout, with random mirroring.
 
     Args:
-        session: seed, device, progress, resume points; run again, it goes on.
+        session: seed, device, progress, resume points; a second run resumes.
         model: of `detector`, trained in place. Mask R-CNN needs masks in the annotations.
         folder: see `coco.read_split`.
         recipe: see `RECIPE`.
@@ -154,20 +155,20 @@ def finetune(session: Session, model: nn.Module, folder: Path, recipe: Recipe = 
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
     if norms and not any(norm.get_buffer("running_mean").any() for norm in norms):
         warnings.warn(
-            "the backbone has fresh weights, and its norms are frozen: give `detector` a file of trained ones",
+            "the backbone has untrained weights and frozen norms: give `detector` a file of trained weights",
             stacklevel=2,
         )
     return fit(session, model, train, recipe, detection_loss, collate=coco.collate)
 
 
 def evaluate(session: Session, model: nn.Module, folder: Path, batch_size: int = 2) -> dict[str, float]:
-    """COCO's average precision on the held-out images, in percent, of boxes, and for Mask R-CNN also of masks.
+    """COCO's average precision on the held-out images in per cent: of boxes, and for Mask R-CNN of masks.
 
     Args:
         session: device and progress.
         model: of `detector`.
         folder: see `coco.read_split`.
-        batch_size: images at a time.
+        batch_size: images per batch.
 
     Raises:
         Problem: the data cannot be read, or have more classes than the model.
@@ -179,13 +180,13 @@ def evaluate(session: Session, model: nn.Module, folder: Path, batch_size: int =
 def _split(folder: Path, split: str, model: nn.Module) -> coco.CocoSet:
     data = coco.read_split(folder, split, masks=isinstance(model, MaskRCNN))
     if isinstance(model, RetinaNet):
-        known = model.head.classification_head.num_classes
+        outputs = model.head.classification_head.num_classes
     else:
-        known = cast(Any, model).roi_heads.box_predictor.cls_score.out_features
-    if len(data.classes) >= known:
+        outputs = cast(Any, model).roi_heads.box_predictor.cls_score.out_features
+    if len(data.classes) >= outputs:
         raise Problem(
-            f"{len(data.classes)} classes, but the detector knows {known - 1}",
+            f"{len(data.classes)} classes, but the detector has {outputs - 1}",
             folder,
-            f"detector(…, num_classes={len(data.classes) + 1}): the background counts",
+            f"build it with num_classes={len(data.classes) + 1}, which includes the background",
         )
     return data

@@ -1,6 +1,6 @@
 """Channel attention: ECA (Wang et al., CVPR 2020), and the layers that the paper compares it with.
 
-All look at the mean y of each channel and multiply the channels by weights in (0, 1); they differ in z alone:
+All compute weights in (0, 1) from the mean y of each channel and scale the channels by them; they differ in z:
 
 .. math:: y_c = \\frac{1}{HW} \\sum_{h,w} x_{chw}, \\qquad w = \\mathrm{sigmoid}(z(y)), \\qquad x'_{chw} = w_c x_{chw}
 
@@ -25,41 +25,43 @@ from repertory.core.problem import Problem
 
 
 def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Kernel for a number of channels (paper, eq. 12): the integer part of (log2 C + b) / gamma, made odd upwards.
+    """Kernel for C channels (paper, eq. 12): the integer part of (log2 C + b) / gamma, plus 1 if even.
 
-    Never below 3, as in timm.
+    At least 3, as in timm.
 
     Example:
         >>> [adaptive_kernel(c) for c in (16, 64, 127, 128, 512, 1024, 2048)]
         [3, 3, 3, 5, 5, 5, 7]
     """
     if channels < 1:
-        raise Problem(f"{channels} channels", "adaptive_kernel", "give at least one")
+        raise Problem(f"{channels} channels", "adaptive_kernel", "give 1 or more")
     power_of_two = channels & (channels - 1) == 0
-    log2 = channels.bit_length() - 1 if power_of_two else math.log2(channels)  # exact where it decides
+    log2 = (
+        channels.bit_length() - 1 if power_of_two else math.log2(channels)
+    )  # exact for powers of two, where rounding matters
     t = int(abs((log2 + b) / gamma))
     return max(t if t % 2 else t + 1, 3)
 
 
 class Gate(nn.Module):
-    """What all channel attention has in common: x -> x * sigmoid(z(y)). A subclass defines `logits`.
+    """Base of channel attention: x -> x * sigmoid(z(y)). Subclasses define `logits`.
 
     Shape:
-        (N, C, H, W) -> the same.
+        (N, C, H, W) -> same shape.
 
     Raises:
-        Problem: in `forward`, an input that is no map, or an empty one.
+        Problem: in `forward`, an input that is not (N, C, H, W), or empty.
     """
 
     gate: nn.Module
-    """The sigmoid. A hook on it sees the weights (N, C)."""
+    """The sigmoid; its output is the weights (N, C)."""
 
     def logits(self, y: Tensor) -> Tensor:
         """z(y): (N, C) -> (N, C)."""
         raise NotImplementedError
 
     def weights(self, x: Tensor) -> Tensor:
-        """The weights of the channels, (N, C, H, W) -> (N, C, 1, 1), in (0, 1)."""
+        """Channel weights in (0, 1): (N, C, H, W) -> (N, C, 1, 1)."""
         return self.gate(self.logits(channel_means(x))).unflatten(1, (-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,18 +69,18 @@ class Gate(nn.Module):
         return x * self.weights(x)
 
 
-@torch.fx.wrap  # pyright: ignore[reportPrivateImportUsage]  a look at the shape stops symbolic tracing
+@torch.fx.wrap  # pyright: ignore[reportPrivateImportUsage]  shape checks break symbolic tracing
 def channel_means(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C)."""
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise Problem(
             f"channel attention on a map of shape {tuple(x.shape)}", "input", "give (N, C, H, W), all but N at least 1"
         )
-    return F.adaptive_avg_pool2d(x, 1).flatten(1)  # to one pixel it is a plain mean, and as fast
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)  # equals the mean, at the same speed
 
 
 class ECA(Gate, EcaModule):
-    """Efficient channel attention (paper, section 3.2): z is a convolution along the channels, k weights in all.
+    """Efficient channel attention (paper, section 3.2): z is a convolution along the channels with k weights.
 
     Args:
         channels: of the input.
@@ -97,14 +99,14 @@ class ECA(Gate, EcaModule):
         super().__init__(None, _checked_kernel(channels, kernel_size))
 
     def logits(self, y: Tensor) -> Tensor:
-        """z_i = sum over j of w_j y_(i - (k - 1) / 2 + j), zeros beyond both ends."""
+        """z_i = sum over j of w_j y_(i - (k - 1) / 2 + j), zero-padded."""
         weight = self.conv.weight  # (1, 1, k)
-        # As one picture with a row for each sample: 4 to 8 times faster on a CPU than a convolution in one dimension.
+        # 2-d convolution of one image with one row per sample: 4 to 8 times faster on a CPU than a 1-d convolution.
         return F.conv2d(y[None, None], weight[:, :, None], padding=(0, weight.shape[-1] // 2))[0, 0]
 
 
 class ECANS(Gate):
-    """ECA with weights that are not shared: every channel has its own k for itself and its neighbours.
+    """ECA without weight sharing: every channel has k weights, for itself and its neighbours.
 
     Args:
         channels: of the input.
@@ -121,7 +123,7 @@ class ECANS(Gate):
         self.gate = nn.Sigmoid()
 
     def logits(self, y: Tensor) -> Tensor:
-        """z_i = sum over j of w_ij y_(i - (k - 1) / 2 + j), zeros beyond both ends."""
+        """z_i = sum over j of w_ij y_(i - (k - 1) / 2 + j), zero-padded."""
         side = self.kernel_size // 2
         windows = F.pad(y, (side, side)).unfold(1, self.kernel_size, 1)  # (N, C, k)
         return torch.einsum("nck,ck->nc", windows, self.conv.weight[:, 0])
@@ -133,7 +135,7 @@ class SE(Gate, SEModule):
     Args:
         channels: of the input.
         reduction: r.
-        bias: timm's layers have biases; the parameters that the paper prints are those without.
+        bias: True as in timm; the parameter counts in the paper are without.
     """
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
@@ -158,10 +160,9 @@ class SEVar1(Gate):
 
 
 class SEGrouped(Gate):
-    """z = W y with a block-diagonal W, of C / G x C / G blocks: SE-GC.
+    """z = W y with a block-diagonal W of C / G x C / G blocks: SE-GC.
 
-    One group is SE-Var3, which lets every channel see all others; as many groups as channels are SE-Var2, which lets
-    it see itself alone.
+    G = 1 is SE-Var3 (full matrix), G = C is SE-Var2 (diagonal matrix).
 
     Args:
         channels: C of the input.
@@ -181,7 +182,7 @@ class SEGrouped(Gate):
             )
         self.groups = int(groups)
         self.weight = nn.Parameter(torch.empty(channels, channels // self.groups))
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as PyTorch's layers begin
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # PyTorch's default initialisation
         self.gate = nn.Sigmoid()
 
     def logits(self, y: Tensor) -> Tensor:
@@ -214,7 +215,7 @@ WITH_REDUCTION = ("se", "cbam")
 
 
 def canonical(kind: str) -> str:
-    """The name in `KINDS` of a layer: the paper's names, as "SE-Var1", are understood too.
+    """Name of a layer in `KINDS`; accepts the paper's names too, such as "SE-Var1".
 
     Raises:
         Problem: no such layer.
@@ -226,18 +227,18 @@ def canonical(kind: str) -> str:
 
 
 def channel_attention(kind: str, channels: int, **options: Any) -> nn.Module:
-    """A layer by its name.
+    """A layer by name.
 
     Args:
-        kind: one of `KINDS`, or as the paper writes it: "ECA-NS".
+        kind: one of `KINDS`, or the paper's spelling, such as "ECA-NS".
         channels: C.
         options: `kernel_size` of eca and eca_ns; `reduction` of se and cbam; `bias` of se.
 
     Shape:
-        (N, C, H, W) -> the same.
+        (N, C, H, W) -> same shape.
 
     Raises:
-        Problem: no such layer, an even kernel, groups that do not divide the channels, or an option it does not have.
+        Problem: no such layer, an even kernel, groups that do not divide the channels, or an unknown option.
 
     Example:
         >>> {kind: sum(p.numel() for p in channel_attention(kind, 64).parameters()) for kind in KINDS}
@@ -263,7 +264,7 @@ def _checked_kernel(channels: int, kernel_size: int | None) -> int:
         raise Problem(f"kernel_size must be odd, got {kernel_size}", "channel attention", "choose 3, 5, 7, ...")
     if kernel_size > 2 * channels - 1:
         warnings.warn(
-            f"a kernel of {kernel_size} reaches beyond all {channels} channels: its outer weights meet only zeros",
+            f"a kernel of {kernel_size} is longer than {channels} channels need: its outer weights multiply only zeros",
             stacklevel=3,
         )
     return kernel_size

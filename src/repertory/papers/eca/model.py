@@ -3,8 +3,8 @@
     model = timm.create_model("eca_resnet50")    # after `import repertory.papers.eca`; 80 parameters more than plain
     model = add_channel_attention(torchvision.models.resnet50(weights="DEFAULT"), "eca", (3, 5, 5, 7))
 
-Names of modules are torchvision's, and `eca` (in MobileNetV2: the last number of a block) for the attention: those of
-the authors' released weights.
+Module names are those of torchvision and of the authors' released weights: attention is `eca`, in MobileNetV2 the last
+index of a block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from repertory.papers.eca.layers import WITH_KERNEL, WITH_REDUCTION, Gate, canon
 from repertory.papers.eca.weights import accept_released_weights, kernels_of, read_weights, structure_of
 
 Kernels = str | int | Sequence[int] | None
-"""Kernel of each stage, as 3,5,5,7 or "3557"; one for all; "adaptive" or None: by equation 12 on the output width."""
+"""Kernel of each stage, as 3,5,5,7 or "3557"; one for all; "adaptive" or None: equation 12 of the output width."""
 
 RESNETS: dict[str, dict[str, Any]] = {
     "eca_resnet18": {"block": "basic", "depths": (2, 2, 2, 2), "kernel_sizes": (3, 5, 7, 7)},
@@ -46,7 +46,7 @@ RESNETS: dict[str, dict[str, Any]] = {
     "eca_resnet101": {"block": "bottleneck", "depths": (3, 4, 23, 3), "kernel_sizes": (3, 3, 5, 7)},
     "eca_resnet152": {"block": "bottleneck", "depths": (3, 8, 36, 3), "kernel_sizes": (3, 3, 5, 7)},
 }
-"""The published depths. The kernels are those of the released weights, which were tuned: no rule gives them."""
+"""Published depths. The kernels are those of the released weights; the authors tuned them."""
 MOBILENETS: dict[str, dict[str, Any]] = {"eca_mobilenet_v2": {"kernel_sizes": (1, 1, 1, 1, 3, 3, 3)}}
 """A kernel of 1 below 96 channels is a single gain."""
 VARIANTS = RESNETS | MOBILENETS
@@ -66,7 +66,7 @@ RESNET_HEAD, MOBILENET_HEAD = "fc", "classifier.1"
 
 def gated_sum(shortcut: Tensor, x: Tensor, attention: nn.Module, drop_path: nn.Module) -> Tensor:
     """shortcut + drop_path(attention(x)), on maps (N, C, H, W); x may be overwritten."""
-    if isinstance(attention, Gate):  # both multiply whole channels: one pass over the maps does it all
+    if isinstance(attention, Gate):  # weights and drop_path scale whole channels: one pass over the maps
         return torch.addcmul(shortcut, x, drop_path(attention.weights(x)))
     return drop_path(attention(x)).add_(shortcut)
 
@@ -101,7 +101,7 @@ class GatedBottleneck(Bottleneck):
 
 
 class GatedInvertedResidual(InvertedResidual):
-    """MobileNetV2's block with attention as the last of its layers, whether it has a shortcut or not."""
+    """MobileNetV2's block with attention as its last layer, with or without a shortcut."""
 
     drop_path: nn.Module
 
@@ -126,22 +126,21 @@ GATED: dict[type[nn.Module], type[nn.Module]] = {
 def add_channel_attention(
     model: nn.Module, kind: str = "eca", kernel_sizes: Kernels = None, **options: Any
 ) -> nn.Module:
-    """Put channel attention behind the last norm of every residual branch, in place, with fresh weights.
+    """Add newly initialised channel attention after the last norm of every residual branch, in place.
 
-    Weights that the model has stay; it computes what it did, but for the attention. Doing it again replaces the
-    attention. timm's ResNets take it at `se`.
+    The other weights do not change. A second call replaces the attention. In timm's ResNets it becomes `se`.
 
     Args:
         model: a ResNet of torchvision, timm or this module, or a MobileNetV2 of torchvision.
         kind: see `channel_attention`.
         kernel_sizes: of eca and eca_ns, see `Kernels`. The stages of MobileNetV2 are its seven widths.
-        options: go to `channel_attention`, e.g. `reduction`.
+        options: passed to `channel_attention`, e.g. `reduction`.
 
     Returns:
         `model`.
 
     Raises:
-        Problem: another kind of network, or kernels that do not fit.
+        Problem: another kind of network, or kernels that do not match its stages.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -155,16 +154,16 @@ def add_channel_attention(
         chosen = {**options, "kernel_size": kernel} if kernel else options
         for block in blocks:
             layer, weight = channel_attention(kind, width_of(block), **chosen), next(block.parameters())
-            _put(block, layer.to(weight.device, weight.dtype).train(block.training))
+            _set_attention(block, layer.to(weight.device, weight.dtype).train(block.training))
     return model
 
 
-def _put(block: Any, layer: nn.Module) -> None:
+def _set_attention(block: Any, layer: nn.Module) -> None:
     if isinstance(block, TimmBasicBlock | TimmBottleneck):
         block.se = None if isinstance(layer, nn.Identity) else layer
         return
     if type(block) in GATED:
-        # Taking the class of a block that has a place for attention keeps its weights, names and hooks.
+        # Changing the class keeps weights, names and hooks of the block.
         block.__class__ = GATED[type(block)]
         block.drop_path = nn.Identity().train(block.training)
         if isinstance(block, InvertedResidual):
@@ -176,14 +175,14 @@ def _put(block: Any, layer: nn.Module) -> None:
 
 
 def _set_drop_path(model: nn.Module, rate: float) -> None:
-    """Drop the branches of the last block with `rate`, of the others with rates that grow linearly from 0."""
+    """Set drop-path rates that grow linearly from 0 in the first block to `rate` in the last."""
     blocks: list[Any] = [block for stage in stages_of(model) for block in stage]
-    for block, own in zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist(), strict=True):
-        block.drop_path = DropPath(own) if own else nn.Identity()
+    for block, block_rate in zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist(), strict=True):
+        block.drop_path = DropPath(block_rate) if block_rate else nn.Identity()
 
 
 def stages_of(model: nn.Module) -> list[list[nn.Module]]:
-    """The residual blocks of a ResNet or MobileNetV2, stage by stage.
+    """Residual blocks of a ResNet or MobileNetV2 by stage.
 
     Raises:
         Problem: another kind of network.
@@ -203,17 +202,17 @@ def stages_of(model: nn.Module) -> list[list[nn.Module]]:
 
 
 def width_of(block: nn.Module) -> int:
-    """Channels that come out of a residual block."""
+    """Output channels of a residual block."""
     if isinstance(block, InvertedResidual):
         return block.out_channels
     return cast(nn.BatchNorm2d, getattr(block, "bn3", block.bn2)).num_features
 
 
 def kernels_of_stages(kernel_sizes: Kernels, stages: int) -> list[int | None]:
-    """One kernel for each stage; None: by the adaptive rule.
+    """One kernel per stage; None: the adaptive rule.
 
     Raises:
-        Problem: no numbers, or not as many as stages.
+        Problem: not numbers, or not one per stage.
 
     Example:
         >>> [kernels_of_stages(given, 4) for given in ("3,5,5,7", "3557", (3, 5, 5, 7), 9, "adaptive")]
@@ -224,7 +223,7 @@ def kernels_of_stages(kernel_sizes: Kernels, stages: int) -> list[int | None]:
     if isinstance(kernel_sizes, str | int):
         text = str(kernel_sizes)
         parts = re.split(r"[,\s]+", text.strip("()[] "))
-        if len(parts) == 1 and len(text) > 2:  # "3557", and no kernel of 3557
+        if len(parts) == 1 and len(text) > 2:  # "3557" is four kernels
             parts = list(text)
     else:
         parts = [str(kernel) for kernel in kernel_sizes]
@@ -243,7 +242,7 @@ def kernels_of_stages(kernel_sizes: Kernels, stages: int) -> list[int | None]:
 
 
 class Classifier:
-    """What both networks share: checked input, pooled features, and the interface of timm's models."""
+    """Base of both networks: input check, pooled features, timm's model interface."""
 
     num_classes: int
     in_chans: int
@@ -265,7 +264,7 @@ class Classifier:
         return self.maps(prepared(x, self.in_chans))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits (N, num_classes), or the pooled features (N, num_features)."""
+        """Last feature map -> logits (N, num_classes), or pooled features (N, num_features)."""
         x = F.dropout(self.pooled(x), self.drop_rate, self.training)
         return x if pre_logits else self.get_classifier()(x)
 
@@ -274,20 +273,20 @@ class Classifier:
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """The classification layer."""
         return cast(nn.Module, self).get_submodule(self.head_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh last layer of `num_classes` outputs in place; 0: none. Pooling is always the mean."""
+        """Replace the classification layer by a new one with `num_classes` outputs; 0: none. Pooling is the mean."""
         self.num_classes = num_classes
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         cast(nn.Module, self).set_submodule(self.head_name, head)
 
     @torch.no_grad()
     def fuse(self) -> Classifier:
-        """Fold every batch norm into the convolution before it, in place: the same outputs, faster inference.
+        """Fold every batch norm into the preceding convolution, in place: same outputs, faster inference.
 
-        Attention comes behind the norm and stays.
+        The attention follows the norms and does not change.
         """
         for module in list(cast(nn.Module, self).modules()):
             names = list(module._modules)
@@ -298,25 +297,25 @@ class Classifier:
         return self
 
 
-@torch.fx.wrap  # pyright: ignore[reportPrivateImportUsage]  a look at the shape stops symbolic tracing
+@torch.fx.wrap  # pyright: ignore[reportPrivateImportUsage]  shape checks break symbolic tracing
 def prepared(x: Tensor, channels: int) -> Tensor:
-    """Images, checked, in the layout that CPUs convolve fastest: 1.1 times in ResNet-50, 1.25 in MobileNetV2.
+    """Checked images in channels-last memory: 1.1 times faster on a CPU in ResNet-50, 1.25 times in MobileNetV2.
 
     Raises:
-        Problem: they are empty, or have another number of channels.
+        Problem: the images are empty, or have another number of channels.
     """
     if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
         grey = x.ndim == 4 and x.shape[1] == 1
         raise Problem(
             f"images of shape {tuple(x.shape)} for a network that takes (N, {channels}, H, W)",
             "images",
-            f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1" if grey else "give such images",
+            f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1" if grey else "give images of this shape",
         )
     return x.contiguous(memory_format=torch.channels_last)
 
 
 class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="repertory"):
-    """ResNet as torchvision has it (a stride in the 3x3 convolution), with channel attention in every block.
+    """torchvision's ResNet (stride in the 3x3 convolution) with channel attention in every block.
 
     Args:
         block: "basic" or "bottleneck".
@@ -325,12 +324,12 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
         kernel_sizes: of eca and eca_ns, see `Kernels`.
         reduction: of se and cbam.
         widths: planes of each stage.
-        small_stem: a 3x3 convolution and no pooling, for small images.
-        num_classes: 0: no last layer, the pooled features come out.
+        small_stem: a 3x3 convolution without pooling, for small images.
+        num_classes: number of classes; 0: no classification layer, the output is the pooled features.
         in_chans: channels of the images.
-        drop_rate: dropout before the last layer.
+        drop_rate: dropout before the classification layer.
         drop_path_rate: rate of the last block; it grows linearly from 0.
-        pretrained_cfg: what the weights were trained on, with timm's keys and `label_names`.
+        pretrained_cfg: preprocessing of the training data, with timm's keys, and `label_names`.
 
     Shape:
         (N, in_chans, H, W) -> logits (N, num_classes).
@@ -402,7 +401,7 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
         return x
 
     def pooled(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C); in this form counters of multiply-accumulates see it, as in torchvision's ResNet."""
+        """(N, C, H, W) -> (N, C); counters of multiply-accumulates include this form, as in torchvision's ResNet."""
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
@@ -416,7 +415,7 @@ BLOCKS: dict[str, type[BasicBlock | Bottleneck]] = {"basic": BasicBlock, "bottle
 def resnet_stage(
     block: type[BasicBlock | Bottleneck], dim_in: int, planes: int, depth: int, stride: int
 ) -> nn.Sequential:
-    """Residual blocks; the first has the stride and, where the shape changes, a convolution on its shortcut."""
+    """Residual blocks; the first has the stride, and a convolution on its shortcut if the shape changes."""
     dim = planes * block.expansion
     shortcut = None
     if stride != 1 or dim_in != dim:
@@ -476,7 +475,7 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
         return self.features(x)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """See `Classifier`; initialised as the paper's code does."""
+        """See `Classifier`; initialised as in the authors' code."""
         super().reset_classifier(num_classes, global_pool)
         head = self.get_classifier()
         if isinstance(head, nn.Linear):
@@ -491,7 +490,7 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
 # -- the published networks, in timm's registry -------------------------------------------------
 
 PREPROCESSING: dict[str, Any] = {**IMAGENET, "interpolation": "bilinear"}
-"""The short side to 256, bilinear, and the central 224 x 224."""
+"""Test preprocessing: short side to 256 (bilinear), central 224 x 224."""
 
 RESNET_CFG: dict[str, Any] = {**PREPROCESSING, "first_conv": "conv1", "classifier": RESNET_HEAD}
 MOBILENET_CFG: dict[str, Any] = {**PREPROCESSING, "first_conv": "features.0.0", "classifier": MOBILENET_HEAD}
@@ -499,7 +498,7 @@ default_cfgs = generate_default_cfgs({name: MOBILENET_CFG if name in MOBILENETS 
 
 
 def network(name: str, **changes: Any) -> ECAResNet | ECAMobileNetV2:
-    """A network of `VARIANTS`, or "mini", with some of its arguments changed.
+    """A network of `VARIANTS`, or "mini", with changed arguments.
 
     Example:
         >>> network("mini", attention="se", num_classes=10)(torch.zeros(1, 3, 32, 32)).shape
@@ -559,20 +558,20 @@ def eca_mobilenet_v2(pretrained: bool = False, **kwargs: Any) -> ECAMobileNetV2:
 
 
 def fitting(state: Mapping[str, Tensor]) -> str:
-    """The name in `VARIANTS` (or "mini") of the network that has these weights, by its blocks; "" if none has."""
+    """The name in `VARIANTS` (or "mini") of the network with these blocks; "" if there is none."""
     if "features.0.0.weight" in state:
         return "eca_mobilenet_v2"
     structure = structure_of(state)
-    known = {"mini": MINI, **RESNETS}
-    return next((name for name, own in known.items() if own.items() >= structure.items()), "") if structure else ""
+    variants = {"mini": MINI, **RESNETS}
+    return next((name for name, v in variants.items() if v.items() >= structure.items()), "") if structure else ""
 
 
 def load_network(source: Path, variant: str = "") -> ECAResNet | ECAMobileNetV2:
-    """A network from a file of the authors, or of a detector by MMDetection. Kernels are read from the tensors.
+    """A network from a file of the authors, or of an MMDetection detector. Kernels are read from the tensors.
 
     Args:
-        source: see `weights.read_weights`. Without ECA in it, the plain network comes out.
-        variant: which of `VARIANTS`; empty: the one whose blocks fit.
+        source: see `weights.read_weights`. A file without ECA gives the plain network.
+        variant: one of `VARIANTS`; empty: the one whose blocks fit.
 
     Raises:
         Problem: unknown variant, or weights of another one; names the one that fits.

@@ -1,4 +1,4 @@
-"""Pictures: the weights of the channels, and accuracy against size."""
+"""Figures: mean channel weights of each class."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from repertory.papers.eca.model import stages_of
 
 @torch.inference_mode()
 def mean_channel_weights(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[NDArray[np.float32]]:
-    """The weights of the channels in the last block of each stage, averaged over the images of each class.
+    """Channel weights in the last block of each stage, averaged over the images of each class.
 
     Args:
-        model: in evaluation mode; `stages_of` must know it.
-        batches: images (N, C, H, W) and which row each belongs to, (N,) from 0.
+        model: in evaluation mode, a network that `stages_of` supports.
+        batches: images (N, C, H, W) and their rows (N,), from 0.
 
     Returns:
-        An array (rows, channels) for each stage; none, if the model has no channel attention of one weight each.
+        An array (rows, channels) per stage; empty if the model has no attention with one weight per channel.
     """
     gates = [gate for stage in stages_of(model) if (gate := _last_gate(stage)) is not None]
-    seen: list[list[Tensor]] = [[] for _ in gates]
-    handles = [gate.gate.register_forward_hook(partial(_keep, kept)) for gate, kept in zip(gates, seen, strict=True)]
+    weights: list[list[Tensor]] = [[] for _ in gates]
+    handles = [
+        gate.gate.register_forward_hook(partial(_append, kept)) for gate, kept in zip(gates, weights, strict=True)
+    ]
     rows: list[Tensor] = []
     try:
         for x, row in batches:
@@ -37,25 +39,25 @@ def mean_channel_weights(model: nn.Module, batches: Iterable[tuple[Tensor, Tenso
     finally:
         for handle in handles:
             handle.remove()
-    belongs = torch.nn.functional.one_hot(torch.cat(rows)).float().T  # (rows, images)
-    means = belongs / belongs.sum(1, keepdim=True)
-    return [(means @ torch.cat(weights).float()).cpu().numpy() for weights in seen]
+    members = torch.nn.functional.one_hot(torch.cat(rows)).float().T  # (rows, images)
+    means = members / members.sum(1, keepdim=True)
+    return [(means @ torch.cat(kept).float()).cpu().numpy() for kept in weights]
 
 
 def _last_gate(blocks: Sequence[nn.Module]) -> Gate | None:
     return next((module for module in reversed(list(blocks[-1].modules())) if isinstance(module, Gate)), None)
 
 
-def _keep(kept: list[Tensor], _module: nn.Module, _inputs: object, weights: Tensor) -> None:
+def _append(kept: list[Tensor], _module: nn.Module, _inputs: object, weights: Tensor) -> None:
     kept.append(weights)
 
 
 def weights_picture(stages: Sequence[NDArray[np.float32]], classes: Sequence[str]) -> Figure:
-    """Heat maps of mean channel weights, one for each stage.
+    """Heat maps of mean channel weights, one per stage.
 
     Args:
         stages: arrays (rows, channels).
-        classes: what the rows are called.
+        classes: names of the rows.
     """
     figure = Figure(figsize=(9, 1.0 + len(stages) * (0.55 + 0.22 * len(classes))), layout="constrained")
     rows = figure.subplots(len(stages), 1, squeeze=False).flat

@@ -25,11 +25,11 @@ class ECAConfig(ImageRecipe):
         "eca_resnet101",
         "eca_resnet152",
         "eca_mobilenet_v2",
-    ] = Field(default="mini", description="the network that the layers are put into")
+    ] = Field(default="mini", description="network that the layers are added to")
     kernel_sizes: str | int | tuple[int, ...] = Field(
         default="",
         description="kernel of each stage in the arms eca and eca_ns, as 3,5,5,7 or 3557; one for all; or adaptive. "
-        "Empty: those of the file in `pretrained`, else as published for the architecture",
+        "Empty: those of the file in `pretrained`, otherwise the published ones of the architecture",
     )
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race of layers; 0: no race")
 

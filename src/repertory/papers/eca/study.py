@@ -1,4 +1,4 @@
-"""How the claims of ECA are tested.
+"""Tests of ECA's claims.
 
     repertory run eca                                                   # all layers on crops of photographs, minutes
     REPERTORY_DATA=… repertory run eca --scale desk --jobs 2            # CIFAR-10, 10,000 images, about an hour
@@ -57,7 +57,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "eca": {"attention": "eca"},
     "eca_k9": {"attention": "eca", "kernel_sizes": 9},
 }
-"""What each arm differs in from the architecture."""
+"""Changes of each arm to the architecture."""
 
 PUBLISHED_TOP1 = {
     "none": 75.20, "se": 76.71, "se_var1": 76.00, "se_var2": 77.07, "se_var3": 77.42, "se_gc1": 76.95, "se_gc2": 76.98,
@@ -65,14 +65,14 @@ PUBLISHED_TOP1 = {
 }  # fmt: skip
 """ResNet-50 on ImageNet: table 2, and table 3 for cbam and eca."""
 
-SHOWN_CLASSES, SHOWN_IMAGES = 6, 8
-"""Rows of the picture of weights, and how many images each averages."""
+MAX_CLASSES, MAX_IMAGES = 6, 8
+"""Rows of the figure of channel weights, and images averaged per row."""
 LAYER_SHAPE = (8, 1024, 14, 14)
-"""Where layers race: behind a block of ResNet-50's third stage."""
+"""Input of the layers in the speed comparison: output of a block of ResNet-50's third stage."""
 
 
 class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
-    """Classify images with each of the layers; count; race."""
+    """Classify images with each of the layers; count parameters and operations; measure speed."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **IMAGE_METRICS,
@@ -112,13 +112,13 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         """The network of an arm.
 
         Raises:
-            Problem: the kernels of `pretrained` are not those of the setting `kernel_sizes`.
+            Problem: the kernels of `pretrained` differ from the setting `kernel_sizes`.
         """
         config, small = self.config, self.config.arch == "mini"
         changes = dict(ARMS[arm])
         state = self.weights(Path(config.pretrained)) if config.pretrained else {}
         if fitting(state) != config.arch:
-            state = {}  # `train` will say so
+            state = {}  # `train` raises the Problem
         if changes["attention"] in WITH_KERNEL and "kernel_sizes" not in changes:
             kernels = config.kernel_sizes or kernels_of(state)
             changes |= {"kernel_sizes": kernels} if kernels else {}
@@ -135,7 +135,7 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         return model
 
     def weights(self, source: Path) -> dict[str, Tensor]:
-        """Weights under our names, from a file of ours or of the authors, or of a detector."""
+        """Weights with our names, from our file, the authors' file, or a detector."""
         return read_weights(source / "model.safetensors" if source.is_dir() else source)
 
     def fitting(self, state: Mapping[str, Tensor]) -> str:
@@ -145,24 +145,24 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
     # -- figures that need no training ----------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Parameters and multiply-accumulates of the published networks, and what the attention adds to them."""
+        """Parameters and multiply-accumulates of the published networks, and the share of the attention."""
         figures: dict[str, float] = {}
         x = torch.zeros(1, 3, 224, 224)
         for name in VARIANTS:
-            model = _without_values(name)
+            model = _uninitialised(name)
             figures[f"{name}_parameters"] = _parameters(model)
             figures[f"{name}_macs"] = float(count_macs(model, x))
-            figures[f"{name}_added_parameters"] = _parameters(model) - _parameters(_without_values(name, "none"))
-        plain = count_macs(_without_values("eca_resnet50", "none"), x)
-        added = figures["eca_resnet50_macs"] - plain  # counts the sums of the pooling too
+            figures[f"{name}_added_parameters"] = _parameters(model) - _parameters(_uninitialised(name, "none"))
+        plain = count_macs(_uninitialised("eca_resnet50", "none"), x)
+        added = figures["eca_resnet50_macs"] - plain  # includes the sums of the pooling
         pooled = sum(width * (56 >> i) ** 2 * depth for i, (width, depth) in enumerate(_R50_STAGES))
         figures["eca_resnet50_gflops_of_convolutions"] = (added - pooled) / 1e9
         figures["eca_resnet50_gflops_with_pooling"] = added / 1e9
         figures["eca_resnet50_share_of_convolutions"] = 100 * (added - pooled) / plain
 
-        sizes = {arm: _parameters(_without_values("eca_resnet50", arm)) for arm in PUBLISHED_TOP1}
+        sizes = {arm: _parameters(_uninitialised("eca_resnet50", arm)) for arm in PUBLISHED_TOP1}
         figures |= {f"resnet50_{arm}_parameters": count for arm, count in sizes.items()}
-        figures["mobilenet_v2_se_parameters"] = _parameters(_without_values("eca_mobilenet_v2", "se"))
+        figures["mobilenet_v2_se_parameters"] = _parameters(_uninitialised("eca_mobilenet_v2", "se"))
         with torch.device("meta"):
             figures["faster_rcnn_parameters"] = trained_parameters(detector("faster_rcnn", "eca_resnet50"))
         if self.config.speed_rounds:
@@ -175,7 +175,7 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         return figures
 
     def _speed(self) -> dict[str, float]:
-        """How many times faster than SE each layer is on the CPU, alone, forwards and back."""
+        """Speed of each layer relative to SE on the CPU, forward and backward pass."""
         layers = {arm: channel_attention(arm, LAYER_SHAPE[1]) for arm in PUBLISHED_TOP1 if arm != "none"}
         layers["timm_eca"] = timm.layers.EcaModule(LAYER_SHAPE[1])
         x = torch.randn(LAYER_SHAPE, generator=self.session.generator("speed"), requires_grad=True)
@@ -190,20 +190,20 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
     # -- use ------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, source: Path) -> Prediction:
-        """Classify images; draw the mean weights of the channels for the classes that were found most.
+        """Classify images; draw the mean channel weights of the most frequent predicted classes.
 
         Raises:
-            Problem: no images there, or one that cannot be read.
+            Problem: no images, or an unreadable one.
         """
         prediction = super().predict(model, source)
         of_class: dict[str, list[Path]] = {}
         for row in prediction.table:
             of_class.setdefault(row["class"], []).append(source if source.is_file() else source / row["file"])
-        most = sorted(of_class, key=lambda name: -len(of_class[name]))[:SHOWN_CLASSES]
-        chosen = [(path, row) for row, name in enumerate(most) for path in of_class[name][:SHOWN_IMAGES]]
+        most = sorted(of_class, key=lambda name: -len(of_class[name]))[:MAX_CLASSES]
+        chosen = [(path, row) for row, name in enumerate(most) for path in of_class[name][:MAX_IMAGES]]
         paths, rows = zip(*chosen, strict=True)
-        seen = ImageSet(paths, rows, tuple(most)).with_transform(preprocessing(model))
-        stages = pictures.mean_channel_weights(model, loader(self.session, seen, SHOWN_IMAGES, label="weights"))
+        data = ImageSet(paths, rows, tuple(most)).with_transform(preprocessing(model))
+        stages = pictures.mean_channel_weights(model, loader(self.session, data, MAX_IMAGES, label="weights"))
         if stages:
             prediction.figures["channel-weights"] = pictures.weights_picture(stages, most)
         return prediction
@@ -222,11 +222,11 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
 
 
 _R50_STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))
-"""Channels behind each block, and blocks, of ResNet-50's stages; the maps of the first have 56 x 56 pixels."""
+"""Output channels and number of blocks of ResNet-50's stages; the maps of the first have 56 x 56 pixels."""
 
 
-def _without_values(name: str, arm: str = "eca") -> ECAResNet | ECAMobileNetV2:
-    """A network whose weights have shapes and no meaning: nothing to wait for."""
+def _uninitialised(name: str, arm: str = "eca") -> ECAResNet | ECAMobileNetV2:
+    """A network with uninitialised weights, for counting: no time for initialisation."""
     with torch.device("meta"):
         model = network(name, **ARMS[arm])
     return model.to_empty(device="cpu")
@@ -237,7 +237,7 @@ def _parameters(model: nn.Module) -> float:
 
 
 def trained_parameters(model: nn.Module) -> float:
-    """Parameters that are trained where the norms of the trained stages are, as MMDetection counts."""
+    """Trainable parameters including the norms of the trained stages, as MMDetection counts."""
     norms = sum(
         2 * len(module.get_buffer("weight"))
         for name, module in model.named_modules()

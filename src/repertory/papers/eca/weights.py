@@ -1,7 +1,7 @@
-"""Released weights: what they are wrapped in, which network they belong to, and which kernels they have.
+"""Released weights: prefixes of names, the network they belong to, and their kernels.
 
-The authors' files are dicts with `state_dict`, whose names are torchvision's and `eca`, behind `module.`; detectors are
-MMDetection's, with the backbone behind `backbone.`.
+The authors' files are dicts with `state_dict`; its names are torchvision's and `eca`, with the prefix `module.`.
+Detectors are MMDetection's; the backbone has the prefix `backbone.`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem
 
 ATTENTION = re.compile(r"^(?:layer(\d+)\.\d+\.eca|features\.\d+\.conv\.[34])\.conv\.weight$")
-"""Names of the kernels of ECA, and their stage in a ResNet."""
+"""Names of ECA's kernels; the group is the stage of a ResNet."""
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:
-    """The weights of a network, from a file of ours, of the authors, or of a detector with such a backbone.
+    """Weights of a network, from our file, the authors' file, or a detector with such a backbone.
 
     Raises:
-        Problem: not such a file.
+        Problem: the file has no weights of a ResNet or MobileNetV2.
     """
     state = of_network(checkpoint.read_weights(source))
     if not {"conv1.weight", "features.0.0.weight"} & set(state):
         what = f"not weights of a ResNet or MobileNetV2 (first tensor: {next(iter(state))})"
-        raise Problem(what, source, "give the authors' .pth.tar, or a detector of MMDetection")
+        raise Problem(what, source, "give the authors' .pth.tar, or an MMDetection detector")
     return state
 
 
 def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names without wrappers; of a detector the backbone alone.
+    """State dict without prefixes; of a detector only the backbone.
 
     Example:
         >>> of_network({"backbone.layer1.0.eca.conv.weight": None, "neck.lateral_convs.0.conv.bias": None})
@@ -46,33 +46,33 @@ def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kernels_of(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The kernel of each stage, read from the tensors; () where there is no ECA.
+    """Kernel of each stage, read from the tensors; () without ECA.
 
     Raises:
         Problem: blocks of one stage have different kernels.
     """
     kernels: dict[Any, int] = {}
     for name, tensor in state.items():
-        found = ATTENTION.match(name)
-        if not found or tensor.ndim != 3:
+        match = ATTENTION.match(name)
+        if not match or tensor.ndim != 3:
             continue
-        stage = found[1] or len(state[re.sub(r"(\d)\.conv\.weight$", _norm_before, name)])
+        stage = match[1] or len(state[re.sub(r"(\d)\.conv\.weight$", _norm_before, name)])
         if kernels.setdefault(stage, tensor.shape[-1]) != tensor.shape[-1]:
             what = f"{name}: kernel {tensor.shape[-1]}, but {kernels[stage]} before it in the same stage"
             raise Problem(what, "weights", "give the file that the authors released")
     return tuple(kernels.values())
 
 
-def _norm_before(found: re.Match[str]) -> str:
+def _norm_before(match: re.Match[str]) -> str:
     """features.2.conv.4.conv.weight -> features.2.conv.3.weight, whose length is the width of the block."""
-    return f"{int(found[1]) - 1}.weight"
+    return f"{int(match[1]) - 1}.weight"
 
 
 def check_kernels(model: nn.Module, state: Mapping[str, Tensor], where: object = "weights") -> None:
-    """Say at which block the kernels of a file and of a model part.
+    """Require that a model has the kernels of a file.
 
     Raises:
-        Problem: they do; the remedy names the kernels of the file.
+        Problem: they differ; names the block and the kernels of the file.
     """
     own = model.state_dict()
     for name, tensor in state.items():
@@ -87,7 +87,7 @@ def check_kernels(model: nn.Module, state: Mapping[str, Tensor], where: object =
 
 
 def accept_released_weights(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Hook of `load_state_dict`: lets timm's `checkpoint_path` read the authors' files."""
+    """`load_state_dict` hook, so that timm's `checkpoint_path` can read the authors' files."""
     if prefix:
         return
     renamed = of_network(state)
@@ -97,8 +97,8 @@ def accept_released_weights(module: nn.Module, state: dict[str, Tensor], prefix:
 
 
 def structure_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Blocks and depths of a ResNet, as its constructor takes them; {} for a MobileNetV2."""
-    blocks = {found.groups() for name in state if (found := re.match(r"layer(\d+)\.(\d+)\.", name))}
+    """Block type and depths of a ResNet as constructor arguments; {} for a MobileNetV2."""
+    blocks = {match.groups() for name in state if (match := re.match(r"layer(\d+)\.(\d+)\.", name))}
     if not blocks:
         return {}
     stages = sorted({int(stage) for stage, _ in blocks})

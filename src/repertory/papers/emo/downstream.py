@@ -1,13 +1,13 @@
-"""EMO below detectors and segmenters, with the sizes and recipes of the authors' configurations.
+"""EMO as the backbone of detectors and segmenters, with the sizes and recipes of the authors' configurations.
 
-    model = ssdlite("emo_1m")                                   # an SSD of torchvision's; published AP 22.0
+    model = ssdlite("emo_1m")                                   # torchvision's SSD; published AP 22.0
     train, val = (coco.read_split(folder, split) for split in ("train", "val"))
     train = train.with_objects().with_transform(AUGMENTATION["ssdlite"])
     fit(session, model, train, RECIPES["ssdlite"], detection_loss, collate=coco.collate)  # of tasks.detection
     evaluate_detector(session, model, val)                      # {"AP": …, "AP50": …, …}
 
-The heads are torchvision's; all take images from 0 to 1 and normalise them as EMO's weights want it. An EMO goes in
-by the name of its size, with fresh weights, or as a trained module. Stages are numbered from 1, as in the paper.
+The heads are torchvision's. All models take images from 0 to 1 and normalise them with EMO's statistics. The backbone
+is given by the name of a size, with new weights, or as a trained module. Stages are numbered from 1, as in the paper.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ from repertory.papers.emo.model import EMO, VARIANTS, iRMB
 from repertory.tasks.detection import average_precision
 
 SSD_SIZE = 320
-"""Height and width to which SSDLite resizes."""
+"""Height and width of SSDLite's input."""
 SSD_WIDTHS = (512, 256, 256, 128)
 """Channels of the levels above the backbone."""
 SSD_MIN_SIZES = (48, 100, 150, 202, 253, 304)
-"""Side of the default boxes of each level, in pixels; the largest side of a level is the least of the next one."""
+"""Side of the default boxes of each level, in pixels; the largest side of a level is the smallest of the next one."""
 SSD_RATIOS = (2, 3)
 FPN_WIDTH = 256
 HEAD_WIDTH = 256
 """Channels of the segmentation heads."""
 POOL_BINS = (1, 2, 3, 6)
-"""Into how many parts PSPNet's pyramid divides height and width."""
+"""Bins of PSPNet's pooling pyramid along height and width."""
 AUX_WEIGHT = 0.4
-"""Of the auxiliary head's loss; the value is PSPNet's."""
+"""Weight of the auxiliary loss, from PSPNet."""
 SEGMENT_SIZE = 512
 
 
 class Backbone(nn.Module):
-    """The maps of some of EMO's stages, by name.
+    """Feature maps of some of EMO's stages, by name.
 
     Args:
-        emo: name of a published size, for fresh weights, or a trained EMO, which is copied.
-        window: height and width of an attention window. It is free: no weight depends on it.
-        names: stage (1 to 4) -> name of its map; stages beyond the last one are dropped.
-        norm_eval: batch norms keep their stored statistics in training, for the batches of detectors are small.
-        frozen: that many stages, and the stem before them, are not trained.
+        emo: name of a published size, for new weights; or a trained EMO, which is copied.
+        window: height and width of an attention window; no weight depends on it.
+        names: stage (1 to 4) -> name of its map; stages after the last one are removed.
+        norm_eval: batch norms use their stored statistics in training: batches of detectors are small.
+        frozen: number of stages that are not trained; if above 0, the stem is not trained either.
 
     Shape:
         (N, 3, H, W) -> maps (N, dims[i - 1], H / 2^(i + 1), W / 2^(i + 1)) of stages i.
@@ -98,10 +98,10 @@ class Backbone(nn.Module):
         for module in frozen_part:
             module.requires_grad_(False)
         norms = [module for module in self.emo.modules() if isinstance(module, nn.BatchNorm2d)] if norm_eval else []
-        self._always_eval = [*frozen_part, *norms]  # in a list, so that they are not registered twice
+        self._always_eval = [*frozen_part, *norms]  # a plain list: do not register these modules twice
 
     def train(self, mode: bool = True) -> Backbone:
-        """As usual, but what is frozen stays in evaluation mode."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self._always_eval:
             module.eval()
@@ -122,15 +122,15 @@ class Backbone(nn.Module):
 
 
 def ssdlite(emo: str | EMO = "emo_1m", num_classes: int = 81, window: int = 10, **options: Any) -> SSD:
-    """SSDLite at 320 x 320: single-shot detection with depth-wise heads on six levels.
+    """SSDLite at 320 x 320: single-shot detector with depth-wise heads on six levels.
 
     Published COCO AP: 22.0 / 25.2 / 27.9 with 1M / 2M / 5M; recipe `RECIPES["ssdlite"]`.
 
     Args:
         emo: see `Backbone`.
         num_classes: with the background, as torchvision counts.
-        window: 10 divides the maps of stages 3 and 4 at 320 pixels.
-        options: go to torchvision's `SSD`, e.g. `score_thresh`.
+        window: of attention; 10 divides the maps of stages 3 and 4 at 320 pixels.
+        options: passed to torchvision's `SSD`, e.g. `score_thresh`.
 
     Returns:
         A module: in training (images, targets) -> losses; in evaluation images -> boxes, labels, scores.
@@ -150,7 +150,7 @@ def ssdlite(emo: str | EMO = "emo_1m", num_classes: int = 81, window: int = 10, 
 
 
 class SSDLevels(nn.Module):
-    """Two maps of the backbone, and four that go on halving: at 320 pixels sides of 20, 10, 5, 3, 2, 1."""
+    """Two maps of the backbone and four further ones, each of half the size: at 320 pixels sides 20, 10, 5, 3, 2, 1."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -186,15 +186,15 @@ def _norm(dim: int) -> nn.BatchNorm2d:
 def retinanet(emo: str | EMO = "emo_1m", num_classes: int = 81, window: int = 10, **options: Any) -> RetinaNet:
     """RetinaNet: dense detection on a feature pyramid at strides 8 to 128.
 
-    Published COCO AP: 34.4 / 36.2 / 38.9 with 1M / 2M / 5M; recipe `RECIPES["retinanet"]`. Of the four stages the
-    pyramid leaves out the first (level 0), and its two coarsest maps are made from stage 4 itself ("on input").
-    The stem and stage 1 are frozen: start from trained weights.
+    Published COCO AP: 34.4 / 36.2 / 38.9 with 1M / 2M / 5M; recipe `RECIPES["retinanet"]`. The pyramid uses stages 2
+    to 4; its two coarsest maps are computed from stage 4 itself ("on input"). The stem and stage 1 are frozen: start
+    from trained weights.
 
     Args:
         emo: see `Backbone`.
         num_classes: with the background, as torchvision counts.
         window: of attention.
-        options: go to torchvision's `RetinaNet`, e.g. `min_size` and `max_size` (800 and 1333).
+        options: passed to torchvision's `RetinaNet`, e.g. `min_size` and `max_size` (800 and 1333).
 
     Returns:
         A module: in training (images, targets) -> losses; in evaluation images -> boxes, labels, scores.
@@ -205,14 +205,14 @@ def retinanet(emo: str | EMO = "emo_1m", num_classes: int = 81, window: int = 10
 
 
 class Pyramid(nn.Module):
-    """A feature pyramid on a backbone's maps, and two maps more."""
+    """A feature pyramid on the maps of a backbone, with two additional coarse maps."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.out_channels = FPN_WIDTH
         coarsest = LastLevelP6P7(backbone.widths[-1], FPN_WIDTH)
-        coarsest.use_P5 = False  # torchvision would, with a backbone as wide as the pyramid
+        coarsest.use_P5 = False  # torchvision sets True if backbone and pyramid have equal widths
         self.fpn = FeaturePyramidNetwork(backbone.widths, FPN_WIDTH, extra_blocks=coarsest)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class Pyramid(nn.Module):
 
 
 def evaluate_detector(session: Session, model: nn.Module, data: CocoSet, batch_size: int = 8) -> dict[str, float]:
-    """COCO's average precision of boxes, in percent, on images as they lie on disk; see `CocoSet.evaluate`."""
+    """COCO's average precision of boxes in per cent, on untransformed images; see `CocoSet.evaluate`."""
     plain = data.with_transform(None)
     return average_precision(model, plain, loader(session, plain, batch_size, collate=coco.collate))
 
@@ -233,11 +233,11 @@ def deeplabv3(emo: str | EMO = "emo_1m", num_classes: int = 150, window: int = 1
     """DeepLabv3: atrous convolutions of several rates on the last map, and an auxiliary head on stage 3.
 
     Published ADE20K mIoU: 33.5 / 35.3 / 37.8 with 1M / 2M / 5M; recipe `RECIPES["deeplabv3"]`. EMO keeps its
-    strides: at 512 pixels the last map has 16 x 16, one window.
+    strides: at 512 pixels the last map has 16 x 16 pixels, one window.
 
     Args:
         emo: see `Backbone`.
-        num_classes: without the ignored one.
+        num_classes: without the ignored class.
         window: of attention.
 
     Returns:
@@ -249,10 +249,10 @@ def deeplabv3(emo: str | EMO = "emo_1m", num_classes: int = 150, window: int = 1
 
 
 def pspnet(emo: str | EMO = "emo_1m", num_classes: int = 150, window: int = 16) -> FCN:
-    """PSPNet: the last map beside its means over ever larger parts of the picture, and an auxiliary head on stage 3.
+    """PSPNet: the last map concatenated with its pyramid pooling, and an auxiliary head on stage 3.
 
     Published ADE20K mIoU: 33.2 / 34.5 / 38.2 with 1M / 2M / 5M; recipe `RECIPES["pspnet"]`. Arguments and result
-    as those of `deeplabv3`.
+    as for `deeplabv3`.
     """
     backbone = Backbone(emo, window, {3: "aux", 4: "out"})
     auxiliary, last = backbone.widths
@@ -262,7 +262,7 @@ def pspnet(emo: str | EMO = "emo_1m", num_classes: int = 150, window: int = 16) 
 
 
 class PyramidPooling(nn.Module):
-    """A map beside its means over 1, 2 x 2, 3 x 3 and 6 x 6 parts (Zhao et al., 2017).
+    """A map concatenated with its averages over 1, 2 x 2, 3 x 3 and 6 x 6 bins (Zhao et al., 2017).
 
     Shape:
         (N, C, H, W) -> (N, C + 4 * 256, H, W).
@@ -294,7 +294,7 @@ def _normalised(backbone: Backbone) -> nn.Sequential:
 
 
 def segmentation_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """For `fit`: cross entropy per labelled pixel of both heads.
+    """Loss for `fit`: cross-entropy per labelled pixel of both heads.
 
     Raises:
         Problem: a batch of one image.
@@ -314,13 +314,13 @@ def segmentation_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[st
 def evaluate_segmenter(
     session: Session, model: nn.Module, data: SceneSet, size: int = SEGMENT_SIZE
 ) -> dict[str, float]:
-    """Mean intersection over union, in percent, at the annotations' own size.
+    """Mean intersection over union in per cent, at the size of the annotations.
 
     Args:
         session: device and progress.
         model: of this module.
         data: validation images.
-        size: the shorter side, in pixels, to which images are resized for the model.
+        size: shorter side of the model's input, in pixels.
     """
     model.eval()
     metric = ade20k.mean_iou(len(data.classes)).to(session.fabric.device)
@@ -362,10 +362,10 @@ RECIPES: dict[str, Recipe] = {
     "deeplabv3": _SEGMENTATION,
     "pspnet": _SEGMENTATION,
 }
-"""The authors' configurations: AdamW, on 8 processes with `batch_size` images each. On fewer, `accumulate` more."""
+"""The authors' configurations: AdamW, 8 processes with `batch_size` images each. With fewer, raise `accumulate`."""
 
 MEAN_COLOUR = (124, 116, 104)
-"""Of ImageNet; after normalisation it is 0."""
+"""Mean colour of ImageNet; normalised to 0."""
 _SCENE = v2.Compose(
     [
         v2.RandomShortestSize(list(range(SEGMENT_SIZE // 2, 2 * SEGMENT_SIZE + 1, 32)), max_size=4 * SEGMENT_SIZE),
@@ -388,4 +388,4 @@ AUGMENTATION: dict[str, v2.Transform] = {
     "deeplabv3": _SCENE,
     "pspnet": _SCENE,
 }
-"""What is usual for these methods (the sources name only the sizes); goes into a data set's `with_transform`."""
+"""Usual augmentation of these methods (the sources give only the sizes), for a data set's `with_transform`."""

@@ -1,12 +1,12 @@
 """EMO: an efficient model of inverted residual mobile blocks, iRMB (Zhang et al., ICCV 2023).
 
-One block does both jobs of a light backbone: attention in windows for what is far, a depth-wise convolution for what
-is near, inside the expanded space of an inverted residual. A whole network is made of this block alone.
+One block combines both parts of a light backbone: window attention for long-range and a depth-wise convolution for
+local interactions, inside the expanded space of an inverted residual. The whole network consists of this block.
 
     model = timm.create_model("emo_1m")     # after `import repertory.papers.emo`; 71.5 % top-1 on ImageNet as published
 
-Images are (N, C, H, W); inside, they lie channels-last, so that a 1x1 convolution is a matrix product, LayerNorm reads
-contiguous memory, and windows are grouped in one copy.
+Images are (N, C, H, W), internally in channels-last memory: a 1x1 convolution is then a matrix product, LayerNorm reads
+contiguous memory, and grouping windows takes one copy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EPS = 1e-6
 NORMS = {"bn_2d": nn.BatchNorm2d, "ln_2d": LayerNorm2d}
 """`ln_2d`: LayerNorm over the channels of each pixel."""
 CACHE_BYTES = 4 << 20
-"""Size up to which an expanded map is computed at once on a CPU."""
+"""On a CPU, larger expanded maps are computed in parts."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "emo_1m": {
@@ -67,7 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "drop_path_rate": 0.05,
     },
 }
-"""What the four published sizes differ in."""
+"""Arguments of the four published sizes."""
 
 
 class iRMB(nn.Module):
@@ -77,40 +77,40 @@ class iRMB(nn.Module):
               x' = x + W_o z, \qquad u = \mathrm{norm}(x), \; A = \mathrm{softmax}(q k^\top / \sqrt{d})
 
     Attention runs inside windows. With `window_mode` "strided" (the authors' code) a window is a dilated grid over the
-    whole map: of n1 x n2 windows, pixel (r, c) belongs to number (r mod n1, c mod n2). With "contiguous" (as
-    windows are often drawn) it is a tile.
+    whole map: with n1 x n2 windows, pixel (r, c) belongs to window (r mod n1, c mod n2). With "contiguous" a window is
+    a tile.
 
     Args:
-        dim_in: channels in; with attention, a multiple of `dim_head`.
-        dim_out: channels out.
+        dim_in: input channels; with attention, a multiple of `dim_head`.
+        dim_out: output channels.
         norm_in: normalise the input.
-        has_skip: add the input to the output, where their shapes are the same.
+        has_skip: add the input to the output if their shapes are equal.
         exp_ratio: the expanded space has int(dim_in * exp_ratio) channels.
         norm_layer: norm of the input, "bn_2d" or "ln_2d".
-        act_layer: activation of the expansion, a name that timm knows.
-        v_proj: expand; False: the expanded space is the input itself (without attention only).
+        act_layer: activation of the expansion, a name in timm.
+        v_proj: apply the expansion; False: the expanded space is the input itself (without attention only).
         dw_ks: kernel of the depth-wise convolution; 0: no convolution (an ablation).
         stride: of the depth-wise convolution.
         dilation: of the depth-wise convolution.
         se_ratio: hidden channels of squeeze-and-excitation, relative to the expanded space; 0: none.
         dim_head: channels of a head.
         window_size: height and width of an attention window; 0 or less: the whole map.
-        attn_s: attend.
+        attn_s: use attention.
         qkv_bias: biases of the 1x1 convolutions.
         attn_drop: dropout of attention weights.
         drop: dropout before the last projection.
         drop_path: rate at which the residual branch is dropped.
-        v_group: expand each head by itself.
-        attn_pre: attend to the input and then expand (all published sizes); False: expand first.
+        v_group: expand each head separately.
+        attn_pre: attention before expansion (all published sizes); False: expansion first.
         window_mode: "strided" or "contiguous".
-        mask_padding: let nothing attend to the zeros that fill up a map which windows do not divide. The authors'
-            code attends to them, and so do its weights.
+        mask_padding: mask the zero padding of maps that windows do not divide. The authors' code and released weights
+            attend to the padding.
 
     Shape:
         (N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride), rounded up.
 
     Raises:
-        Problem: dim_in is no multiple of dim_head, window_size is no int, an unknown norm or window mode.
+        Problem: dim_in is not a multiple of dim_head, window_size is not an int, an unknown norm or window mode.
 
     Example:
         >>> iRMB(40, 40, exp_ratio=3.0, dim_head=20, norm_layer="ln_2d")(torch.zeros(2, 40, 10, 13)).shape
@@ -183,12 +183,12 @@ class iRMB(nn.Module):
         """(N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride)."""
         if self.training or x.device.type != "cpu":
             return self.block(x)
-        # A few images at a time, so that the wide maps in between stay in the cache.
+        # In chunks of a few images, so that the expanded maps fit the cache.
         images = max(1, CACHE_BYTES // (self.proj.in_channels * x.shape[2] * x.shape[3] * x.element_size()))
         return self.block(x) if images >= len(x) else torch.cat([self.block(part) for part in x.split(images)])
 
     def block(self, x: Tensor) -> Tensor:
-        """The equations."""
+        """The equations of the class."""
         u = self.norm(x)
         y = self.attend(u) if self.attn_s else self.v(u)  # (N, dim_mid, H, W)
         z = y
@@ -213,11 +213,11 @@ class iRMB(nn.Module):
         return self.v(y) if self.attn_pre else y
 
     def attention(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """What attends to what on a normalised input (N, dim_in, H, W), to be looked at.
+        """Attention weights on a normalised input (N, dim_in, H, W), for inspection.
 
         Returns:
-            The weights A, (N windows, heads, L, L), and the rows and columns of a window's pixels, (windows, L, 2);
-            those at or beyond H or W are padding.
+            The weights A (N windows, heads, L, L), and row and column of each pixel of a window (windows, L, 2); those
+            at or beyond H or W are padding.
         """
         u, mask = self._padded(u)
         grid = self._grid(u)
@@ -229,18 +229,18 @@ class iRMB(nn.Module):
         return weights, group(places, grid, self.window_mode)
 
     def _queries_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N', L, C) -> twice (N', h, L, d). The first C channels are the queries, the others the keys."""
+        """(N', L, C) -> queries and keys (N', h, L, d), from the first and the last C output channels."""
         qk = F.linear(tokens, self.qk.weight.flatten(1), self.qk.bias)
         q, k = qk.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k
 
     def _grid(self, u: Tensor) -> tuple[int, int]:
-        """Numbers of windows (n1, n2) below and beside one another on a padded map."""
+        """Numbers of windows (n1, n2) along height and width of a padded map."""
         height, width = u.shape[-2:]
         return (height // self.window_size, width // self.window_size) if self.window_size > 0 else (1, 1)
 
     def _padded(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Fill up with zeros, right and below, to whole windows; and which keys are real, (N', 1, 1, L), if asked."""
+        """Zero-pad right and below to whole windows; with `mask_padding`, also the mask of real keys (N', 1, 1, L)."""
         height, width = u.shape[-2:]
         right, below = (-width % self.window_size, -height % self.window_size) if self.window_size > 0 else (0, 0)
         if not right and not below:
@@ -254,13 +254,13 @@ class iRMB(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> iRMB:
-        """Fold the batch norms into the convolutions beside them, in place: the same outputs, faster inference.
+        """Fold the batch norms into adjacent convolutions, in place: same outputs, faster inference.
 
-        `timm.models.reparameterize_model(model)` does it for a whole model.
+        `timm.models.reparameterize_model(model)` does this for a whole model.
         """
         norm, expand = self.norm, self.v[0] if isinstance(self.v, nn.Sequential) else None
         if isinstance(norm, nn.BatchNorm2d) and isinstance(expand, Pointwise) and not self.attn_s:
-            # A 1x1 convolution of a * x + b: nothing is padded between the two, so that b can pass through.
+            # A 1x1 convolution of a * x + b has no padding, so the bias b can be folded too.
             assert norm.running_mean is not None
             assert norm.running_var is not None
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -274,7 +274,7 @@ class iRMB(nn.Module):
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution, computed as what it is on channels-last maps: one matrix product over all pixels."""
+    """1x1 convolution as one matrix product over all pixels of a channels-last map."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H, W)."""
@@ -284,7 +284,7 @@ class Pointwise(nn.Conv2d):
 
 
 def _fold_norm(layers: nn.Sequential) -> None:
-    """Fold the batch norm that stands second into the convolution before it."""
+    """Fold the second layer, a batch norm, into the first, a convolution."""
     conv, norm = layers[0], layers[1]
     if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
         layers[0], layers[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
@@ -293,7 +293,7 @@ def _fold_norm(layers: nn.Sequential) -> None:
 def depthwise(
     dim: int, kernel: int, stride: int, dilation: int, se_ratio: float, act: type[nn.Module]
 ) -> nn.Sequential:
-    """Depth-wise convolution, always with BN and SiLU, and squeeze-and-excitation where asked for."""
+    """Depth-wise convolution, BN, SiLU, and squeeze-and-excitation if `se_ratio` > 0."""
     padding = math.ceil((dilation * (kernel - 1) + 1 - stride) / 2)
     conv = nn.Conv2d(dim, dim, kernel, stride, padding, dilation, groups=dim, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(dim, eps=EPS), nn.SiLU(inplace=True)]
@@ -306,11 +306,11 @@ def group(x: Tensor, grid: tuple[int, int], mode: WindowMode = "strided") -> Ten
     """Gather the pixels of each window: (N, C, H, W) -> (N n1 n2, H W / (n1 n2), C).
 
     Args:
-        x: H a multiple of n1, W of n2.
+        x: H is a multiple of n1, W of n2.
         grid: numbers of windows n1, n2.
         mode: see `iRMB`.
 
-    Example: of a row of six pixels and two windows,
+    Example: a row of six pixels and two windows:
 
         >>> pixels = torch.arange(6.0).view(1, 1, 1, 6)
         >>> group(pixels, (1, 2), "strided")[..., 0].tolist(), group(pixels, (1, 2), "contiguous")[..., 0].tolist()
@@ -326,10 +326,10 @@ def group(x: Tensor, grid: tuple[int, int], mode: WindowMode = "strided") -> Ten
 
 
 def ungroup(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: WindowMode = "strided") -> Tensor:
-    """Put the pixels of the windows back: (N n1 n2, H W / (n1 n2), C) -> (N, C, H, W), the inverse of `group`.
+    """Inverse of `group`: (N n1 n2, H W / (n1 n2), C) -> (N, C, H, W).
 
     Args:
-        tokens: what `group` gives, with any number of channels.
+        tokens: output of `group`, with any number of channels.
         grid: numbers of windows n1, n2.
         size: H, W.
         mode: see `iRMB`.
@@ -341,27 +341,27 @@ def ungroup(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: 
 
 
 class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
-    """Backbone and classifier: a stem, four stages of iRMB at strides 4, 8, 16, 32, and a linear head.
+    """Backbone and classifier: stem, four stages of iRMB at strides 4, 8, 16, 32, linear head.
 
-    The first block of a stage halves the map, with twice the expansion and no attention. `VARIANTS` holds the
-    arguments of the published sizes.
+    The first block of a stage has stride 2, twice the expansion and no attention. `VARIANTS` holds the arguments of
+    the published sizes.
 
     Args:
         depths: blocks of each stage.
         dims: channels of each stage.
         exp_ratios: expansion of each stage.
         dim_heads: channels of an attention head in each stage.
-        num_classes: 0: no head, the pooled features come out.
+        num_classes: number of classes; 0: no head, the output is the pooled features.
         in_chans: channels of the images.
         drop_path_rate: rate of the last block; it grows linearly from 0.
         drop_rate: dropout before the last projection of each block.
         attn_drop_rate: dropout of attention weights.
         stem_dim: channels of the stem.
         norm_layers, act_layers, dw_kernels, attn_s: of each stage, see `iRMB`.
-        skip_dw: blocks with a skip have their depth-wise convolution; False is an ablation.
+        skip_dw: blocks with a skip have a depth-wise convolution; False is an ablation.
         window_size, window_mode, mask_padding, qkv_bias, v_group, attn_pre: see `iRMB`.
-        pretrained_cfg: what the weights were trained on, with timm's keys: `input_size`, `mean`, `std`, `crop_pct`,
-            `interpolation` (read by `timm.data.resolve_data_config`) and `label_names`.
+        pretrained_cfg: preprocessing of the training data, with timm's keys: `input_size`, `mean`, `std`, `crop_pct`,
+            `interpolation` (read by `timm.data.resolve_data_config`), and `label_names`.
 
     Shape:
         (N, in_chans, H, W), H and W at least 32 -> logits (N, num_classes).
@@ -457,7 +457,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         self.register_load_state_dict_pre_hook(accept_authors_names)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits (N, num_classes), or the pooled features (N, dims[3])."""
+        """Last feature map -> logits (N, num_classes), or pooled features (N, dims[3])."""
         x = x.mean((2, 3))
         return x if pre_logits else self.head(x)
 
@@ -466,7 +466,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         return self.forward_head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Put a fresh head of `num_classes` outputs in place; 0: none. Pooling is always the mean."""
+        """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
         self.num_classes = num_classes
         self.head = nn.Identity()
         if num_classes:
@@ -476,7 +476,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
 
     @torch.no_grad()
     def fuse(self) -> EMO:
-        """Fold every batch norm into the convolution beside it, in place: the same outputs, faster inference."""
+        """Fold every batch norm into the adjacent convolution, in place: same outputs, faster inference."""
         _fold_norm(self.stem)
         for module in self.modules():
             if isinstance(module, iRMB):
@@ -484,7 +484,11 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         return self
 
     def checked(self, x: Tensor) -> Tensor:
-        """Channels-last, and large enough."""
+        """Images in channels-last memory.
+
+        Raises:
+            Problem: the images are too small.
+        """
         height, width = x.shape[-2:]
         if min(height, width) < MIN_SIZE:
             raise Problem(

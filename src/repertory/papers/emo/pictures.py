@@ -1,4 +1,4 @@
-"""Pictures: where a pixel looks, what was recognised, accuracy against cost."""
+"""Figures: attention of one pixel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repertory.papers.emo.model import EMO, iRMB
 
 @dataclass(frozen=True)
 class PixelAttention:
-    """Where one pixel of a map looks."""
+    """Attention weights of one pixel of a feature map."""
 
     weights: np.ndarray
     """(H, W), mean over heads; NaN outside the pixel's window."""
@@ -26,7 +26,7 @@ class PixelAttention:
 
 @torch.no_grad()
 def pixel_attention(model: EMO, image: Tensor, row: float, column: float) -> PixelAttention | None:
-    """The attention of one pixel, in the last block of the first stage whose map has several windows.
+    """Attention of one pixel in the last block of the first stage whose map has several windows.
 
     Args:
         model: in evaluation mode.
@@ -35,21 +35,21 @@ def pixel_attention(model: EMO, image: Tensor, row: float, column: float) -> Pix
         column: from 0 (left) to 1 (right).
 
     Returns:
-        None if the model has no attention. Where no map has several windows, the first with attention is taken.
+        The weights; None if the model has no attention. If no map has several windows: the first stage with attention.
     """
-    seen: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
+    candidates: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
     for number, stage in enumerate(model.stages, start=1):
         *_, block = blocks = list(stage.children())
         if isinstance(block, iRMB) and block.attn_s:
             u = _input_of(model, block, image)
-            seen.append((number, len(blocks), u, *block.attention(u)))
-    if not seen:
+            candidates.append((number, len(blocks), u, *block.attention(u)))
+    if not candidates:
         return None
-    number, block_number, u, weights, places = next((s for s in seen if len(s[-1]) > 1), seen[0])
+    number, block_number, u, weights, places = next((c for c in candidates if len(c[-1]) > 1), candidates[0])
     height, width = u.shape[-2:]
     pixel = min(int(row * height), height - 1), min(int(column * width), width - 1)
     window, position = (
-        int(found) for found in (places == torch.tensor(pixel, device=places.device)).all(-1).nonzero()[0]
+        int(index) for index in (places == torch.tensor(pixel, device=places.device)).all(-1).nonzero()[0]
     )
     shown = np.full((height, width), np.nan)
     for (r, c), weight in zip(places[window].tolist(), weights[window, :, position].mean(0).tolist(), strict=True):
@@ -60,19 +60,19 @@ def pixel_attention(model: EMO, image: Tensor, row: float, column: float) -> Pix
 
 def _input_of(model: EMO, block: iRMB, image: Tensor) -> Tensor:
     """The normalised input of a block, (1, C, H, W)."""
-    seen: list[Tensor] = []
-    handle = block.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    outputs: list[Tensor] = []
+    handle = block.norm.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     model(image[None])
     handle.remove()
-    return seen[0]
+    return outputs[0]
 
 
 def attention_picture(picture: np.ndarray, attention: PixelAttention) -> Figure:
-    """The chosen pixel on the image, and the weights of the pixels of its window over it.
+    """The pixel on the image, and a heat map of its attention weights over the image.
 
     Args:
         picture: (H, W, 3), 0 to 1.
-        attention: of a pixel on that image.
+        attention: of a pixel of this image.
     """
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -35,13 +35,15 @@ class EMOConfig(ImageRecipe):
         description="side of an attention window, 0: the whole map; empty: 4 for mini, else 7",
     )
     mask_padding: bool = Field(
-        default=False, description="nothing attends to padded pixels (the authors' code lets them)"
+        default=False, description="mask padded pixels in attention (the authors' code does not)"
     )
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target spread over all classes")
-    sample: Literal["digits", "photo-crops"] = Field(default="digits", description="which sample is written")
+    sample: Literal["digits", "photo-crops"] = Field(default="digits", description="sample data set to write")
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against EdgeNeXt; 0: no race")
-    pixel_row: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 top, 1 bottom")
-    pixel_column: float = Field(default=0.5, ge=0, le=1, description="pixel whose attention is drawn: 0 left, 1 right")
+    pixel_row: float = Field(
+        default=0.5, ge=0, le=1, description="row of the pixel whose attention is drawn: 0 top, 1 bottom"
+    )
+    pixel_column: float = Field(default=0.5, ge=0, le=1, description="column of that pixel: 0 left, 1 right")
 
 
 class EMODesign(Design[EMOConfig]):

@@ -1,4 +1,4 @@
-"""How the claims of EMO are tested.
+"""Tests of EMO's claims.
 
     repertory run emo                                                  # five arms on a few digits, minutes
     repertory run emo --set sample=photo-crops --set sample_labels=0 --set epochs=24
@@ -37,6 +37,7 @@ from repertory.tasks.images import (
     ImageStudy,
     accuracy_picture,
     as_picture,
+    matching_variant,
     size_metrics,
     speed_metrics,
 )
@@ -65,7 +66,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "both": {},
     "contiguous": {"window_mode": "contiguous"},
 }
-"""What each differs in from the architecture."""
+"""Changes of each arm to the architecture."""
 
 PUBLISHED_TOP1 = {"emo_1m": 71.498, "emo_2m": 75.134, "emo_5m": 78.422, "emo_6m": 78.988}
 BASELINES = {
@@ -78,7 +79,7 @@ BASELINES = {
 
 
 class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
-    """Classify images with and without the two halves of the block; count, race."""
+    """Classify images with and without attention and depth-wise convolution; count operations; measure speed."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **IMAGE_METRICS,
@@ -148,7 +149,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
     # -- figures that need no training ----------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Sizes and costs of the published networks, two properties of the block, and speed on this machine."""
+        """Size and cost of the published networks, two properties of the block, and speed on this machine."""
         figures: dict[str, float] = {}
         x = torch.zeros(1, 3, 224, 224)
         for name, arguments in VARIANTS.items():
@@ -165,7 +166,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
         return figures
 
     def _order_of_attention(self) -> dict[str, float]:
-        """A block of EMO-1M's stage 3 that attends before it expands, against one that attends after."""
+        """A block of EMO-1M's stage 3 with attention before the expansion, compared with attention after it."""
         x = torch.randn(1, 80, 14, 14, generator=self.session.generator("order of attention"))
         common: dict[str, Any] = {"exp_ratio": 3.0, "dim_head": 20, "norm_layer": "ln_2d", "act_layer": "identity"}
         before, after = (iRMB(80, 80, **common, v_group=True, attn_pre=pre).eval() for pre in (True, False))
@@ -182,7 +183,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
         }
 
     def _reach(self) -> dict[str, float]:
-        """On which pixels of a 14 x 14 map one output pixel of attention alone depends, by its gradient."""
+        """Receptive field of one output pixel of the attention on a 14 x 14 map, from its gradient."""
         u = torch.randn(1, 40, 14, 14, generator=self.session.generator("reach"), requires_grad=True)
         block = iRMB(40, 40, dim_head=20, norm_layer="ln_2d", act_layer="gelu")
         block.attend(u)[0, :, 3, 4].sum().backward()
@@ -198,7 +199,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
         }
 
     def _speed(self) -> dict[str, float]:
-        """Images a second on the CPU at 224 pixels, beside timm's EdgeNeXt-XXS."""
+        """Images per second on the CPU at 224 pixels, compared with timm's EdgeNeXt-XXS."""
         models = {
             "emo_1m": EMO(**VARIANTS["emo_1m"]),
             "emo_1m_fused": EMO(**VARIANTS["emo_1m"]).eval().fuse(),
@@ -217,7 +218,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
     # -- use ------------------------------------------------------------------------------------
 
     def pictures(self, model: EMO, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
-        """Where a pixel of the first image looks."""
+        """Attention of one pixel of the first image."""
         attention = pictures.pixel_attention(model, x[0], self.config.pixel_row, self.config.pixel_column)
         return {"attention": pictures.attention_picture(as_picture(model, x[0]), attention)} if attention else {}
 
@@ -226,8 +227,8 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
 
         Args:
             source: the file: a state dict, or a dict with `net` and perhaps `net_E`.
-            variant: emo_1m, emo_2m, emo_5m or emo_6m; empty: the one whose shapes fit. With "-ema" behind it (or
-                "ema" alone), the moving average `net_E` is taken.
+            variant: emo_1m, emo_2m, emo_5m or emo_6m; empty: the one whose shapes fit. With the suffix "-ema" (or
+                "ema" alone): the moving average `net_E`.
 
         Raises:
             Problem: unknown variant, or weights of another one; names the one that fits.
@@ -254,10 +255,10 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
 
 
 def read_weights(source: Path, key: str = "net") -> dict[str, Tensor]:
-    """Weights of EMO under our names, from a file of ours or of the authors.
+    """Weights of EMO with our names, from our file or the authors'.
 
     Raises:
-        Problem: not such a file.
+        Problem: the file has no weights of EMO.
     """
     state = with_our_names(checkpoint.read_weights(source, prefer=(key, "state_dict", "model")))
     if "stem.0.weight" not in state:
@@ -266,14 +267,8 @@ def read_weights(source: Path, key: str = "net") -> dict[str, Tensor]:
 
 
 def fitting_variant(state: Mapping[str, Tensor]) -> str:
-    """The published size that has these tensors (under our names), whatever its number of classes; "" if none has."""
-    found = {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
-    for variant, arguments in VARIANTS.items():
-        with torch.device("meta"):
-            own = EMO(**arguments, num_classes=0).state_dict()
-        if {name: tensor.shape for name, tensor in own.items()} == found:
-            return variant
-    return ""
+    """The published size with these tensors (our names), for any number of classes; "" if there is none."""
+    return matching_variant(state, VARIANTS, EMO)
 
 
 def _misfit(wanted: str, state: Mapping[str, Tensor], source: Path, option: str) -> Problem:

@@ -1,4 +1,4 @@
-"""The authors' released weights: their names turned into ours, and which published size they belong to."""
+"""The authors' released weights: mapping of parameter names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RENAME = {
     r"\bse\.conv_expand\.": "local.3.fc2.",
     r"\bproj\.conv\.": "proj.",
 }
-"""Patterns over the authors' names -> ours. The shapes of the tensors are the same."""
+"""Patterns of the authors' names -> our names. Tensor shapes are equal."""
 
 
 def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under our names, whether it came with the authors' or with ours.
+    """A state dict with our names, from one with the authors' names or ours.
 
     Example:
         >>> list(with_our_names({"stage0.1.proj.conv.weight": None, "stage3.7.norm.norm.bias": None}))
@@ -37,7 +37,7 @@ def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def accept_authors_names(_module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Hook of `load_state_dict`: lets timm's `checkpoint_path` read the authors' files."""
+    """`load_state_dict` hook, so that timm's `checkpoint_path` can read the authors' files."""
     if not prefix:
         renamed = with_our_names(state)
         state.clear()

@@ -29,7 +29,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         arm: augmentation used in training.
 
     Raises:
-        Problem: "snn" with another representation; a network that timm does not know.
+        Problem: "snn" with another representation; an unknown network.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         elif timm.is_model(network):
             self.network = timm.create_model(network, in_chans=channels, num_classes=len(names))
         else:
-            raise Problem(f"no network is called {network!r}", "network", "give cnn, snn or a name that timm knows")
+            raise Problem(f"no network is called {network!r}", "network", "give cnn, snn or a model name of timm")
 
     def forward(self, x: Tensor) -> Tensor:
         """A batch of `represent` -> logits (B, K); of the spiking network (T, B, K).

@@ -110,9 +110,9 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
             raise self.missing(folder)
         train, test = read_splits(folder, self.config)
         check_classes(train.names, folder, "streams")
-        beside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower().startswith("test-"))
+        further = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower().startswith("test-"))
         options = read_options(self.config)
-        changed = {path.name[5:]: events.read_class_folders(path, **options).named(train.names) for path in beside}
+        changed = {path.name[5:]: events.read_class_folders(path, **options).named(train.names) for path in further}
         return EventData(train, test, changed)
 
     # -- the experiment -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How far a predicted depth-dose profile is from the true one."""
+"""Errors of a predicted depth-dose profile."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from repertory.papers.proton_dose.simulator import Array
 
 
 def r80(dose: Array) -> Array:
-    """R80, the range: the most distal depth in mm at which the dose is 80 % of its maximum.
+    """Range R80: the most distal depth in mm at which the dose is 80 % of its maximum.
 
-    Linear between the samples, which lie at 0.5, 1.5, ... mm. A dose that does not fall below 80 % within the
-    profile has its last sample for range.
+    Linear interpolation between samples at 0.5, 1.5, ... mm. If the dose does not fall below 80 % within the profile,
+    the range is the last sample.
 
     Args:
-        dose: (..., L) on the grid of 1 mm.
+        dose: (..., L) on a grid of 1 mm.
 
     Example:
         >>> r80(np.array([[0.5, 0.5, 1.0, 0.6, 0.0]]))
@@ -32,7 +32,7 @@ def r80(dose: Array) -> Array:
 
 
 def bragg_peak(dose: Array) -> Array:
-    """Depth in mm of the highest dose: (..., L) -> (...)."""
+    """Depth of the maximum dose in mm: (..., L) -> (...)."""
     return dose.argmax(axis=-1) + 0.5
 
 
@@ -41,21 +41,21 @@ def compare(predicted: Array, true: Array, within: NDArray[np.bool_] | None = No
 
     Args:
         predicted, true: (B, L), relative to the maximum.
-        within: (B, L) boolean, where the errors of the dose are taken; default: at all depths.
+        within: (B, L) boolean, depths at which dose errors are computed; default: all.
 
     Returns:
         range: mean absolute error of R80 in mm; range_sd: its standard deviation over the beams;
         range_bias and range_signed_sd: mean and standard deviation of the signed error (predicted - true).
         mae: mean absolute error of the dose in % of the maximum.
-        mre, mre50: mean relative error in %, where the true dose is above 5 % or 50 % of the maximum; behind
-        the range the relative error would mean nothing.
+        mre, mre50: mean relative error in %, where the true dose is above 5 % or 50 % of the maximum; beyond the range
+        the relative error is not meaningful.
     """
     shift = r80(predicted) - r80(true)
     error = np.abs(predicted - true)
-    seen = np.ones(true.shape, dtype=bool) if within is None else within
+    mask = np.ones(true.shape, dtype=bool) if within is None else within
 
     def relative(threshold: float) -> float:
-        high = seen & (true > threshold * true.max(axis=-1, keepdims=True))
+        high = mask & (true > threshold * true.max(axis=-1, keepdims=True))
         return 100 * float(np.mean(error[high] / true[high]))
 
     return {
@@ -63,7 +63,7 @@ def compare(predicted: Array, true: Array, within: NDArray[np.bool_] | None = No
         "range_sd": float(np.abs(shift).std()),
         "range_bias": float(shift.mean()),
         "range_signed_sd": float(shift.std()),
-        "mae": 100 * float(error[seen].mean()),
+        "mae": 100 * float(error[mask].mean()),
         "mre": relative(0.05),
         "mre50": relative(0.50),
     }

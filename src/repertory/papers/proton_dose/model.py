@@ -1,7 +1,7 @@
-"""From positron activity to dose: a recurrent network that reads the depth profile in both directions.
+"""Positron activity -> dose: a bidirectional recurrent network along depth.
 
-Yu et al., arXiv 2212.11352; scenarios of input after Hu et al., Phys. Med. Biol. 2020. Beside it the baseline
-that learns nothing: the energy whose simulated activity fits best.
+Yu et al., arXiv 2212.11352; input scenarios of Hu et al., Phys. Med. Biol. 2020. The baseline does not learn: it fits
+the beam energy to the activity.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}  # nn.RNN: tanh
 
 
 class DoseRNN(nn.Module, PyTorchModelHubMixin):
-    """Dose along a proton beam from the positron activity it left, and from the CT.
+    """Dose along a proton beam, from the positron activity and the CT.
 
-    x (B, L, C) -> RNN, `layers` deep, both directions -> (B, L, 2h) -> Linear -> dose (B, L).
-    The dose at a depth depends on what lies behind it, above all on the distal edge of the activity: hence
-    both directions.
+    x (B, L, C) -> RNN with `layers` layers, both directions -> (B, L, 2h) -> Linear -> dose (B, L). The network is
+    bidirectional because the dose at a depth depends on deeper tissue, mainly on the distal edge of the activity.
 
     Args:
-        inputs: channels, of "activity", "hu" (CT numbers) and "sp" (stopping power relative to water).
+        inputs: channels, from "activity", "hu" (CT numbers) and "sp" (stopping power relative to water).
         cell: "rnn" (tanh), "lstm" or "gru".
         layers: depth of the network.
         hidden: width h of each direction.
-        bidirectional: False reads from the entrance on only.
+        bidirectional: False: read from the entrance only.
 
     Example:
         >>> net = DoseRNN(inputs=("activity", "hu"), cell="rnn", layers=3, hidden=10)
@@ -66,16 +65,16 @@ class DoseRNN(nn.Module, PyTorchModelHubMixin):
 
 
 class EnergyFit(nn.Module, PyTorchModelHubMixin):
-    """The baseline, which learns nothing: the simulator's dose in the CT, at the energy whose activity fits best.
+    """Baseline without learning: the simulator's dose in the CT, at the energy whose activity fits best.
 
-    Like the networks it is told of no washout. For each energy the production rates are tabulated over
-    water-equivalent depth, and the CT turns depth into water-equivalent depth. Least squares with a free scale
-    picks the energy; a parabola through the best and its neighbours refines it. The baseline knows the physics
-    that made the sample and lacks only the noiseless CT, so undisturbed it shows the best that can be reached.
+    Like the networks, it does not model washout. Production rates are tabulated for each energy over water-equivalent
+    depth, to which the CT maps depth. Least squares with a free scale selects the energy; a parabola through the best
+    and its neighbours refines it. The baseline uses the physics that generated the sample and lacks only the noiseless
+    CT: without disturbance it is an upper bound.
 
     Args:
-        lowest, highest, step: energies tried, MeV.
-        fwhm_mm: blur of the scanner, as in the measured activity.
+        lowest, highest, step: candidate energies in MeV.
+        fwhm_mm: resolution of the scanner.
     """
 
     rates: Tensor
@@ -86,7 +85,7 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
         energies = np.arange(lowest, highest + step / 2, step)
         depth = np.arange(0, 1.1 * float(simulator.proton_range(highest)), simulator.DZ)
         rates = simulator.production(depth[:, None], energies)  # (R reactions, W depths, E energies)
-        # A nucleus adds its decay constant to the signal.
+        # A nucleus contributes its decay constant to the signal.
         signal = rates * np.array([decay_factor(r.product)[0] for r in simulator.REACTIONS])[:, None, None]
         self.register_buffer("rates", torch.from_numpy(signal / signal.max()).permute(1, 0, 2).float().contiguous())
         self.register_buffer("energies", torch.from_numpy(energies).float())
@@ -99,13 +98,13 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
         return torch.from_numpy(dose / dose.max(axis=-1, keepdims=True)).to(activity)
 
     def energy(self, activity: Tensor, hu: Tensor) -> Tensor:
-        """The beam energies (B,) in MeV that explain `activity` (B, L) in the CT `hu` (B, L) best."""
+        """The beam energies (B,) in MeV that fit `activity` (B, L) in the CT `hu` (B, L) best."""
         candidates = self._activities(hu)  # (B, L, E)
-        # Depths in front of a scanner's window tell nothing: they are zero for want of a measurement.
-        seen = (activity > 0).cummax(dim=-1).values  # (B, L)
-        candidates = candidates * seen[..., None]
+        # Mask depths before the scanner's window, where the activity is 0 because it was not measured.
+        measured = (activity > 0).cummax(dim=-1).values  # (B, L)
+        candidates = candidates * measured[..., None]
         overlap = torch.einsum("ble,bl->be", candidates, activity)
-        # |activity|^2 less this is the squared error that remains at the best scale.
+        # The squared error at the best scale is |activity|^2 - score.
         score = overlap**2 / candidates.square().sum(1).clamp_min(1e-12)
 
         best = score.argmax(dim=1).clamp(1, score.shape[1] - 2)
@@ -115,10 +114,10 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
         return self.energies[best] + step * ((after - before) / (2 * curvature)).clamp(-1, 1)
 
     def _activities(self, hu: Tensor) -> Tensor:
-        """Activity at the end of the beam for every energy, blurred, any scale: (B, L) -> (B, L, E)."""
+        """Blurred activity at the end of the beam for each energy, in arbitrary units: (B, L) -> (B, L, E)."""
         matter = simulator.tissue(hu.double().cpu().numpy())
         atoms = np.stack([matter.atoms[r.target] for r in simulator.REACTIONS], axis=-1) / simulator.AVOGADRO
-        row = simulator.water_depth(matter.stopping_power) / simulator.DZ  # (B, L), of the table of rates
+        row = simulator.water_depth(matter.stopping_power) / simulator.DZ  # (B, L), row of the rate table
         position = torch.from_numpy(row).to(self.rates).clamp_max(len(self.rates) - 1.001)
         low = position.long()
         part = (position - low)[..., None, None]

@@ -1,4 +1,4 @@
-"""Pictures: one beam along its depth, and the range errors under each disturbance."""
+"""Figures: one beam along depth, and range errors under each disturbance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repertory.papers.proton_dose.simulator import Array
 
 
 def beam_figure(title: str, activity: Array, hu: NDArray, predicted: Array, true: Array | None = None) -> Figure:
-    """Activity, predicted and true dose with their R80, and the CT below; profiles (L,) on the grid of 1 mm."""
+    """Activity, predicted and true dose with their R80, and the CT below; profiles (L,) on a grid of 1 mm."""
     figure = Figure(figsize=(9, 4.5))
     above, strip = figure.subplots(2, 1, sharex=True, height_ratios=(8, 1))
     depth = np.arange(len(activity)) + 0.5
@@ -34,7 +34,7 @@ def range_figure(errors: Mapping[str, Mapping[str, Array]]) -> Figure:
     """Mean and standard deviation of the absolute range error.
 
     Args:
-        errors: group ("washout B", ...) -> what was varied ("5 min", ...) -> error of each beam in mm.
+        errors: group ("washout B", ...) -> setting ("5 min", ...) -> error of each beam in mm.
     """
     figure = Figure(figsize=(9, 3.6))
     axes = figure.subplots()

@@ -25,7 +25,7 @@ class ProtonDoseConfig(Recipe):
     }
 
     epochs: int = Field(default=60, ge=1, description="passes over the training beams")
-    optimizer: str = Field(default="adam", description="any name that timm.optim.create_optimizer_v2 knows")
+    optimizer: str = Field(default="adam", description="name of an optimizer in timm")
     lr: float = Field(default=1e-2, gt=0, description="peak learning rate")
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
         default="onecycle", description="learning rate over steps"
@@ -35,15 +35,17 @@ class ProtonDoseConfig(Recipe):
     layers: int = Field(default=2, ge=1, le=10, description="layers of the network")
     hidden: int = Field(default=16, ge=1, le=1024, description="width of each direction")
     length: int = Field(default=220, ge=80, le=1000, description="depth of the profiles in mm")
-    beams: int = Field(default=500, ge=0, description="beams that a seed draws from the cases; 0: all")
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="part of the beams (whole patients) held out")
+    beams: int = Field(default=500, ge=0, description="beams drawn from the cases per seed; 0: all")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="held-out share of the beams, by patient")
     snr: float = Field(default=20.0, ge=0, le=1000, description="PET signal-to-noise ratio at the maximum; 0: no noise")
     blur_mm: float = Field(default=4.0, ge=0, le=20, description="PET resolution, full width at half maximum")
-    scan_minutes: float = Field(default=0.0, ge=0, le=60, description="duration of the PET scan; 0: a moment")
+    scan_minutes: float = Field(default=0.0, ge=0, le=60, description="duration of the PET scan; 0: instantaneous")
     dose: Literal["integrated", "axis"] = Field(
-        default="integrated", description="dose over the whole plane, or on the axis"
+        default="integrated", description="dose integrated over the plane, or on the axis"
     )
-    radius_mm: float = Field(default=10.0, gt=0, le=200, description="activity is summed up so far around the axis")
+    radius_mm: float = Field(
+        default=10.0, gt=0, le=200, description="radius around the axis within which activity is summed"
+    )
     pool: int = Field(default=1500, ge=2, le=100_000, description="beams in the sample")
 
 

@@ -1,11 +1,10 @@
-"""Proton pencil beams in lines of tissue: CT numbers, dose and positron emitters, from published physics.
+"""Simulated proton pencil beams in lines of tissue: CT numbers, dose and positron emitters, from published physics.
 
-It stands for the Monte-Carlo code of the papers and knows nothing of any network.
+It replaces the Monte-Carlo code of the papers and does not depend on any network.
 
-Sources: tissue table after Schneider et al. (CT number to density, stopping power and elements); range-energy
-relation and depth-dose curve of Bortfeld, Med. Phys. 1997; cross sections from measurements collected in EXFOR,
-smoothed by hand (that of 10C: from memory). Lengths are centimetres inside the formulas; profiles lie on a
-grid of 1 mm, sample i at the depth (i + 0.5) mm.
+Sources: tissue table after Schneider et al. (CT number to density, stopping power and elements); range-energy relation
+and depth-dose curve of Bortfeld, Med. Phys. 1997; cross sections from measurements collected in EXFOR, smoothed by hand
+(that of 10C: from memory). Formulas use centimetres; profiles have a grid of 1 mm, with sample i at depth (i + 0.5) mm.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ TISSUE_TABLE = np.array(
 
 @dataclass(frozen=True)
 class Tissue:
-    """Physical properties along depth, each of the shape of the CT numbers they were made from."""
+    """Physical properties along depth; all arrays have the shape of the CT numbers."""
 
     density: Array
     """g/cm^3"""
@@ -70,7 +69,7 @@ class Tissue:
 
 
 def stopping_power(hu: NDArray) -> Array:
-    """Proton stopping power relative to water, from CT numbers in HU; linear between the table's rows.
+    """Proton stopping power relative to water, from CT numbers in HU; linear interpolation of `TISSUE_TABLE`.
 
     Example:
         >>> stopping_power(np.array([-1000, 40, 1300]))
@@ -80,7 +79,7 @@ def stopping_power(hu: NDArray) -> Array:
 
 
 def tissue(hu: NDArray) -> Tissue:
-    """Density, stopping power and atoms per volume, from CT numbers in HU; linear between the table's rows."""
+    """Density, stopping power and atoms per volume, from CT numbers in HU; linear interpolation of `TISSUE_TABLE`."""
     density, _, *percent = (np.interp(hu, TISSUE_TABLE[:, 0], column) for column in TISSUE_TABLE[:, 1:].T)
     atoms = {
         element: density * mass / 100 * AVOGADRO / molar
@@ -90,7 +89,7 @@ def tissue(hu: NDArray) -> Tissue:
 
 
 def water_depth(stopping: Array) -> Array:
-    """Water-equivalent depth in cm of each cell's centre: (..., L) -> (..., L)."""
+    """Water-equivalent depth of the cell centres in cm: (..., L) -> (..., L)."""
     return (np.cumsum(stopping, axis=-1) - 0.5 * stopping) * DZ
 
 
@@ -99,11 +98,11 @@ def water_depth(stopping: Array) -> Array:
 ALPHA, P = 0.0022, 1.77
 """Range-energy relation R0 = alpha E^p, in cm and MeV."""
 BETA, GAMMA = 0.012, 0.6
-"""Loss of protons to nuclear reactions per cm, and the part of their energy that is absorbed on the spot."""
+"""Loss of protons to nuclear reactions per cm, and the share of their energy that is absorbed locally."""
 
 
 def proton_range(energy: Array | float) -> Array:
-    """Mean range in water in cm, of protons of `energy` MeV (Bortfeld 1997, eq. 4).
+    """Mean range in water in cm of protons of `energy` MeV (Bortfeld 1997, eq. 4).
 
     Example:
         >>> proton_range(np.array([100.0, 150.0, 200.0])).round(3)
@@ -113,7 +112,7 @@ def proton_range(energy: Array | float) -> Array:
 
 
 def range_spread(energy: Array | float) -> Array:
-    """Standard deviation of the range in cm: straggling in water, and a spread of the energy of 1 %."""
+    """Standard deviation of the range in cm: straggling in water, and an energy spread of 1 %."""
     energy = np.asarray(energy, dtype=float)
     straggling = 0.012 * proton_range(energy) ** 0.935
     of_energy = 0.01 * energy * ALPHA * P * energy ** (P - 1)
@@ -121,7 +120,7 @@ def range_spread(energy: Array | float) -> Array:
 
 
 def bragg_curve(depth: Array, energy: Array | float) -> Array:
-    """Depth-dose curve of a broad beam in water, in MeV/g for one proton per cm^2 (Bortfeld 1997, eqs. 27 and 10).
+    """Depth-dose curve of a broad beam in water, in MeV/g per proton/cm^2 (Bortfeld 1997, eqs. 27 and 10).
 
     Args:
         depth: water-equivalent depth in cm; broadcasts with `energy`.
@@ -134,8 +133,8 @@ def bragg_curve(depth: Array, energy: Array | float) -> Array:
     common = ALPHA ** (-1 / P) / (1 + BETA * r0)
     nuclear = BETA / P + GAMMA * BETA
 
-    dose = np.zeros(depth.shape)  # behind the range there is none
-    # exp(-zeta^2/4) and D_nu(-zeta) overflow in opposite directions: far before the range straggling is left out.
+    dose = np.zeros(depth.shape)  # 0 beyond the range
+    # exp(-zeta^2/4) underflows and D_nu(-zeta) overflows: far before the range straggling is neglected.
     far = zeta > 10
     near = (zeta >= -5) & ~far
     r = residual[far]
@@ -152,7 +151,7 @@ ISOTOPES: tuple[str, ...] = ("C11", "O15", "N13", "C10")
 
 
 class Reaction(NamedTuple):
-    """A nuclear reaction of protons: what is hit, what is left, and the cross section at knots of the energy."""
+    """A nuclear reaction of protons: target, product, and the cross section at energy knots."""
 
     target: str
     product: str
@@ -198,8 +197,8 @@ _WEIGHTS = np.exp(-(_STEPS**2) / 2) / np.exp(-(_STEPS**2) / 2).sum()
 def production(depth: Array, energy: Array | float) -> Array:
     """Fluence times cross section of each reaction in cm^2, for one proton per cm^2 at the entrance.
 
-    At a water-equivalent depth the protons have a spectrum of residual ranges, for straggling: 13 points of a
-    Gaussian. Their number falls by nuclear reactions on the way.
+    Straggling gives a spectrum of residual ranges at each water-equivalent depth, here 13 points of a Gaussian.
+    Nuclear reactions reduce the number of protons.
 
     Args:
         depth: water-equivalent depth in cm; broadcasts with `energy`.
@@ -220,7 +219,7 @@ def production(depth: Array, energy: Array | float) -> Array:
 
 
 def emitters(hu: NDArray, energy: Array | float) -> Array:
-    """Positron emitters in each cell after a short beam of `FLUENCE` protons per cm^2.
+    """Positron emitters per cell after a short beam of `FLUENCE` protons per cm^2.
 
     Args:
         hu: CT numbers (..., L).
@@ -238,7 +237,7 @@ def emitters(hu: NDArray, energy: Array | float) -> Array:
 
 
 def dose(hu: NDArray, energy: Array | float) -> Array:
-    """Dose to the medium in Gy of a beam of `FLUENCE` protons per cm^2: HU (..., L), MeV (...) -> (..., L)."""
+    """Dose to medium in Gy of a beam of `FLUENCE` protons per cm^2: HU (..., L), MeV (...) -> (..., L)."""
     matter = tissue(hu)
     in_water = bragg_curve(water_depth(matter.stopping_power), np.asarray(energy)[..., None])
     return in_water * matter.stopping_power / matter.density * FLUENCE * GRAY
@@ -246,7 +245,7 @@ def dose(hu: NDArray, energy: Array | float) -> Array:
 
 # -- phantoms -----------------------------------------------------------------------------------
 
-# Tissue of an abdomen: CT number, share of the layers, least and greatest thickness in mm.
+# Tissue of an abdomen: CT number, share of the layers, smallest and largest thickness in mm.
 LAYERS = {
     "liver": (60, 0.33, 10, 50),
     "bowel": (35, 0.20, 10, 50),
@@ -264,12 +263,12 @@ ENERGIES = (70.0, 140.0)
 
 @dataclass(frozen=True)
 class Beams:
-    """Simulated beams, one a row."""
+    """Simulated beams, one per row."""
 
     energy: Array
     """(B,) MeV"""
     ct: NDArray[np.int16]
-    """(B, L) HU as a scanner shows them, with noise."""
+    """(B, L) HU with the noise of a scanner."""
     dose: Array
     """(B, L) Gy"""
     nuclei: Array
@@ -277,7 +276,7 @@ class Beams:
 
 
 def phantoms(rng: np.random.Generator, count: int, length: int) -> Array:
-    """Lines of tissue from the skin inwards: noiseless CT numbers (count, length), on the grid of 1 mm."""
+    """Random lines of tissue, starting at the skin: noiseless CT numbers (count, length) on a grid of 1 mm."""
     names = rng.choice(len(LAYERS), size=(count, length // 3), p=[share for _, share, _, _ in LAYERS.values()])
     hu, _, least, greatest = np.array(list(LAYERS.values())).T
     kinds = np.concatenate([np.full((count, 2), (LAYERS["fat"][0], LAYERS["muscle"][0])), hu[names]], axis=1)
@@ -291,12 +290,12 @@ def phantoms(rng: np.random.Generator, count: int, length: int) -> Array:
 
 
 def simulate(rng: np.random.Generator, count: int, length: int) -> Beams:
-    """Beams of random energy through random phantoms; those whose range leaves the phantom are drawn again.
+    """Beams of random energy in random phantoms; beams whose range exceeds the phantom are redrawn.
 
     Args:
-        rng: source of all randomness.
+        rng: random generator.
         count: number of beams B.
-        length: depth L of the phantoms in mm; at least 80, so that some range fits in.
+        length: depth L of the phantoms in mm; at least 80, so that some ranges fit.
     """
     hu, energy = np.empty((0, length)), np.empty(0)
     while len(energy) < count:
@@ -312,17 +311,17 @@ def simulate(rng: np.random.Generator, count: int, length: int) -> Beams:
 
 
 def blurred(activity: Array, fwhm_mm: float) -> Array:
-    """A scanner's Gaussian response of the given full width at half maximum: (..., L) -> (..., L); air around."""
+    """Gaussian blur with a full width at half maximum of `fwhm_mm`, zero-padded: (..., L) -> (..., L)."""
     sigma = fwhm_mm / (2 * np.sqrt(2 * np.log(2)))
     return gaussian_filter1d(activity, sigma, axis=-1, mode="constant") if fwhm_mm else activity
 
 
 def pet(activity: Array, rng: np.random.Generator, snr: float = 20.0, fwhm_mm: float = 4.0) -> Array:
-    """What a PET scanner shows of an activity profile: blurred, with counting noise, relative to its maximum.
+    """PET measurement of an activity profile: blurred, with counting noise, relative to its maximum.
 
     Args:
         activity: (..., L), any unit.
-        rng: source of the noise.
+        rng: random generator of the noise.
         snr: signal-to-noise ratio at the maximum, where snr^2 decays are counted; 0: no noise.
         fwhm_mm: resolution of the scanner.
     """

@@ -1,4 +1,4 @@
-"""How the claims of the sensitivity study are tested: immunity to washout and to the choice of depths.
+"""Tests of the claims of the sensitivity study: immunity to washout and to depth selection.
 
 repertory run proton_dose                                   # simulated beams, minutes
 repertory run proton_dose --scale paper --data my_cases/    # case folders of a Monte-Carlo code or a scanner
@@ -43,7 +43,7 @@ from repertory.papers.proton_dose.washout import Washout, activity, depth_window
 
 @dataclass(frozen=True)
 class Condition:
-    """What disturbs the activity at test time."""
+    """A disturbance of the activity at test time."""
 
     group: str
     varied: str
@@ -61,24 +61,24 @@ CONDITIONS = {
     **{f"w{w}": Condition("window", f"{w} mm", window_mm=w) for w in (100, 125, 150)},
     "B5w125": Condition("both", "B 5 min, 125 mm", 5, "B", 125),
 }
-"""Washout of 1 to 5 minutes, windows of 100 to 150 mm, and the paper's worst case: both."""
+"""Washout of 1 to 5 minutes, windows of 100 to 150 mm, and both, the paper's worst case."""
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """B beams along their depth, L samples of 1 mm."""
+    """B beams along depth, L samples of 1 mm."""
 
     cases: Sequence[Case]
     hu: Array
     """(B, L)"""
     dose: Array
-    """(B, L) relative to the maximum; NaN where it is unknown."""
+    """(B, L) relative to the maximum; NaN if unknown."""
     emitters: Array | None
-    """(B, isotopes, L) at the end of the beam; None: activity is what a scanner measured."""
+    """(B, isotopes, L) at the end of the beam; None: the activity is `measured`."""
     measured: Array | None
-    """(B, L) of a scanner, relative to the maximum; None: emitters are known."""
+    """(B, L) measured by a scanner, relative to the maximum; None: see `emitters`."""
 
-    def at(self, index: NDArray[np.intp]) -> Profiles:
+    def subset(self, index: NDArray[np.intp]) -> Profiles:
         """Some of the beams."""
         emitters, measured = (None if a is None else a[index] for a in (self.emitters, self.measured))
         return Profiles([self.cases[i] for i in index], self.hu[index], self.dose[index], emitters, measured)
@@ -99,8 +99,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-MOST_PICTURES = 20
-"""Of one prediction over many cases."""
+MAX_FIGURES = 20
+"""Largest number of figures of one prediction."""
 
 DOSE_ERRORS = {
     "range": Metric("range error", "射程误差", unit="mm", better="lower", decimals=2),
@@ -167,26 +167,26 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
     # -- reading --------------------------------------------------------------------------------
 
     def read(self, folder: Path) -> DoseData:
-        found = find_cases(folder)
-        if not found:
+        cases = find_cases(folder)
+        if not cases:
             raise self.missing(folder)
         rng = self.session.rng("beams")
-        if 0 < self.config.beams < len(found):
-            found = [found[i] for i in sorted(rng.choice(len(found), self.config.beams, replace=False))]
-        profiles = self._profiles([self._case(path) for path in self.session.progress(found, "read")])
+        if 0 < self.config.beams < len(cases):
+            cases = [cases[i] for i in sorted(rng.choice(len(cases), self.config.beams, replace=False))]
+        profiles = self._profiles([self._case(path) for path in self.session.progress(cases, "read")])
         unknown = np.flatnonzero(np.isnan(profiles.dose[:, 0]))
         if len(unknown):
-            raise Problem("there is no dose to learn from", folder / profiles.cases[unknown[0]].name, "add dose.mhd")
+            raise Problem("no dose to train on", folder / profiles.cases[unknown[0]].name, "add dose.mhd")
         patients = [case.beam.patient or case.name for case in profiles.cases]
         if len(set(patients)) < 2:
             raise Problem(
-                f"{len(patients)} case(s) of one patient cannot be divided into training and test",
+                f"{len(patients)} case(s) of one patient cannot be split into training and test",
                 folder,
-                'give more cases; without "patient" in beam.json they are divided beam by beam',
+                'give more cases; without "patient" in beam.json the split is by beam',
             )
         split = GroupShuffleSplit(1, test_size=self.config.test_fraction, random_state=int(rng.integers(2**31)))
         train, test = next(split.split(patients, groups=patients))
-        return DoseData(profiles.at(train), profiles.at(test))
+        return DoseData(profiles.subset(train), profiles.subset(test))
 
     def _case(self, folder: Path) -> Case:
         case = read_case(
@@ -201,7 +201,7 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
         depth = water_depth(stopping_power(case.hu))[edge]
         if depth > proton_range(case.beam.energy) + 2:
             raise Problem(
-                f"the activity reaches {depth:.1f} cm of water, protons of {case.beam.energy:g} MeV only "
+                f"the activity extends to {depth:.1f} cm of water, but protons of {case.beam.energy:g} MeV only to "
                 f"{proton_range(case.beam.energy):.1f} cm; does the beam enter from the other end?",
                 folder,
                 "check energy_MeV, entry_mm and direction in beam.json",
@@ -209,23 +209,23 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
         return case
 
     def _profiles(self, cases: Sequence[Case]) -> Profiles:
-        """Stack cases, which must all tell emitters, or all show a PET image."""
+        """Stack cases, which must all have emitters, or all a PET image."""
         of_pet = [PET in case.activity for case in cases]
         if len(set(of_pet)) > 1:
             pair = cases[of_pet.index(False)].name, cases[of_pet.index(True)].name
-            raise Problem("some cases give isotopes, others PET images", " and ".join(pair), "keep them apart")
-        nothing = np.zeros(self.config.length)
+            raise Problem("some cases have isotopes, others PET images", " and ".join(pair), "use separate folders")
+        zeros = np.zeros(self.config.length)
         unknown = np.full(self.config.length, np.nan)
         return Profiles(
             cases,
             np.stack([case.hu for case in cases]),
             _relative(np.stack([unknown if case.dose is None else case.dose for case in cases])),
-            None if of_pet[0] else np.stack([[c.activity.get(i, nothing) for i in ISOTOPES] for c in cases]),
+            None if of_pet[0] else np.stack([[c.activity.get(i, zeros) for i in ISOTOPES] for c in cases]),
             _relative(np.stack([case.activity[PET] for case in cases])) if of_pet[0] else None,
         )
 
     def _scan(self, beams: Profiles, key: str, minutes: float = 0.0, washout: Washout = "none") -> Array:
-        """Activity (B, L) as a PET scanner shows it; `key` names the draw of its noise."""
+        """Activity (B, L) as measured by a PET scanner; `key` seeds its noise."""
         if beams.emitters is None:
             assert beams.measured is not None
             return beams.measured
@@ -239,7 +239,7 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
         if arm == "energy_fit":
             return EnergyFit(fwhm_mm=config.blur_mm)
         network = NETWORKS[arm]
-        # One direction gets the width that both have together.
+        # A unidirectional network gets the total width of both directions.
         width = config.hidden * (1 if network.get("bidirectional", True) else 2)
         model = DoseRNN(cell=config.cell, layers=config.layers, hidden=width, **network)
         beams = data.train
@@ -249,58 +249,58 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
 
     def evaluate(self, model: nn.Module, data: DoseData) -> dict[str, float]:
         beams = data.test
-        found: dict[str, float] = {}
+        results: dict[str, float] = {}
         errors: dict[str, dict[str, Array]] = defaultdict(dict)
         for name, condition in self.session.progress(CONDITIONS.items(), "evaluate", len(CONDITIONS)):
             if condition.minutes and beams.emitters is None:
-                continue  # a measured image does not tell its isotopes
-            seen = self._scan(beams, "test", condition.minutes, condition.washout)
-            window = depth_window(seen, condition.window_mm) if condition.window_mm else None
+                continue  # the isotopes in a measured image are unknown
+            scan = self._scan(beams, "test", condition.minutes, condition.washout)
+            window = depth_window(scan, condition.window_mm) if condition.window_mm else None
             if window is not None:
-                seen = select_depth(seen, window)
-            predicted = self._predict(model, seen, beams.hu)
+                scan = select_depth(scan, window)
+            predicted = self._predict(model, scan, beams.hu)
             whole = metrics.compare(predicted, beams.dose)
             if name == "raw":
-                found |= whole
-                figure = plots.beam_figure(beams.cases[0].name, seen[0], beams.hu[0], predicted[0], beams.dose[0])
+                results |= whole
+                figure = plots.beam_figure(beams.cases[0].name, scan[0], beams.hu[0], predicted[0], beams.dose[0])
                 self.session.figure("beam", figure)
             else:
-                found |= {f"{metric}_{name}": whole[metric] for metric in ("range", "mae", "mre")}
+                results |= {f"{metric}_{name}": whole[metric] for metric in ("range", "mae", "mre")}
             if window is not None:
                 inside = metrics.compare(predicted, beams.dose, window)
-                found |= {f"{metric}_{name}_inside": inside[metric] for metric in ("mae", "mre")}
+                results |= {f"{metric}_{name}_inside": inside[metric] for metric in ("mae", "mre")}
             errors[condition.group][condition.varied] = np.abs(metrics.r80(predicted) - metrics.r80(beams.dose))
         for key, group in {"A": "washout A", "B": "washout B", "window": "window"}.items():
             if group in errors:
-                found[f"range_{key}_worst"] = max(float(error.mean()) for error in errors[group].values())
+                results[f"range_{key}_worst"] = max(float(error.mean()) for error in errors[group].values())
         self.session.figure("range", plots.range_figure(errors))
-        return found
+        return results
 
     @torch.no_grad()
-    def _predict(self, model: nn.Module, seen: Array, hu: Array) -> Array:
-        """Dose (B, L) of a trained module."""
-        profiles = (torch.from_numpy(profile).float() for profile in (seen, hu, stopping_power(hu)))
+    def _predict(self, model: nn.Module, scan: Array, hu: Array) -> Array:
+        """Dose (B, L) predicted from activity and CT (B, L)."""
+        profiles = (torch.from_numpy(profile).float() for profile in (scan, hu, stopping_power(hu)))
         batches = zip(*(profile.split(128) for profile in profiles), strict=True)
         to_device = self.session.fabric.to_device
         return torch.cat([model(*map(to_device, batch)).cpu() for batch in batches]).double().numpy()
 
     def measure(self) -> dict[str, float]:
-        """Trainable parameters of the paper's scenario, in both configurations of the network."""
+        """Trainable parameters for the paper's scenario, of both configurations of the network."""
         return {
             f"parameters_{name}": float(sum(p.numel() for p in DoseRNN(**variant).parameters()))
             for name, variant in VARIANTS.items()
         }
 
     def predict(self, model: nn.Module, source: Path) -> Prediction:
-        """Range, Bragg peak and dose of a case folder, or of every case in a folder; errors where the dose is known."""
-        found = find_cases(source)
-        if not found:
+        """Range, Bragg peak and dose of one case, or of every case in a folder; errors if the dose is known."""
+        cases = find_cases(source)
+        if not cases:
             raise self.missing(source)
         prediction = Prediction()
-        for path in self.session.progress(found, "predict"):
+        for path in self.session.progress(cases, "predict"):
             beam = self._profiles([self._case(path)])
-            seen = self._scan(beam, path.name)
-            (dose,) = self._predict(model, seen, beam.hu)
+            scan = self._scan(beam, path.name)
+            (dose,) = self._predict(model, scan, beam.hu)
             true = None if np.isnan(beam.dose).any() else beam.dose[0]
             row: dict[str, Any] = {
                 "case": path.name,
@@ -312,17 +312,17 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
                 row["range_error_mm"] = row["R80_mm"] - row["true_R80_mm"]
                 row["mae_percent"] = metrics.compare(dose[None], true[None])["mae"]
             prediction.table.append(row)
-            columns = {"depth_mm": np.arange(len(dose)) + 0.5, "activity": seen[0], "dose": dose}
+            columns = {"depth_mm": np.arange(len(dose)) + 0.5, "activity": scan[0], "dose": dose}
             columns |= {} if true is None else {"true_dose": true}
             prediction.arrays[f"{path.name}-dose"] = np.rec.fromarrays(
                 list(columns.values()), dtype=[(name, "f8") for name in columns]
             )
-            if len(prediction.figures) < MOST_PICTURES:
-                prediction.figures[path.name] = plots.beam_figure(path.name, seen[0], beam.hu[0], dose, true)
-        if len(found) > MOST_PICTURES:
-            prediction.text = f"{len(found)} cases; pictures of the first {MOST_PICTURES}"
-        every = dict.fromkeys(key for row in prediction.table for key in row)
-        prediction.table = [{key: row.get(key, math.nan) for key in every} for row in prediction.table]
+            if len(prediction.figures) < MAX_FIGURES:
+                prediction.figures[path.name] = plots.beam_figure(path.name, scan[0], beam.hu[0], dose, true)
+        if len(cases) > MAX_FIGURES:
+            prediction.text = f"{len(cases)} cases; figures of the first {MAX_FIGURES}"
+        keys = dict.fromkeys(key for row in prediction.table for key in row)
+        prediction.table = [{key: row.get(key, math.nan) for key in keys} for row in prediction.table]
         return prediction
 
 

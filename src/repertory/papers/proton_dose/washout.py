@@ -1,9 +1,9 @@
-"""Biological washout and depth selection: what disturbs the activity between the beam and the network.
+"""Biological washout and depth selection: disturbances of the activity between beam and network.
 
-Between irradiation and scan the emitters decay, and blood carries them away: from each isotope a fast, a
-medium and a slow part (three-component model of Mizuno et al., Phys. Med. Biol. 2003). Since isotopes have
-different half-lives and tissues different blood flow, the *shape* of the activity changes. A scanner with a
-short field of view sees a window of the depth only.
+Between irradiation and scan the emitters decay, and blood flow removes them: a fast, a medium and a slow component of
+each isotope (three-component model of Mizuno et al., Phys. Med. Biol. 2003). Half-lives depend on the isotope and blood
+flow on the tissue, so the *shape* of the activity changes. A scanner with a short field of view measures only a window
+of depths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from repertory.core.problem import Problem
 from repertory.papers.proton_dose.simulator import ISOTOPES, Array
 
 Washout = Literal["A", "B", "none"]
-"""Set A: Mizuno 2003. Set B: by tissue. none: physical decay alone."""
+"""Set A: Mizuno 2003. Set B: by tissue. none: physical decay only."""
 
 HALF_LIFE = {"C11": 1221.8, "O15": 122.2, "N13": 597.9, "C10": 19.3}
 """Isotope -> half-life in seconds."""
@@ -31,18 +31,18 @@ _BORDERS = (-150, -30, 200, 1000)  # HU
 
 
 def region(hu: NDArray) -> NDArray[np.intp]:
-    """Index into `REGIONS` of each CT number in HU."""
+    """CT numbers in HU -> indices into `REGIONS`."""
     return np.digitize(hu, _BORDERS)
 
 
 # -- rate constants -----------------------------------------------------------------------------
-# Component = (fraction M, biological decay constant per second); what does not wash out has the constant 0.
+# Component = (fraction M, biological decay constant per second); 0: no washout.
 
 _STAYS = ((1.0, 0.0),)
 _LN2 = math.log(2)
 
 # Mizuno 2003, rabbit muscle, 11C: fractions (rescaled to sum 1) and biological half-lives in seconds. Used for
-# all isotopes in fat and soft tissue; bone and air keep their emitters.
+# all isotopes in fat and soft tissue; no washout in bone and air.
 _MUSCLE = tuple((m / 1.01, _LN2 / half_life) for m, half_life in ((0.30, 10.0), (0.19, 195.0), (0.52, 3175.0)))
 
 
@@ -64,15 +64,15 @@ COMPONENTS = {
 
 
 def decay_factor(isotope: str, minutes: float = 0.0, washout: Washout = "B", scan_minutes: float = 0.0) -> Array:
-    r"""Activity per nucleus that was there at the end of the beam, for each of `REGIONS`.
+    r"""Activity per nucleus present at the end of the beam, for each of `REGIONS`.
 
     $$A/N = \sum_c M_c \lambda e^{-(\lambda + \lambda_c) t}$$
 
-    in decays per second, or, over a scan of the duration T from t on, the decays counted:
+    in decays per second, or, for a scan of duration T that starts at t, the number of decays:
 
     $$\sum_c M_c \frac{\lambda}{\lambda + \lambda_c} e^{-(\lambda + \lambda_c) t} (1 - e^{-(\lambda + \lambda_c) T}).$$
 
-    Only physical decays are seen, hence $\lambda$ alone in the numerator.
+    Only physical decays are measured, hence $\lambda$ in the numerator.
 
     Args:
         isotope: one of `ISOTOPES`.
@@ -81,7 +81,7 @@ def decay_factor(isotope: str, minutes: float = 0.0, washout: Washout = "B", sca
         scan_minutes: duration T of the scan; 0: the activity at t.
 
     Raises:
-        Problem: a time is negative, or so long that it must have been meant in seconds.
+        Problem: a time is negative, or above 60 minutes.
 
     Example:
         >>> float(decay_factor("C11", washout="none")[2]) * 1221.8  # times the half-life in s: ln 2
@@ -90,9 +90,9 @@ def decay_factor(isotope: str, minutes: float = 0.0, washout: Washout = "B", sca
     for name, value in (("minutes", minutes), ("scan_minutes", scan_minutes)):
         if not 0 <= value <= 60:
             raise Problem(
-                f"{value:g} minutes after the beam hardly any activity is left; is this a time in seconds?"
+                f"{value:g} minutes after the beam there is hardly any activity; is this a time in seconds?"
                 if value > 60
-                else f"a time must not be negative: {value:g}",
+                else f"a negative time: {value:g}",
                 name,
                 "give minutes, 0 to 60",
             )
@@ -101,21 +101,21 @@ def decay_factor(isotope: str, minutes: float = 0.0, washout: Washout = "B", sca
     for components in COMPONENTS[washout][isotope]:
         fraction, biological = np.array(components).T
         rate = decay + biological
-        seen = 1 - np.exp(-rate * scan_minutes * 60) if scan_minutes else rate
-        factors.append(np.sum(fraction * decay / rate * np.exp(-rate * minutes * 60) * seen))
+        counted = 1 - np.exp(-rate * scan_minutes * 60) if scan_minutes else rate
+        factors.append(np.sum(fraction * decay / rate * np.exp(-rate * minutes * 60) * counted))
     return np.array(factors)
 
 
 def activity(
     nuclei: Array, hu: NDArray, minutes: float = 0.0, washout: Washout = "B", scan_minutes: float = 0.0
 ) -> Array:
-    """Activity of all isotopes together, some time after the beam.
+    """Total activity of all isotopes, some time after the beam.
 
-    Isotopes are summed here and must be normalised only afterwards: their mixture is what changes.
+    Normalise only after this sum: washout changes the proportions of the isotopes.
 
     Args:
         nuclei: positron emitters at the end of the beam, (..., isotopes, L), in the order of `ISOTOPES`.
-        hu: CT numbers (..., L), which tell the tissue.
+        hu: CT numbers (..., L), which determine the tissue.
         minutes, washout, scan_minutes: see `decay_factor`.
 
     Returns:
@@ -134,15 +134,15 @@ def activity(
 # -- depth selection ----------------------------------------------------------------------------
 
 BEYOND_EDGE = 20
-"""The window ends so many mm behind the distal edge of the activity."""
+"""Distance in mm from the distal edge of the activity to the end of the window."""
 
 
 def depth_window(profile: Array, window_mm: int) -> NDArray[np.bool_]:
-    """Where a window lies: it ends 20 mm behind the most distal depth with more than half the highest activity.
+    """Mask of a depth window that ends 20 mm beyond the most distal depth with more than half the maximum activity.
 
     Args:
-        profile: activity (..., L) on the grid of 1 mm.
-        window_mm: length of the window. One that does not shorten the profile holds all of it, with a warning.
+        profile: activity (..., L) on a grid of 1 mm.
+        window_mm: length of the window. If it is not shorter than the profile: the whole profile, with a warning.
 
     Returns:
         (..., L)
@@ -161,6 +161,6 @@ def depth_window(profile: Array, window_mm: int) -> NDArray[np.bool_]:
 
 
 def select_depth(profile: Array, window: NDArray[np.bool_]) -> Array:
-    """The activity inside a window, 0 outside, relative to the maximum that is left: (..., L) -> (..., L)."""
+    """Activity inside a window, 0 outside, relative to the remaining maximum: (..., L) -> (..., L)."""
     cut = np.where(window, profile, 0.0)
     return cut / cut.max(axis=-1, keepdims=True)

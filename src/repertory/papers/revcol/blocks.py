@@ -1,7 +1,7 @@
-"""What a column is made of: blocks, fusions, levels (section "Modules" of the paper).
+"""Parts of a column: blocks, fusions, levels (section "Modules" of the paper).
 
-Maps are (N, C, H, W) in channels-last memory: there, a 1x1 convolution is a matrix product and LayerNorm over the
-channels of a pixel reads contiguous memory. The names of the parameters are those of the authors' released files.
+Maps are (N, C, H, W) in channels-last memory: a 1x1 convolution is then a matrix product, and LayerNorm over the
+channels of a pixel reads contiguous memory. Parameter names are those of the authors' released files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 EPS = 1e-6
 ALPHA = 0.5
-"""Initial factor of a shortcut from column to column."""
+"""Initial factor of a shortcut between columns."""
 ALPHA_MIN = 1e-3
-"""Least magnitude of that factor: the inverse divides by it."""
+"""Smallest magnitude of that factor: the inverse divides by it."""
 
 LARGE, CACHED = 16 << 20, 4 << 20
-"""Bytes of a hidden layer above which a CPU takes a batch in parts in inference; and bytes of such a part."""
+"""In inference on a CPU: bytes of a hidden layer above which a batch is split, and bytes of each part."""
 
 
 class Block(nn.Module):
@@ -54,7 +54,7 @@ class Block(nn.Module):
         """See the class."""
         if x.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             size = self.pwconv1.out_features * x.shape[2] * x.shape[3] * x.element_size()  # of an image's hidden layer
-            if len(x) * size > LARGE:  # a few images at a time, so that their hidden layers stay in the cache
+            if len(x) * size > LARGE:  # in chunks of a few images, so that their hidden layers fit the cache
                 return torch.cat([self.block(part) for part in x.split(max(1, CACHED // size))])
         return self.block(x)
 
@@ -62,13 +62,13 @@ class Block(nn.Module):
         """The equation."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
         y = self.pwconv2(F.gelu(self.pwconv1(y)))
-        # Each image's share of the branch is dropped as its gamma, which is small, and then scaled and added at once.
+        # DropPath acts on gamma per image, a small tensor; one addcmul then scales and adds the branch.
         gamma = self.drop_path(self.gamma.expand(len(x), 1, 1, -1))
         return torch.addcmul(x.permute(0, 2, 3, 1), y, gamma).permute(0, 3, 1, 2)
 
 
 class Up(nn.Module):
-    """A coarser map to the channels and the size of a finer one: linear per pixel, LayerNorm, nearest neighbour.
+    """Coarse map -> channels and size of a finer one: linear per pixel, LayerNorm, nearest neighbour.
 
     Shape:
         (N, dim_in, h, w) -> (N, dim_out, H, W); H and W need not be multiples of h and w.
@@ -85,13 +85,13 @@ class Up(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The sum of what comes from the level below and from higher levels of the column before.
+    """Sum of the downsampled level below and upsampled levels of the previous column.
 
     Args:
         channels: of the four levels.
         level: 0 (finest) to 3.
-        links: levels of the column before that take part: none in the first column, else the next higher one;
-            level 0 of the huge model also sees level 3.
+        links: levels of the previous column: none in the first column, otherwise the next higher one; level 0 of the
+            huge model also gets level 3.
     """
 
     def __init__(self, channels: Sequence[int], level: int, links: Sequence[int]) -> None:
@@ -114,7 +114,7 @@ class Fusion(nn.Module):
 
 
 class Level(nn.Module):
-    """F(t, i): the fusion, then blocks."""
+    """F(t, i): fusion and blocks."""
 
     def __init__(
         self,
@@ -135,15 +135,15 @@ class Level(nn.Module):
 
 
 class Column(nn.Module):
-    r"""One copy of the pyramid network, linked to the one before by shortcuts that can be undone.
+    r"""One pyramid network, linked to the previous one by invertible shortcuts.
 
     .. math:: c(t, i) = F_{t,i}[\,c(t-1, i),\; c(t+1, i-1)\,] + a_{t,i} \odot c(t, i-1), \qquad t = 0, 1, 2, 3
 
     Args:
         channels: of the four levels.
         layers: blocks of each level.
-        first: no column stands before it. Its a are kept, unused and untrained, for the sake of released weights.
-        top_link: level 0 also sees level 3 of the column before (the huge model).
+        first: the first column. Its a are unused and untrained, but present as in the released weights.
+        top_link: level 0 also gets level 3 of the previous column (the huge model).
         kernel_size: of the blocks' depth-wise convolutions.
         drop_path_rate: of the last block; it grows linearly from 0.
         layer_scale: initial gamma of the blocks.
@@ -181,11 +181,11 @@ class Column(nn.Module):
         return self.get_parameter(f"alpha{t}")
 
     def function(self, t: int, below: Tensor, previous: Sequence[Tensor]) -> Tensor:
-        """F(t, i) of c(t-1, i) and the maps of the column before, in the precision of a (under autocast too)."""
+        """F(t, i) of c(t-1, i) and the maps of the previous column, in the dtype of a (under autocast too)."""
         return self.level(t)(below, *(previous[link] for link in self.links[t])).to(self.alpha(t).dtype)
 
     def forward(self, x: Tensor, previous: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Stem (N, C_0, H, W) and the four maps of the column before -> the maps of this one."""
+        """Stem (N, C_0, H, W) and the four maps of the previous column -> the maps of this one."""
         features: list[Tensor] = []
         for t in range(self.depth):
             y = self.function(t, features[-1] if t else x, previous)
@@ -203,8 +203,8 @@ class Column(nn.Module):
     def bound_alphas(self) -> None:
         """Keep each |a| at 1e-3 or more, with its sign (0 counts as positive).
 
-        Written through `.data`, as values that autograd saved earlier are the same: a second pass before the
-        backward pass is no modification.
+        Writes through `.data`, so that autograd does not count a second forward pass before the backward pass as an
+        in-place modification: the values are the same.
         """
         for t in range(self.depth):
             a = self.alpha(t).data

@@ -1,11 +1,11 @@
-"""RevCol below detectors and segmenters, with the sizes and recipes of the authors' configurations.
+"""RevCol as the backbone of detectors and segmenters, with the sizes and recipes of the authors' configurations.
 
     model = mask_rcnn("revcol_tiny", num_classes=81)
     fit(session, model, train, RECIPES["coco_tiny"], detection_loss, collate=coco.collate)
 
-The authors use Cascade Mask R-CNN and UPerNet; torchvision has neither, so the pyramid and Mask R-CNN stand here, and
-`timm.create_model(name, features_only=True)` feeds others. The recipes are the published ones. Activations are kept,
-as in the authors' configurations (`reversible=True` saves memory here too).
+The authors use Cascade Mask R-CNN and UPerNet, which torchvision does not have; this module provides a feature pyramid
+and Mask R-CNN. For other frameworks use `timm.create_model(name, features_only=True)`. Recipes are the published ones.
+As in the authors' configurations, activations are stored (`reversible=True` saves memory here too).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WIDTH = 256
 COCO_DROP_PATH = {"revcol_tiny": 0.3, "revcol_base": 0.4}
 ADE20K_IMAGES = 20_210
 
-# 8 processes of 2 images; the number of processes is the usual one, the authors' files do not state it.
+# 8 processes of 2 images. The authors' files do not give the number of processes; 8 is usual.
 _COCO = Recipe(epochs=36, batch_size=2, weight_decay=0.05, schedule="step", milestones=(27, 33))
 RECIPES: dict[str, Recipe] = {
     "coco_tiny": _COCO.model_copy(update={"lr": 2e-4, "layer_decay": 0.85}),
@@ -48,9 +48,9 @@ class Pyramid(nn.Module):
     """A feature pyramid on the four maps of the last column.
 
     Args:
-        revcol: name of a published size, for fresh weights, or a trained model, which is copied.
-        drop_path_rate: with fresh weights; None: as in classification.
-        reversible: keep only the last column's maps for the backward pass.
+        revcol: name of a published size, for new weights; or a trained model, which is copied.
+        drop_path_rate: with new weights only; None: as in classification.
+        reversible: store only the last column's maps for the backward pass.
 
     Shape:
         (N, 3, H, W), any size from 32 -> five maps (N, 256, …), strides 4, 8, 16, 32 and 64.
@@ -85,10 +85,10 @@ class Pyramid(nn.Module):
 
 
 class RevColMaskRCNN(MaskRCNN):
-    """torchvision's, and it knows the depth of its parameters."""
+    """torchvision's Mask R-CNN with a `group_matcher` for layer-wise learning-rate decay."""
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """As `RevCol.group_matcher`; pyramid and heads lie behind all columns."""
+        """As `RevCol.group_matcher`; pyramid and heads have the largest depth."""
         depth = cast(Pyramid, self.backbone).body.group_matcher(coarse)
         return lambda name: depth(name.removeprefix("backbone.body."))
 
@@ -97,10 +97,10 @@ def mask_rcnn(revcol: str | RevCol, num_classes: int = 81, reversible: bool = Fa
     """torchvision's Mask R-CNN on a RevCol.
 
     Args:
-        revcol: see `Pyramid`; fresh weights get the drop-path rate of the COCO recipe.
+        revcol: see `Pyramid`; new weights use the drop-path rate of the COCO recipe.
         num_classes: with the background, as torchvision counts.
         reversible: see `Pyramid`.
-        options: go to torchvision's `MaskRCNN`, e.g. `min_size`.
+        options: passed to torchvision's `MaskRCNN`, e.g. `min_size`.
 
     Returns:
         A module: in training (images from 0 to 1, targets) -> losses; in evaluation images -> boxes, labels, masks.

@@ -1,7 +1,7 @@
-"""RevCol: copies of a pyramid network, linked so that each can be undone (Cai et al., ICLR 2023).
+"""RevCol: a sequence of pyramid networks with invertible links (Cai et al., ICLR 2023).
 
-The columns all see the image; each passes its four maps on to the next, which adds to them. Early columns keep the
-image, late ones name it; and as each step can be undone, training need not keep what the columns computed.
+Every column reads the image and adds to the four maps of the previous column. Early columns preserve the image, late
+ones classify it. Each step is invertible, so training need not store the activations of the columns.
 
     model = timm.create_model("revcol_tiny")    # after `import repertory.papers.revcol`; 82.2 % top-1 as published
 """
@@ -57,34 +57,35 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "top_link": True,
     },
 }  # fmt: skip
-"""What the six published sizes differ in."""
+"""Arguments of the six published sizes."""
 
 
 class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
-    """Stem, columns, classifier; with supervision, classifiers and decoders of columns in between.
+    """Stem, columns, classifier; with supervision also classifiers and decoders of intermediate columns.
 
     Args:
         channels: of levels 0 to 3, at strides 4, 8, 16, 32.
         layers: blocks of each level of a column.
         columns: number of columns n.
-        num_classes: 0: no classifier, the pooled features come out.
+        num_classes: number of classes; 0: no classifier, the output is the pooled features.
         in_chans: channels of the images.
         drop_path_rate: rate of the last block of each column; it grows linearly from 0.
         kernel_size: of the depth-wise convolutions, odd.
-        top_link: level 0 also sees level 3 of the column before (the huge model).
-        supervision: classify and rebuild the image after several columns in training.
-        supervise_at: after which columns (from 1, ascending, the last one n); default: n/4, n/2, 3n/4, n.
-        reversible: keep only the last column's maps for the backward pass, and undo the columns there.
+        top_link: level 0 also gets level 3 of the previous column (the huge model).
+        supervision: in training, classify and reconstruct the image after several columns.
+        supervise_at: supervised columns, ascending from 1, the last one n; default: n/4, n/2, 3n/4, n.
+        reversible: store only the last column's maps for the backward pass and invert the columns there.
         layer_scale: initial gamma of the blocks.
-        head_init_scale: the classifiers' initial weights are multiplied by it (published: 0.001 in fine-tuning).
-        pretrained_cfg: what the weights were trained on, with timm's keys, and `label_names`.
+        head_init_scale: factor of the classifiers' initial weights (published: 0.001 in fine-tuning).
+        pretrained_cfg: preprocessing of the training data, with timm's keys, and `label_names`.
 
     Shape:
-        (N, in_chans, H, W), multiples of 32 -> logits (N, num_classes); in training with supervision, `Supervised`.
+        (N, in_chans, H, W), H and W multiples of 32 -> logits (N, num_classes); in training with supervision:
+        `Supervised`.
 
     Raises:
-        Problem: supervision of columns that are not there, an even kernel; in `forward`, a height or width that is no
-            multiple of 32, or reversible training under `nn.DataParallel`.
+        Problem: supervision of columns that do not exist, an even kernel; in `forward`, a height or width that is not
+            a multiple of 32, or reversible training under `nn.DataParallel`.
 
     Example:
         >>> model = RevCol((8, 16, 24, 32), (1, 1, 2, 1), columns=4, num_classes=10, supervision=True)
@@ -119,7 +120,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         if not len(channels) == len(layers) == LEVELS:
             raise Problem(f"{len(channels)} channels and {len(layers)} layers", "RevCol", f"give {LEVELS} of each")
         if kernel_size % 2 == 0:
-            raise Problem(f"an even kernel_size: {kernel_size}", "RevCol", "choose an odd one: maps keep their size")
+            raise Problem(f"an even kernel_size: {kernel_size}", "RevCol", "choose an odd one, which keeps map sizes")
         self.num_classes, self.in_chans, self.reversible = num_classes, in_chans, reversible
         self.num_features = self.head_hidden_size = channels[-1]
         self.layers, self.top_link, self.head_init_scale = tuple(layers), top_link, head_init_scale
@@ -135,7 +136,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         if supervision:
             simple = num_classes > SIMPLE_ABOVE
             if simple:
-                message = f"{num_classes} classes: columns in between are decoded by SimpleDecoder, as published"
+                message = f"{num_classes} classes: intermediate columns use SimpleDecoder, as published"
                 warnings.warn(message, stacklevel=2)
             self.decoder_blocks = nn.ModuleList(
                 SimpleDecoder(channels[-1], in_chans) if simple else Decoder(channels, layer_scale, in_chans)
@@ -157,7 +158,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     # -- columns --------------------------------------------------------------------------------
 
     def each_column(self, image: Tensor) -> Iterator[list[Tensor]]:
-        """The maps of one column after another, c(0, i) … c(3, i), computed in the usual way.
+        """Yield the maps c(0, i) … c(3, i) of each column, computed without inversion.
 
         Args:
             image: (N, in_chans, H, W), at least 32 x 32.
@@ -169,7 +170,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             yield features
 
     def last_column(self, image: Tensor, supervised: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps of the last column; and, where asked for, c(3, i) of the supervised columns before it."""
+        """The maps of the last column; if `supervised`, also c(3, i) of the other supervised columns."""
         taps = [after - 1 for after in self.supervise_at[:-1]] if supervised else []
         if not (self.reversible and torch.is_grad_enabled()):
             tapped, features = [], []
@@ -181,7 +182,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         x = self._stem(image)
         whole = [column for column in self.columns if column.depth == LEVELS]
         features, tapped = reversible_columns(whole, taps, x)
-        for column in self.columns[len(whole) :]:  # last ones that were pruned cannot be undone
+        for column in self.columns[len(whole) :]:  # pruned columns at the end are not invertible
             features = column(x, features)
         return features, tapped
 
@@ -193,14 +194,14 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         for column in self.columns:
             column.bound_alphas()
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
-        return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns stay in full precision
+        return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns keep full precision
 
     def _check_reversible(self) -> None:
         if getattr(self, "_is_replica", False):
             remedy = "use DistributedDataParallel (repertory: --devices), or reversible=False"
             raise Problem("reversible training does not work under nn.DataParallel", "RevCol", remedy)
         if self.columns[0].alpha(0).dtype in (torch.float16, torch.bfloat16):
-            message = "16-bit weights: undoing a column divides by a and amplifies rounding; use autocast instead"
+            message = "16-bit weights: inverting a column divides by a and amplifies rounding; use autocast instead"
             warnings.warn(message, stacklevel=2)
 
     # -- classification -------------------------------------------------------------------------
@@ -213,28 +214,28 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images -> c(3, n), (N, C_3, H / 32, W / 32)."""
-        return self.last_column(_whole_strides(x))[0][-1]
+        return self.last_column(_check_stride(x))[0][-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """c(3, n) -> logits (N, num_classes), or the pooled and normalised features (N, C_3)."""
+        """c(3, n) -> logits (N, num_classes), or pooled and normalised features (N, C_3)."""
         head = self.get_classifier()
         return head.pooled(x) if pre_logits else head(x)
 
     def forward_supervised(self, x: Tensor) -> Supervised:
-        """Images -> what all supervised columns say.
+        """Images -> logits and reconstructions of all supervised columns.
 
         Raises:
             Problem: the model has no supervision.
         """
         if not self.supervise_at:
             raise Problem("this model has no supervised columns", "RevCol", "build it with supervision=True")
-        features, tapped = self.last_column(_whole_strides(x), supervised=True)
+        features, tapped = self.last_column(_check_stride(x), supervised=True)
         logits = [head(c) for head, c in zip(self.cls_blocks, [*tapped, features[-1]], strict=True)]
         return Supervised(logits, [decode(c) for decode, c in zip(self.decoder_blocks, tapped, strict=True)])
 
     @torch.no_grad()
     def without_supervision(self) -> RevCol:
-        """A copy for inference: the last classifier stays, the other classifiers and the decoders go."""
+        """A copy for inference, with the last classifier only and without decoders."""
         arguments = {**self._hub_mixin_config, "supervision": False, "supervise_at": None}  # pyright: ignore
         plain = type(self)(**{**arguments, "num_classes": self.num_classes})
         plain.load_state_dict(self.state_dict())
@@ -251,15 +252,15 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of the last column, as detectors and segmenters want them.
+        """Feature maps of the last column, for detection and segmentation.
 
         Args:
-            x: images (N, in_chans, H, W) of any size from 32 x 32: a map of an odd size is upsampled to the exact one.
-            indices: which levels, from 0; an int: the last so many; None: all.
-            norm: no effect; there is no norm behind the columns.
-            stop_early: no effect; every level of the columns before is needed anyway.
+            x: images (N, in_chans, H, W) of any size from 32 x 32; links upsample to the exact size of a map.
+            indices: levels, from 0; an int n: the last n; None: all.
+            norm: no effect: there is no norm after the columns.
+            stop_early: no effect: the previous columns need every level.
             output_fmt: "NCHW".
-            intermediates_only: leave out the last map.
+            intermediates_only: return only the list of maps.
         """
         check_format(output_fmt)
         wanted, _ = feature_take_indices(LEVELS, indices)
@@ -270,9 +271,10 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the maps of the levels `indices` do not need; returns these as absolute indices."""
+        """Remove the modules that the maps of levels `indices` do not need; returns the absolute indices."""
         wanted, last = feature_take_indices(LEVELS, indices)
-        for back, column in enumerate(reversed(self.columns)):  # a level needs the next higher one, one column before
+        for back, column in enumerate(reversed(self.columns)):
+            # A level needs the next higher one of the previous column.
             column.cut(LEVELS if back and self.top_link else min(LEVELS, last + 1 + back))
         if prune_head or last + 1 < LEVELS:
             self.num_classes, self.supervise_at = 0, ()
@@ -281,11 +283,11 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         return wanted
 
     def get_classifier(self) -> Classifier:
-        """The last column's."""
+        """The classifier of the last column."""
         return cast(Classifier, self.cls_blocks[-1] if self.supervise_at else self.cls)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Fresh classifiers of `num_classes` outputs; 0: none. Pooling is always the mean."""
+        """Replace the classifiers by new ones with `num_classes` outputs; 0: none. Pooling is always the mean."""
         self.num_classes = num_classes
         heads = [Classifier(self.num_features, num_classes) for _ in self.supervise_at or (0,)]
         for head in heads:
@@ -297,13 +299,13 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             (self.cls,) = heads
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Name of a parameter -> its depth, for layer-wise decay of the learning rate.
+        """Name of a parameter -> its depth, for layer-wise learning-rate decay.
 
-        The stem is at 0; the r-th block of column j (both from 0) at 1 + r + j, for that many blocks lie below it on
-        the shortest way; a fusion with its level's first block; the a of a column at 1 + j; heads behind all.
+        The stem has depth 0; block r of column j (both from 0) 1 + r + j, the length of the shortest path; a fusion
+        the depth of its level's first block; the a of column j 1 + j; the heads the largest.
 
         Args:
-            coarse: by columns instead.
+            coarse: depth by column.
         """
         firsts = [sum(self.layers[:t]) for t in range(LEVELS)]
         columns, rows = len(self.subnets), sum(self.layers)
@@ -332,7 +334,7 @@ def _initialise(module: nn.Module) -> None:
 def _taps(columns: int, supervise_at: Sequence[int] | None) -> tuple[int, ...]:
     if supervise_at is None:
         if columns % 4:
-            remedy = f"choose {4 * math.ceil(columns / 4)} columns, or say supervise_at, for instance (1, {columns})"
+            remedy = f"choose {4 * math.ceil(columns / 4)} columns, or set supervise_at, for example (1, {columns})"
             raise Problem(f"{columns} columns cannot be supervised by quarters", "RevCol", remedy)
         return default_taps(columns)
     taps = tuple(supervise_at)
@@ -342,14 +344,14 @@ def _taps(columns: int, supervise_at: Sequence[int] | None) -> tuple[int, ...]:
     return taps
 
 
-def _whole_strides(x: Tensor) -> Tensor:
+def _check_stride(x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     if height % STRIDE or width % STRIDE:
         fits = [STRIDE * -(-side // STRIDE) for side in (height, width)]
         raise Problem(
             f"an image of {height} x {width} pixels: not multiples of {STRIDE}",
             "RevCol",
-            f"resize or pad it to {fits[0]} x {fits[1]}; feature maps (forward_intermediates) come at any size",
+            f"resize or pad it to {fits[0]} x {fits[1]}; forward_intermediates accepts any size",
         )
     return x
 
@@ -357,7 +359,7 @@ def _whole_strides(x: Tensor) -> Tensor:
 # -- the published sizes, in timm's registry ----------------------------------------------------
 
 WARPED: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "squash"}
-"""Test preprocessing above 224 pixels: the whole image, warped to a square. At 224: IMAGENET's."""
+"""Test preprocessing above 224 pixels: the whole image, resized to a square. At 224: `IMAGENET`."""
 
 default_cfgs = generate_default_cfgs(
     {

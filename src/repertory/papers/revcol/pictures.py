@@ -1,4 +1,4 @@
-"""Pictures: memory against columns, what early columns keep of an image, what each column knows of the labels."""
+"""Figures: memory against columns, reconstructions, CKA of each column with labels and image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def memory_picture(curves: Mapping[str, Mapping[int, float]]) -> Figure:
 
 
 def reconstruction_picture(images: Sequence[np.ndarray], rebuilt: Sequence[Sequence[np.ndarray]]) -> Figure:
-    """Images (H, W, 3), and beside each what the supervised columns make of it, early columns first."""
+    """Images (H, W, 3) and, in the same row, their reconstructions by the supervised columns, early ones first."""
     columns = 1 + len(rebuilt[0])
     figure = Figure(figsize=(1.7 * columns, 1.8 * len(images)), layout="constrained")
     axes = figure.subplots(len(images), columns, squeeze=False)

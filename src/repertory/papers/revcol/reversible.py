@@ -1,10 +1,9 @@
-"""Training in constant memory: the columns are undone, one after another, while the gradients are made.
+"""Training in constant memory: the backward pass inverts the columns one by one.
 
-The inverse of a column divides by a, so it makes an error 2 to 4 times as large, and so does the one before it. In
-single precision nothing is left of the first of 16 columns. So the sums from column to column are kept in double
-precision. F itself stays in single (or under autocast half) precision: what it gets is rounded to that, which removes
-the tiny error of the inverse, so that it returns the very same values again, and subtracting them leaves no other
-error behind.
+The inverse of a column divides by a and so amplifies rounding errors 2 to 4 times per column; in single precision the
+first of 16 columns is lost. Sums between columns are therefore computed in double precision. F runs in single (under
+autocast half) precision: rounding its inputs removes the small error of the inverse, F returns exactly the same values
+as in the forward pass, and subtracting them adds no error.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from repertory.papers.revcol.blocks import Column
 
 LEVELS = 4
 INEXACT = 1e-3
-"""Relative error of the maps recovered last at which the user is warned."""
+"""Relative error of the recovered first column above which a warning is given."""
 
 
 @torch.compiler.disable(reason="reversible columns run eagerly: compile their levels, or take reversible=False")
 def reversible_columns(columns: Sequence[Column], taps: Sequence[int], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Run all columns; keep only x and the last column's maps for the backward pass.
+    """Run all columns; store only x and the last column's maps for the backward pass.
 
-    Values and gradients are those of running the columns one after another, up to rounding. Generators of random
-    numbers are put back before a level runs again, so that DropPath drops the same.
+    Values and gradients equal those of the sequential columns up to rounding. Random generators are restored before a
+    level is recomputed, so DropPath drops the same samples.
 
     Args:
-        columns: whole ones, the first with `first`.
-        taps: columns whose level 3 comes out too, ascending, without the last column.
-        x: stem, (N, C_0, H, W).
+        columns: complete columns, the first with `first`.
+        taps: indices of columns whose level 3 is returned too, ascending, without the last column.
+        x: output of the stem, (N, C_0, H, W).
 
     Returns:
         The four maps of the last column, and the tapped maps.
@@ -47,9 +46,9 @@ def reversible_columns(columns: Sequence[Column], taps: Sequence[int], x: Tensor
 
 
 class _Reversible(torch.autograd.Function):
-    """All columns as one node of the graph: parameters go in as inputs, and their gradients come out as outputs.
+    """All columns as one autograd node with the parameters as inputs.
 
-    So hooks, accumulation, `torch.autograd.grad` and DistributedDataParallel see what they see of any other node.
+    Hooks, gradient accumulation, `torch.autograd.grad` and DistributedDataParallel therefore work as usual.
     """
 
     @staticmethod
@@ -62,7 +61,7 @@ class _Reversible(torch.autograd.Function):
             "device_type": device,
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
-            # Weights that are cast here, without a graph, must not be found again in the backward pass.
+            # Casts made here have no graph; the backward pass must not reuse them.
             "cache_enabled": False,
         }
         c: list[Tensor] = []  # c(t, i) …
@@ -83,7 +82,7 @@ class _Reversible(torch.autograd.Function):
                     c.append(exact[t].to(x.dtype))
                 if i in taps:
                     tapped.append(c[-1])
-        # Parameters too, as autograd then notices when one is changed before the backward pass.
+        # Save the parameters too: autograd then detects in-place changes before the backward pass.
         ctx.save_for_backward(x, *exact, *generators, *parameters)
         ctx.sizes = (1, LEVELS, len(generators), len(parameters))
         return *c, *tapped
@@ -106,14 +105,14 @@ class _Reversible(torch.autograd.Function):
             for i, column in reversed(list(enumerate(columns))):
                 if i in ctx.taps:
                     g[-1] = g[-1] + g_tapped.pop()
-                # Of c(t, i-1), from the top down; x stands for none.
+                # c(t, i-1) and its gradient, from the top level down; x is a placeholder.
                 previous, rounded_previous, g_previous = ([x] * LEVELS for _ in range(3))
                 for t in reversed(range(LEVELS)):
                     if ctx.random:
                         _set_generator_state(x, generators.pop())
                     inputs = [rounded[t - 1] if t else x, *(rounded_previous[link] for link in column.links[t])]
-                    y, (g_below, *g_above), own = _with_gradients(column, t, inputs, weights[i], g[t])
-                    g_weights[i].update(own)
+                    y, (g_below, *g_above), g_level = _recompute(column, t, inputs, weights[i], g[t])
+                    g_weights[i].update(g_level)
                     if not column.first:
                         a = column.alpha(t)
                         previous[t] = c[t].sub(y).div_(a)  # the inverse
@@ -124,7 +123,7 @@ class _Reversible(torch.autograd.Function):
                         if f"alpha{t}" in weights[i]:
                             g_weights[i][f"alpha{t}"] = (g[t] * rounded_previous[t]).sum((0, 2, 3), keepdim=True)
                     elif t == 0:
-                        _check(y, c[t])
+                        _check_inverse(y, c[t])
                     if t:
                         g[t - 1] = g[t - 1] + g_below
                     else:
@@ -133,12 +132,12 @@ class _Reversible(torch.autograd.Function):
         return None, None, g_x, *(g_weights[i][name] for i, own in enumerate(weights) for name in own)
 
 
-def _with_gradients(
+def _recompute(
     column: Column, t: int, inputs: Sequence[Tensor], weights: Mapping[str, Tensor], g: Tensor
 ) -> tuple[Tensor, Sequence[Tensor], dict[str, Tensor]]:
-    """F(t, i) again, with a graph this time: its value, and the gradients of its inputs and weights.
+    """Recompute F(t, i) with a graph: its value, and the gradients of its inputs and weights.
 
-    The weights are detached, or hooks on them would act here, and again on what the backward pass returns.
+    The weights are detached: otherwise hooks on them would run here and again on the returned gradients.
     """
     prefix = f"level{t}."
     own = {name: p.detach().requires_grad_() for name, p in weights.items() if name.startswith(prefix)}
@@ -146,13 +145,13 @@ def _with_gradients(
     with torch.enable_grad():
         named = {name.removeprefix(prefix): p for name, p in own.items()}
         y = functional_call(column.level(t), named, tuple(inputs)).to(g.dtype)
-    found = torch.autograd.grad(y, [*inputs, *own.values()], g)
-    g_own = zip(own.items(), found[len(inputs) :], strict=True)
-    return y.detach(), found[: len(inputs)], {name: _laid_out_as(p, gradient) for (name, p), gradient in g_own}
+    gradients = torch.autograd.grad(y, [*inputs, *own.values()], g)
+    g_own = zip(own.items(), gradients[len(inputs) :], strict=True)
+    return y.detach(), gradients[: len(inputs)], {name: _match_strides(p, gradient) for (name, p), gradient in g_own}
 
 
-def _laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
-    """With the strides of the parameter, or autograd would copy it when all of them are there."""
+def _match_strides(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of the parameter: autograd would copy it later, all gradients at once."""
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
 
 
@@ -160,13 +159,13 @@ def _exact_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
 
 
-def _check(y: Tensor, recovered: Tensor) -> None:
-    """The first column is known both ways: computed again, and recovered from the last."""
+def _check_inverse(y: Tensor, recovered: Tensor) -> None:
+    """Compare the first column as recomputed and as recovered by inversion."""
     error = float((recovered - y).norm() / y.norm())
     if not error <= INEXACT:
         message = (
             f"the first column was recovered with a relative error of {error:.1e}, so gradients are not exact: "
-            "some a are small, or F gives other values when it is computed again; reversible=False is exact"
+            "some a are small, or F is not deterministic; reversible=False is exact"
         )
         warnings.warn(message, stacklevel=2)
 
@@ -176,7 +175,7 @@ def _trainable(column: nn.Module) -> dict[str, Tensor]:
 
 
 def _generator_state(x: Tensor) -> Tensor:
-    """State of the generators that a level on the device of `x` may draw from, as bytes."""
+    """State of the CPU generator and of the one on the device of `x`, as bytes."""
     return torch.cat([torch.get_rng_state(), *get_device_states(x)[1]])
 
 

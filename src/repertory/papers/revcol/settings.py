@@ -63,11 +63,13 @@ class RevColConfig(ImageRecipe):
         description="height and width in training, with random crops; empty: image_size",
     )
     reversible: bool | None = Field(
-        default=None, description="recompute what the columns did instead of keeping it; empty: as the arm says"
+        default=None, description="invert the columns instead of storing activations; empty: as the arm defines"
     )
-    supervision: bool | None = Field(default=None, description="supervise columns in between; empty: as the arm says")
-    reconstruction_weight: float = Field(default=3.0, ge=0, description="of the first reconstruction in the loss")
-    label_weight: float = Field(default=0.7, ge=0, description="of the labels in between in the loss")
+    supervision: bool | None = Field(default=None, description="supervise intermediate columns; empty: by arm")
+    reconstruction_weight: float = Field(
+        default=3.0, ge=0, description="weight of the first reconstruction in the loss"
+    )
+    label_weight: float = Field(default=0.7, ge=0, description="weight of the intermediate labels in the loss")
     head_init_scale: float = Field(
         default=1.0, gt=0, description="factor of the classifier's initial weights; published: 0.001 in fine-tuning"
     )

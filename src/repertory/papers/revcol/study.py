@@ -1,4 +1,4 @@
-"""How the claims of RevCol are tested.
+"""Tests of RevCol's claims.
 
     repertory run revcol                                               # six arms on a few digits, minutes
     REPERTORY_DATA=… repertory run revcol --scale desk --jobs 2        # CIFAR-10, 10,000 images
@@ -39,6 +39,7 @@ from repertory.tasks.images import (
     ImageData,
     ImageStudy,
     as_picture,
+    matching_variant,
     preprocessing,
     size_metrics,
 )
@@ -46,26 +47,26 @@ from repertory.tasks.images import (
 MINI: dict[str, Any] = {
     "channels": (16, 32, 48, 64), "layers": (1, 1, 2, 1), "columns": 4, "drop_path_rate": 0.0, "layer_scale": 0.1,
 }  # fmt: skip
-"""RevCol for small images. With the published gamma of 1e-6 its blocks would barely act in so few steps."""
+"""RevCol for small images. With the published gamma of 1e-6, blocks would have little effect in so few steps."""
 
 ARCHS: dict[str, dict[str, Any]] = {"mini": MINI, **VARIANTS}
 
 CONSTANT = ("reversible", "deeper")
 """Arms that train in constant memory."""
 COUNTED = ("revcol_tiny", "revcol_small", "revcol_base")
-"""Sizes whose multiply-accumulates at 224 pixels are known exactly."""
+"""Sizes with exact reference values of the multiply-accumulates at 224 pixels."""
 COLUMNS = (2, 4, 8, 16)
-"""Where memory is measured."""
+"""Numbers of columns for the memory measurement."""
 MEMORY_BATCH, MEMORY_SIZE = 16, 64
 RACED = ("plain", "reversible")
 SPEED_BATCH = 8
 CKA_IMAGES = 512
-REBUILT = 4
-"""Images in the picture of reconstructions."""
+MAX_RECONSTRUCTIONS = 4
+"""Images in the figure of reconstructions."""
 
 
 class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
-    """Classify images with one column and several, supervised and not; count, weigh, race."""
+    """Classify images with one and several columns, supervised or not; measure cost, memory and speed."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **IMAGE_METRICS,
@@ -125,7 +126,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         return RevCol(**arguments)
 
     def weights(self, source: Path) -> dict[str, Tensor]:
-        """A file of ours or of the authors. Classifiers and decoders that the network lacks are left out."""
+        """Weights from our file or the authors', without classifiers and decoders that the network does not have."""
         state = read_released(source)
         if self._supervised:
             return {name: tensor for name, tensor in state.items() if not name.startswith("cls.")}
@@ -135,16 +136,16 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         return fitting_variant(state)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | Mapping[str, Tensor]:
-        """Cross entropy; with supervision, the compound loss, whose image is the input after mixup."""
-        said = model(x)
-        if not isinstance(said, Supervised):
-            return self.cross_entropy(said, y)
+        """Cross-entropy; with supervision the compound loss, whose target image is the input after mixup."""
+        outputs = model(x)
+        if not isinstance(outputs, Supervised):
+            return self.cross_entropy(outputs, y)
         weights = self.config.reconstruction_weight, self.config.label_weight
-        terms = compound_loss(said, denormalised(x), y, *weights, cross_entropy=self.cross_entropy)
+        terms = compound_loss(outputs, denormalised(x), y, *weights, cross_entropy=self.cross_entropy)
         return {"loss": torch.stack(terms).sum(), "label_loss": terms[-1]}
 
     def evaluate(self, model: RevCol, data: ImageData) -> dict[str, float]:
-        """As every classifier; and the linear CKA of each column's c(3, i) with the labels and the image."""
+        """Metrics of `ImageStudy`, and linear CKA of each column's c(3, i) with labels and image."""
         metrics = super().evaluate(model, data)
         similarities = self._similarities(model, data)
         self.session.figure("cka-per-column", pictures.cka_picture(similarities))
@@ -153,7 +154,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
 
     @torch.inference_mode()
     def _similarities(self, model: RevCol, data: ImageData) -> dict[str, list[float]]:
-        """On up to `CKA_IMAGES` held-out images, evenly spread."""
+        """Linear CKA on up to `CKA_IMAGES` evenly spaced held-out images."""
         stride = -(-len(data.test) // CKA_IMAGES)
         some = data.test.subset(range(0, len(data.test), stride)).with_transform(preprocessing(model))
         columns: list[list[Tensor]] = [[] for _ in model.columns]
@@ -175,7 +176,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
     # -- figures that need no training ----------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Sizes and costs of the published networks, a known loss; memory, gradients and speed."""
+        """Size and cost of the published networks; the loss of zero outputs; memory, gradients and speed."""
         figures: dict[str, float] = {}
         with torch.device("meta"):
             for name, arguments in VARIANTS.items():
@@ -185,8 +186,8 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
                 figures[f"{name}_supervised_parameters"] = float(sum(p.numel() for p in whole.values()))
                 if name in COUNTED:
                     figures[f"{name}_macs"] = float(authors_macs(model, torch.zeros(1, 3, 224, 224)))
-        nothing = Supervised([torch.zeros(2, 10)] * 4, [torch.zeros(2, 3, 32, 32)] * 3)
-        terms = compound_loss(nothing, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+        zeros = Supervised([torch.zeros(2, 10)] * 4, [torch.zeros(2, 3, 32, 32)] * 3)
+        terms = compound_loss(zeros, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
         figures["loss_of_zeros"] = float(torch.stack(terms).sum())
         figures |= self._memory()
         figures |= {f"gradient_difference_{columns}": self._gradient_difference(columns) for columns in (4, 16)}
@@ -195,9 +196,9 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         return figures
 
     def _memory(self) -> dict[str, float]:
-        """Of a training step of the mini network against columns: what autograd keeps, and the peak.
+        """Memory of a training step of the mini network against columns: saved by autograd, and peak.
 
-        In multiples of what plain training with two columns takes; the picture shows bytes.
+        Relative to plain training with two columns; the figure shows bytes.
         """
         x = torch.randn(MEMORY_BATCH, 3, MEMORY_SIZE, MEMORY_SIZE, generator=self.session.generator("memory"))
         kept: dict[str, dict[int, float]] = {name: {} for name in RACED}
@@ -215,7 +216,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         }
 
     def _gradient_difference(self, columns: int) -> float:
-        """Of the reversible from the plain gradients of all weights, DropPath at work, relative to their norm."""
+        """Relative difference of reversible and plain gradients of all weights, with DropPath."""
         x = torch.randn(8, 3, 64, 64, generator=self.session.generator("gradients"))
         found: list[Tensor] = []
         for model in self._pair(columns, drop_path_rate=0.2).values():
@@ -226,7 +227,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         return float((found[1] - found[0]).norm() / found[0].norm())
 
     def _speed(self) -> dict[str, float]:
-        """A training step of RevCol-T on small images, reversible beside plain: how many times as fast."""
+        """Speed of a training step of RevCol-T on small images, reversible relative to plain."""
         x = torch.randn(SPEED_BATCH, 3, 64, 64, generator=self.session.generator("speed"))
         models = {name: RevCol(**VARIANTS["revcol_tiny"], reversible=name == "reversible") for name in RACED}
         steps = {name: lambda model=model: model(x).square().sum().backward() for name, model in models.items()}
@@ -234,7 +235,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         return {"reversible_speed": ratio(race(steps, rounds), "reversible", "plain")}
 
     def _pair(self, columns: int, **arguments: Any) -> dict[str, RevCol]:
-        """The mini network in training, plain and reversible, with the same weights."""
+        """The mini network in training mode, plain and reversible, with equal weights."""
         models = {}
         for name in RACED:
             self.session.reseed("pair")
@@ -245,17 +246,17 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
     # -- use ------------------------------------------------------------------------------------
 
     def pictures(self, model: RevCol, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
-        """What the supervised columns make of the first images: what they keep of them."""
-        x = x[:REBUILT]
+        """Reconstructions of the first images by the supervised columns."""
+        x = x[:MAX_RECONSTRUCTIONS]
         if not model.supervise_at:
             return {}
         rebuilt = [torch.sigmoid(r.float()).cpu() for r in model.forward_supervised(x).reconstructions]
         versions = [[r[k].permute(1, 2, 0).numpy() for r in rebuilt] for k in range(len(x))]
-        shown = [as_picture(model, image) for image in x]
-        return {"reconstructions": pictures.reconstruction_picture(shown, versions)}
+        originals = [as_picture(model, image) for image in x]
+        return {"reconstructions": pictures.reconstruction_picture(originals, versions)}
 
     def convert(self, source: Path, variant: str = "") -> RevCol:
-        """Build a model from the authors' weights (`revcol_tiny_1k.pth` and the like), for inference.
+        """Build a model for inference from the authors' weights, such as `revcol_tiny_1k.pth`.
 
         Args:
             source: the file; only its tensors are read.
@@ -280,7 +281,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
 
 
 def changes(architecture: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """What an arm differs in from an architecture."""
+    """Changes of an arm to an architecture."""
     columns, channels = architecture["columns"], architecture["channels"]
     match arm:
         case "one_column":
@@ -295,18 +296,12 @@ def changes(architecture: Mapping[str, Any], arm: str) -> dict[str, Any]:
 
 
 def fitting_variant(state: Mapping[str, Tensor]) -> str:
-    """The published size that has these tensors, whatever its number of classes and its supervision; "" if none."""
-    found = {name: tensor.shape for name, tensor in without_supervision(state).items() if not name.startswith("cls.")}
-    for variant, arguments in VARIANTS.items():
-        with torch.device("meta"):
-            own = RevCol(**arguments, num_classes=0).state_dict()
-        if {name: tensor.shape for name, tensor in own.items() if not name.startswith("cls.")} == found:
-            return variant
-    return ""
+    """The published size with these tensors, for any number of classes, supervised or not; "" if there is none."""
+    return matching_variant(without_supervision(state), VARIANTS, RevCol, "cls.")
 
 
 def centred_gram(features: Tensor) -> Tensor:
-    """Inner products of centred features: (N, d) -> (N, N). Their cosine similarity is linear CKA."""
+    """Gram matrix of centred features: (N, d) -> (N, N). The cosine similarity of two such matrices is linear CKA."""
     features = features - features.mean(0)
     return features @ features.T
 

@@ -1,4 +1,4 @@
-"""Supervision of columns in between: classifiers, decoders of the image, and the compound loss."""
+"""Supervision of intermediate columns: classifiers, image decoders, and the compound loss."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from repertory.papers.revcol.blocks import EPS, Block
 
 IMAGE_BOUNDS = (0.01, 0.99)
-"""The image that decoders aim at is cut off here, since no finite logit reaches 0 or 1."""
+"""The target image is clamped to this range: no finite logit reaches 0 or 1."""
 SIMPLE_ABOVE = 1000
-"""Number of classes above which the simple decoder is taken."""
+"""Number of classes above which `SimpleDecoder` is used."""
 
 
 class Supervised(NamedTuple):
-    """What the supervised columns say."""
+    """Outputs of the supervised columns."""
 
     logits: list[Tensor]
     """(N, classes) each; the last is the prediction."""
     reconstructions: list[Tensor]
-    """Logits of the image, (N, 3, H, W) each; none of the last column."""
+    """Logits of the image, (N, 3, H, W) each; the last column has none."""
 
 
 class Classifier(nn.Module):
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Rebuild the image in steps: three times twice as large with a block behind, then pixels of 4 x 4.
+    """Reconstruct the image step by step: three times upsampling by 2 and a block, then a pixel shuffle by 4.
 
     Args:
         channels: of the four levels, finest first.
@@ -84,7 +84,7 @@ class Decoder(nn.Module):
 
 
 class SimpleDecoder(nn.Module):
-    """Rebuild the image at once, 32 x 32 pixels from each feature: (N, dim, h, w) -> (N, in_chans, 32 h, 32 w)."""
+    """Reconstruct the image in one step, by a pixel shuffle by 32: (N, dim, h, w) -> (N, in_chans, 32 h, 32 w)."""
 
     def __init__(self, dim: int, in_chans: int = 3) -> None:
         super().__init__()
@@ -105,18 +105,18 @@ def compound_loss(
     label_weight: float = 0.7,
     cross_entropy: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> list[Tensor]:
-    r"""The loss of each supervised column; the loss of the model is their sum.
+    r"""Loss of each supervised column; their sum is the loss of the model.
 
     .. math:: \sum_{j=1}^{L-1} \Big[ f \Big(1 - \frac{j-1}{L-1}\Big) \mathrm{BCE}(r_j, I)
               + c \, \frac{j}{L} \, \mathrm{CE}(p_j, y) \Big] + \mathrm{CE}(p_L, y)
 
-    Early columns are to keep the image, late ones to name it: with the released f = 3, c = 0.7 and L = 4, the
-    reconstructions weigh 3, 2, 1 and the labels 0.175, 0.35, 0.525, 1.
+    Early columns focus on reconstruction, late ones on classification: with the released f = 3, c = 0.7 and L = 4,
+    the reconstructions have weights 3, 2, 1 and the labels 0.175, 0.35, 0.525, 1.
 
     Args:
         supervised: p_1 … p_L and r_1 … r_{L-1}.
-        image: I, from 0 to 1, as it went into the network, so after mixup, (N, 3, H, W).
-        target: y, classes (N,) or shares (N, classes).
+        image: I, the network's input (after mixup), from 0 to 1, (N, 3, H, W).
+        target: y, classes (N,) or class probabilities (N, classes).
         reconstruction_weight: f.
         label_weight: c.
         cross_entropy: CE, of logits and targets.
@@ -132,7 +132,7 @@ def compound_loss(
 
 
 def default_taps(columns: int) -> tuple[int, ...]:
-    """After which columns, from 1, there is supervision: a quarter, half, three quarters, all.
+    """Supervised columns, counted from 1: n/4, n/2, 3n/4, n.
 
     Example:
         >>> default_taps(8)

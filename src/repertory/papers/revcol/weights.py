@@ -1,4 +1,4 @@
-"""The authors' released files: read as tensors only, and fitted to a model without supervision."""
+"""The authors' released files: read safely as tensors, and converted to a model without supervision."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from repertory.core import checkpoint
 
 
 class Inert:
-    """Stands for objects in a released file that are not tensors: built, never used."""
+    """Placeholder for objects in a released file that are not tensors."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 
 
-# The files hold a configuration of yacs, a dict, beside the weights. So `weights_only` can read them, also below timm's
-# `checkpoint_path`, and nothing of yacs runs.
+# The files contain a yacs configuration, a dict, beside the weights. Mapped to OrderedDict, `weights_only` can read
+# them, also through timm's `checkpoint_path`, and no code of yacs runs.
 torch.serialization.add_safe_globals([(OrderedDict, "yacs.config.CfgNode")])
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors below `model` in a released file, or of any file of weights; whatever else is in it is not built.
+    """The tensors under `model` in a released file, or of any file of weights. Other objects are not constructed.
 
     Raises:
         Problem: the file holds no weights.
@@ -41,7 +41,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
 
 
 def accept_released_weights(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Hook of `load_state_dict`: a model without supervision takes the last head of a supervised file."""
+    """`load_state_dict` hook: a model without supervision loads the last head of a supervised file."""
     if not module.supervise_at:
         unsupervised = without_supervision({k.removeprefix(prefix): v for k, v in state.items()})
         state.clear()

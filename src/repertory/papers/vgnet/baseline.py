@@ -1,4 +1,4 @@
-"""MobileNetV2, which VGNet is compared with: timm's, and a stack of its blocks for small images."""
+"""The baseline MobileNetV2: timm's, and a small one of the same blocks for small images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from repertory.nn.imagenet import IMAGENET
 
 MINI = [["ds_r1_k3_s1_c8"], ["ir_r2_k3_s2_e6_c16"], ["ir_r3_k3_s2_e6_c24"], ["ir_r2_k3_s2_e6_c32"]]
-"""The published pattern (no expansion in the first block, 6 in the others), narrowed until parameters and MACs are
-those of the mini VGNet within 5 %."""
+"""The published pattern (expansion 1 in the first block, 6 in the others), with widths such that parameters and MACs
+are within 5 % of those of the mini VGNet."""
 
 
 class MobileNetV2(nn.Module, PyTorchModelHubMixin, library_name="repertory"):

@@ -1,9 +1,9 @@
-"""Folding batch norms away for inference.
+"""Fold batch norms for inference.
 
-A batch norm behind an activation cannot go into the convolution before it. But its output s u + t is read by linear
-layers alone, up to the next activation: K and PW of the next layer, and PW of the one after that. So the scale s goes
-into their weights, and what the shift t becomes, W_a t_a + W_b K(t_b), is added before the next activation. K pads
-with zeros, so this offset differs at the border: it is a map, computed once for a size of image.
+A batch norm after an activation cannot be folded into the preceding convolution. But until the next activation only
+linear layers read its output s u + t: K and PW of the next layer, and PW of the one after that. The scale s is folded
+into their weights; the shift t contributes the offset W_a t_a + W_b K(t_b), which is added before the next activation.
+K pads with zeros, so the offset differs at the border: it is a map, computed once per image size.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Affine = tuple[Tensor, Tensor]
 
 
 class Offset(nn.Module):
-    """What the shifts of both halves add to the product of a half-identity layer.
+    """Contribution of the shifts of both halves to the product of a half-identity layer.
 
     Args:
         constant: W_a t_a, (C',).
-        shifted: the kernels of K times t_b, (C, 1, 3, 3), or t_b, (C, 1, 1, 1), where K is the identity.
+        shifted: the kernels of K times t_b, (C, 1, 3, 3); or t_b, (C, 1, 1, 1), if K is the identity.
         weight: W_b, (C', C).
     """
 
@@ -36,7 +36,7 @@ class Offset(nn.Module):
         self._map: tuple[object, Tensor] = (None, constant)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """The map, (H W, C'); that of the last size is remembered."""
+        """The map (H W, C'); that of the last size is cached."""
         size = (height, width, self.weight.dtype, self.weight.device)
         if self._map[0] != size:
             with torch.inference_mode(False), torch.no_grad():
@@ -47,7 +47,7 @@ class Offset(nn.Module):
 
 
 class AffineJoin(nn.Module):
-    """a and b side by side, with the batch norms of both that were left.
+    """Concatenate a and b, and apply their remaining batch norms.
 
     Args:
         scale, shift: of all channels.
@@ -58,12 +58,12 @@ class AffineJoin(nn.Module):
         self.scale, self.shift = (nn.Buffer(x.view(1, -1, 1, 1), persistent=False) for x in (scale, shift))
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
-        """Twice (N, C, H, W) -> (N, 2 C, H, W)."""
+        """Pair of (N, C, H, W) -> (N, 2 C, H, W)."""
         return torch.addcmul(self.shift, torch.cat(pair, 1), self.scale)
 
 
 def fuse_stage(stage: nn.Sequential) -> None:
-    """Fold every batch norm of a `model.Stage`, in place; with squeeze-and-excitation, those of K alone."""
+    """Fold every batch norm of a `model.Stage`, in place; with squeeze-and-excitation only those of K."""
     down, *halves, _ = cast("list[Any]", list(stage))  # a Downsampling, HalfIdentity layers, a Join
     for half in halves:
         half.kernel = plain_kernel(half.kernel)
@@ -82,7 +82,7 @@ def fuse_stage(stage: nn.Sequential) -> None:
 
 
 def _fold(half: Any, a: Affine, b: Affine) -> None:
-    """Let a `model.HalfIdentity` read a and b as they were before scale and shift."""
+    """Fold scale and shift of a and b into a `model.HalfIdentity`."""
     conv, kernel = half.pw.conv, half.kernel
     weights = conv.weight.flatten(1)
     weight_a, weight_b = weights.chunk(2, 1)
@@ -97,7 +97,7 @@ def _fold(half: Any, a: Affine, b: Affine) -> None:
 
 
 def plain_kernel(kernel: nn.Module) -> nn.Module:
-    """K as one convolution, with a bias if a batch norm followed; the identity as it is."""
+    """K as one convolution, with a bias if a batch norm follows; an identity is returned unchanged."""
     if isinstance(kernel, nn.Sequential):
         conv, norm = plain_kernel(kernel[0]), kernel[1]
         return fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))

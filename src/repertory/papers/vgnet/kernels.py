@@ -1,4 +1,4 @@
-"""The 3x3 kernels that need not be learned: edge detectors and low-pass filters, and layers that hold them."""
+"""Fixed 3x3 kernels, edge detectors and low-pass filters, and layers that apply them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from repertory.core.problem import Problem
 Rows = tuple[tuple[float, float, float], ...]
 
 
-def _rings(corner: float, edge: float, centre: float) -> Rows:
-    """A kernel that looks the same from all four sides."""
+def _symmetric(corner: float, edge: float, centre: float) -> Rows:
+    """A kernel with four-fold symmetry."""
     return ((corner, edge, corner), (edge, centre, edge), (corner, edge, corner))
 
 
@@ -23,16 +23,17 @@ _UNIT = 1 + 4 * math.exp(-0.5) + 4 * math.exp(-1)
 KERNELS: dict[str, Rows] = {
     "vertical gradient": ((-1 / 2, -1, -1 / 2), (0, 0, 0), (1 / 2, 1, 1 / 2)),
     "horizontal gradient": ((-1 / 2, 0, 1 / 2), (-1, 0, 1), (-1 / 2, 0, 1 / 2)),
-    "Laplacian-8": _rings(-1 / 12, -1 / 6, 1),
-    "Laplacian-4": _rings(0, -1 / 4, 1),
+    "Laplacian-8": _symmetric(-1 / 12, -1 / 6, 1),
+    "Laplacian-4": _symmetric(0, -1 / 4, 1),
     "falling diagonal": ((-1, -2 / 3, -1 / 3), (-2 / 3, 0, 2 / 3), (1 / 3, 2 / 3, 1)),
     "rising diagonal": ((-1 / 3, -2 / 3, -1), (2 / 3, 0, -2 / 3), (1, 2 / 3, 1 / 3)),
-    "Gaussian": _rings(0.0811, 0.1226, 0.1853),
-    "narrow Gaussian": _rings(0.0277, 0.1110, 0.4452),
-    "negative Gaussian": _rings(-0.0811, -0.1226, -0.1853),
-    "unit Gaussian": _rings(math.exp(-1) / _UNIT, math.exp(-0.5) / _UNIT, 1 / _UNIT),
+    "Gaussian": _symmetric(0.0811, 0.1226, 0.1853),
+    "narrow Gaussian": _symmetric(0.0277, 0.1110, 0.4452),
+    "negative Gaussian": _symmetric(-0.0811, -0.1226, -0.1853),
+    "unit Gaussian": _symmetric(math.exp(-1) / _UNIT, math.exp(-0.5) / _UNIT, 1 / _UNIT),
 }
-"""By rows. "Gaussian" has a standard deviation of 1.1 pixels, as rounded by the authors; "unit Gaussian" of 1."""
+"""Name -> rows. "Gaussian" has a standard deviation of 1.1 pixels, rounded as in the authors' code; "unit Gaussian"
+of 1 pixel."""
 
 EDGE = ("vertical gradient", "horizontal gradient", "Laplacian-8", "Laplacian-4")
 SETS: dict[str, tuple[str, ...]] = {
@@ -41,7 +42,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "blur_paper": ("Gaussian", "negative Gaussian"),
     "blur_release": ("unit Gaussian",),
 }
-"""Kernels that take turns over the channels: channel c has number c modulo their count."""
+"""Name -> n kernels; channel c uses kernel c mod n."""
 
 
 def fixed_kernels(names: str) -> Tensor:
@@ -55,7 +56,7 @@ def fixed_kernels(names: str) -> Tensor:
 
 
 class FixedDepthwise(nn.Module):
-    """Depth-wise 3x3 convolution with kernels that are constants: a buffer, which no optimizer sees.
+    """Depth-wise 3x3 convolution with constant kernels, stored in a buffer and not trained.
 
     Args:
         channels: a multiple of the number of kernels in the set.
@@ -66,7 +67,7 @@ class FixedDepthwise(nn.Module):
         (N, channels, H, W) -> (N, channels, H / stride, W / stride), rounded up.
 
     Raises:
-        Problem: the kernels do not go evenly into the channels.
+        Problem: `channels` is not a multiple of the number of kernels.
 
     Example:
         >>> FixedDepthwise(8, "edge")(torch.ones(1, 8, 5, 5))[0, :4, 2, 2].abs().sum().item() < 1e-6  # flat: no edge
@@ -84,16 +85,16 @@ class FixedDepthwise(nn.Module):
                 f"choose a width that makes them a multiple of {len(SETS[kernels])}, or other kernels",
             )
         self.channels, self.kernels, self.stride = channels, kernels, stride
-        # Not stored with the weights: constants need no file.
+        # Constants are not saved with the weights.
         self.register_buffer("weight", self.constants(), persistent=False)
 
     def constants(self) -> Tensor:
-        """What the kernels are, (channels, 1, 3, 3)."""
+        """The kernel of each channel, (channels, 1, 3, 3)."""
         kernels = fixed_kernels(self.kernels)
         return kernels.repeat(self.channels // len(kernels), 1, 1)[:, None]
 
     def reset(self) -> None:
-        """Write the constants again."""
+        """Restore the constants."""
         self.weight.copy_(self.constants())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,11 +106,11 @@ class FixedDepthwise(nn.Module):
 
 
 class SharedDepthwise(nn.Module):
-    """Depth-wise 3x3 convolution whose kernels serve several times: channel c has number c modulo channels / `times`.
+    """Depth-wise 3x3 convolution with shared kernels: channel c uses kernel c mod (channels / times).
 
     Args:
         channels: a multiple of `times`.
-        times: how often each kernel serves.
+        times: channels per kernel.
 
     Raises:
         Problem: `times` does not divide `channels`.
@@ -119,13 +120,13 @@ class SharedDepthwise(nn.Module):
         super().__init__()
         if channels % times:
             raise Problem(
-                f"{channels} channels do not divide by {times}", "shared kernels", "choose another last width"
+                f"{channels} channels are not a multiple of {times}", "shared kernels", "choose another last width"
             )
         self.channels, self.times = channels, times
         self.weight = nn.Parameter(depthwise(channels // times).weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
+        """(N, channels, H, W) -> same shape."""
         return F.conv2d(x, self.weight.repeat(self.times, 1, 1, 1), padding=1, groups=self.channels)
 
     def extra_repr(self) -> str:
@@ -133,5 +134,5 @@ class SharedDepthwise(nn.Module):
 
 
 def depthwise(channels: int, stride: int = 1) -> nn.Conv2d:
-    """A learned depth-wise 3x3 convolution, bare: no bias, norm or activation."""
+    """A learned depth-wise 3x3 convolution without bias, norm or activation."""
     return nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)

@@ -1,13 +1,14 @@
 """VGNet: light convolutional networks designed by looking at trained kernels (Zhang et al., ICME 2022).
 
-Trained 3x3 kernels of mobile networks look like edge detectors, blurs and identities. So maps are made smaller behind a
-Gaussian low-pass filter (VGNetG); each layer passes half of its channels on as they are; the other half meets one
-depth-wise convolution; and its kernels may be fixed edge detectors (VGNetF).
+Trained 3x3 kernels of mobile networks resemble edge detectors, blurs and identities. Therefore downsampling follows a
+Gaussian low-pass filter (VGNetG), each layer passes half of its channels unchanged and applies one depth-wise
+convolution to the other half, and the kernels can be fixed edge detectors (VGNetF).
 
     model = timm.create_model("vgnetg_1_0mp")     # after `import repertory.papers.vgnet`
 
-The state between two layers is a pair [a, b] of maps with equally many channels. Images are (N, C, H, W); inside, they
-lie channels-last, so that a 1x1 convolution over several maps is a sum of matrix products, and nothing is concatenated.
+The state between two layers is a pair [a, b] of maps with equal numbers of channels. Images are (N, C, H, W),
+internally in channels-last memory: a 1x1 convolution of several maps is then a sum of matrix products, without
+concatenation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from repertory.nn.backbone import StagedBackbone
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
-from repertory.papers.vgnet.weights import adopt
+from repertory.papers.vgnet.weights import accept_released_weights
 
 Downsample = Literal["blur", "dwconv", "maxpool"]
 Kernels = Literal["learned", "learned_bn", "edge", "edge_gaussian", "identity"]
@@ -39,14 +40,14 @@ StyleName = Literal["paper", "release"]
 
 @dataclass(frozen=True)
 class Style:
-    """What the authors changed between the paper (December 2021) and the released weights (November 2022)."""
+    """Differences between the paper (December 2021) and the released weights (November 2022)."""
 
     act: type[nn.Module]
-    """Not in place: on a view, as the maps are, this would spoil the memory layout of gradients."""
+    """Not in place: the maps are views, and in-place operations would change the memory layout of gradients."""
     blur: str
     """Key of `kernels.SETS`."""
     shared_tail: bool
-    """The last depth-wise convolution uses each of its kernels 8 times."""
+    """The last depth-wise convolution applies each kernel to 8 channels."""
     drop_rate: float
     crop_pct: float
 
@@ -63,7 +64,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "2_5mp": {"channels": (32, 80, 192, 400, 544), "layers": (3, 6, 16, 2)},
     "5_0mp": {"channels": (32, 88, 216, 456, 856), "layers": (4, 7, 15, 5)},
 }
-"""Channels of the stem and of the four stages, layers of these."""
+"""Channels of the stem and of the four stages, and layers of the stages."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"vgnetg_{size}": {**shape, "style": "release"} for size, shape in SIZES.items()},
@@ -72,24 +73,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vgnete_1_5mp": {**SIZES["1_5mp"], "style": "paper", "kernels": "edge"},
     "vgnetf_1_5mp": {**SIZES["1_5mp"], "style": "paper", "kernels": "edge_gaussian"},
 }
-"""The published networks, in the style of the weights that the authors released of them. `vgnete` is VGNetF with edge
-detectors alone, by the name of its file."""
+"""The published networks, in the style of their released weights. `vgnete`, named after its file, is VGNetF with edge
+detectors only."""
 
 
 class Pointwise(nn.Module):
-    """1x1 convolution, activation, batch norm (in this order), and squeeze-and-excitation where asked for.
+    """1x1 convolution, activation, batch norm, in this order; optionally squeeze-and-excitation.
 
     Args:
-        dim_in: channels of all its inputs together.
-        dim_out: channels out.
+        dim_in: total channels of all inputs.
+        dim_out: output channels.
         act: activation.
-        se_ratio: hidden channels of squeeze-and-excitation over `dim_out`; None: no squeeze-and-excitation.
+        se_ratio: hidden channels of squeeze-and-excitation relative to `dim_out`; None: no squeeze-and-excitation.
     """
 
     def __init__(self, dim_in: int, dim_out: int, act: type[nn.Module], se_ratio: float | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim_out, 1, bias=False)
-        self.offset: Offset | None = None  # once fused
+        self.offset: Offset | None = None  # set by `fuse`
         self.act = act()
         self.norm: nn.Module = nn.BatchNorm2d(dim_out)
         hidden = make_divisible(int(se_ratio * dim_out), 8) if se_ratio else 0
@@ -100,7 +101,7 @@ class Pointwise(nn.Module):
         return self.se(self.norm(self.act(self.product(*parts))))
 
     def product(self, *parts: Tensor) -> Tensor:
-        """The convolution: W x = W_1 x_1 + W_2 x_2 + ..., which spares the concatenation of the parts."""
+        """The convolution W x = W_1 x_1 + W_2 x_2 + ..., without concatenating the parts."""
         n, _, height, width = parts[0].shape
         weights = self.conv.weight.flatten(1).split([part.shape[1] for part in parts], dim=1)
         first, *others = (part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts)  # (N H W, C_k)
@@ -114,13 +115,13 @@ class Pointwise(nn.Module):
 
 
 def spatial(channels: int, kernels: Kernels, shared: bool = False) -> nn.Module:
-    """K: depth-wise 3x3 convolution with learned kernels, bare; or with fixed ones, and then a batch norm.
+    """K: depth-wise 3x3 convolution with learned kernels, or with fixed kernels and a batch norm.
 
     Args:
-        channels: in and out.
-        kernels: "learned"; "edge" or "edge_gaussian" (VGNetF); or an ablation: "learned_bn" has the batch norm of
-            the fixed ones, "identity" does nothing.
-        shared: learned kernels serve 8 times each.
+        channels: input and output channels.
+        kernels: "learned"; "edge" or "edge_gaussian" (VGNetF); or an ablation: "learned_bn" adds the batch norm of
+            the fixed kernels, "identity" removes the convolution.
+        shared: apply each learned kernel to 8 channels.
     """
     if kernels == "identity":
         return nn.Identity()
@@ -131,13 +132,12 @@ def spatial(channels: int, kernels: Kernels, shared: bool = False) -> nn.Module:
 
 
 class Downsampling(nn.Module):
-    """First layer of a stage: filter the map D, keep its last channels, and make the others anew.
+    """First layer of a stage: apply the filter D, keep the last channels, and compute the others by PW.
 
     Args:
-        dim_in: channels in.
-        dim_out: channels out, even.
-        method: D is a fixed Gaussian, "blur"; a learned depth-wise convolution, "dwconv"; or "maxpool", 3x3 without
-            padding.
+        dim_in: input channels.
+        dim_out: output channels, even.
+        method: D: "blur", a fixed Gaussian; "dwconv", a learned depth-wise convolution; "maxpool", 3x3 without padding.
         stride: 2; or 1, where D is always learned.
         style: see `STYLES`.
         se_ratio: see `Pointwise`.
@@ -146,7 +146,7 @@ class Downsampling(nn.Module):
         (N, dim_in, H, W) -> twice (N, dim_out / 2, H / stride, W / stride).
 
     Raises:
-        Problem: `dim_out` is odd, or the blur does not go into `dim_in`.
+        Problem: `dim_out` is odd, or `dim_in` is not a multiple of the number of blur kernels.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Downsampling(nn.Module):
         self.pw = Pointwise(dim_in, dim_out - self.kept, style.act, se_ratio)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, dim_in, H, W) -> the pair a, b."""
+        """(N, dim_in, H, W) -> pair (a, b)."""
         y = self.filter(x)
         b = self.pw(y)  # (N, dim_out - kept, H', W')
         a = y[:, y.shape[1] - self.kept :]
@@ -183,14 +183,14 @@ class Downsampling(nn.Module):
 
 
 class HalfIdentity(nn.Module):
-    """[a, b] -> [b, PW(a, K(b))]: half of the channels pass unchanged, and there is no additive shortcut.
+    """[a, b] -> [b, PW(a, K(b))]: half of the channels pass unchanged; no additive shortcut.
 
     Args:
-        dim: channels of the pair together.
+        dim: total channels of the pair.
         kernels: see `spatial`.
         style: see `STYLES`.
         se_ratio: see `Pointwise`.
-        drop_path: rate at which the new half of an image is dropped, in training.
+        drop_path: rate at which the new half of an image is dropped in training.
     """
 
     def __init__(self, dim: int, kernels: Kernels, style: Style, se_ratio: float | None, drop_path: float) -> None:
@@ -200,34 +200,34 @@ class HalfIdentity(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Twice (N, dim / 2, H, W) -> the same."""
+        """Pair of (N, dim / 2, H, W) -> same shapes."""
         a, b = pair
         return b, self.drop_path(self.pw(a, self.kernel(b)))
 
 
 class Join(nn.Module):
-    """The end of a stage: a and b side by side."""
+    """The end of a stage: concatenate a and b."""
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
-        """Twice (N, C, H, W) -> (N, 2 C, H, W)."""
+        """Pair of (N, C, H, W) -> (N, 2 C, H, W)."""
         return torch.cat(pair, 1)
 
 
 class Stage(nn.Sequential):
-    """One downsampling layer, half-identity layers, and the join: (N, C, H, W) -> (N, C', H / stride, W / stride)."""
+    """Downsampling layer, half-identity layers and join: (N, C, H, W) -> (N, C', H / stride, W / stride)."""
 
     @torch.no_grad()
     def fuse(self) -> Stage:
-        """Fold the batch norms into the layers that read their outputs, in place: the same outputs, faster inference.
+        """Fold the batch norms into the layers that read their outputs, in place: same outputs, faster inference.
 
-        `timm.models.reparameterize_model(model)` does it for a whole model.
+        `timm.models.reparameterize_model(model)` does this for a whole model.
         """
         fuse_stage(self)
         return self
 
 
 class Tail(nn.Module):
-    """After the last stage: K and PW on all its channels."""
+    """K and PW on all channels of the last stage."""
 
     def __init__(self, dim: int, kernels: Kernels, style: Style) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Tail(nn.Module):
         self.pw = Pointwise(dim, dim, style.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, dim, H, W) -> the same shape."""
+        """(N, dim, H, W) -> same shape."""
         return self.pw(self.kernel(x))
 
     @torch.no_grad()
@@ -251,28 +251,28 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     `VARIANTS` holds the arguments of the published networks.
 
     Args:
-        channels: of the stem and of each stage; stages are even.
-        layers: of each stage, the downsampling layer among them.
-        style: "paper" (ReLU, shared kernels in the tail, the sign of the blur alternates) or "release" (SiLU,
-            dropout before the head). Weights fit only the style they were made for.
+        channels: of the stem and of each stage; even for stages.
+        layers: of each stage, including the downsampling layer.
+        style: "paper" (ReLU, shared kernels in the tail, blur kernels of alternating sign) or "release" (SiLU, dropout
+            before the head). Weights fit only the style they were trained in.
         downsample: "blur" (VGNetG, VGNetF), "dwconv" (VGNetC) or "maxpool".
         kernels: "learned"; fixed "edge" or "edge_gaussian" (VGNetF); ablations "learned_bn" and "identity".
-        se_ratio: hidden channels of squeeze-and-excitation, relative; None: without. Published: 0.25.
-        thumbnail: for small images: the stem and the first stage keep the size, so that the strides are 1, 2, 4, 8.
-        num_classes: 0: no head, the pooled features come out.
+        se_ratio: relative number of hidden channels of squeeze-and-excitation; None: without. Published: 0.25.
+        thumbnail: for small images: stem and first stage have stride 1, so the stages have strides 1, 2, 4, 8.
+        num_classes: number of classes; 0: no head, the output is the pooled features.
         in_chans: channels of the images.
-        drop_rate: dropout before the head; None: as the style has it.
+        drop_rate: dropout before the head; None: that of the style.
         drop_path_rate: rate at which the last half-identity layer drops its new half; it grows linearly from 0.
-            The authors have none.
-        pretrained_cfg: what the weights were trained on, with timm's keys: `input_size`, `mean`, `std`, `crop_pct`,
-            `interpolation` (read by `timm.data.resolve_data_config`) and `label_names`.
+            The authors use none.
+        pretrained_cfg: preprocessing of the training data, with timm's keys: `input_size`, `mean`, `std`, `crop_pct`,
+            `interpolation` (read by `timm.data.resolve_data_config`), and `label_names`.
 
     Shape:
         (N, in_chans, H, W), H and W at least 32 -> logits (N, num_classes).
 
     Raises:
-        Problem: odd widths, widths that fixed or shared kernels do not divide, a ratio out of range, an unknown
-            style, downsample or kernels; in `forward`, an image that is too small.
+        Problem: odd widths, widths that are not multiples of the number of fixed or shared kernels, a ratio out of
+            range, an unknown style, downsample or kernels; in `forward`, an image that is too small.
 
     Example:
         >>> model = VGNet(**VARIANTS["vgnetg_1_0mp"])
@@ -300,13 +300,13 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, known in (
+        for name, value, choices in (
             ("style", style, tuple(STYLES)),
             ("downsample", downsample, Downsample.__args__),
             ("kernels", kernels, Kernels.__args__),
         ):
-            if value not in known:
-                raise Problem(f"unknown {name} {value!r}", "VGNet", f"choose from {', '.join(known)}")
+            if value not in choices:
+                raise Problem(f"unknown {name} {value!r}", "VGNet", f"choose from {', '.join(choices)}")
         if se_ratio is not None and not 0 < se_ratio <= 1:
             raise Problem(f"se_ratio is {se_ratio}", "VGNet", "give a ratio above 0 and up to 1, or None for no SE")
         self.style, parts = style, STYLES[style]
@@ -315,7 +315,7 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         self.pretrained_cfg = {**CFGS[style], "num_classes": num_classes, **(pretrained_cfg or {})}
         strides = (1, 1, 2, 2, 2) if thumbnail else (2, 2, 2, 2, 2)
         self.least_size = 8 if thumbnail else 32
-        if downsample == "maxpool":  # without padding: 2 n + 1 pixels make n
+        if downsample == "maxpool":  # without padding: 2 n + 1 pixels -> n
             self.least_size = 15 if thumbnail else 61
         reduction = strides[0]
 
@@ -336,10 +336,10 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         self.tail = Tail(channels[-1], kernels, parts)
         self.drop = nn.Dropout(parts.drop_rate if drop_rate is None else drop_rate)
         self.reset_classifier(num_classes)
-        self.register_load_state_dict_pre_hook(adopt)
+        self.register_load_state_dict_pre_hook(accept_released_weights)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits (N, num_classes), or the pooled features (N, channels[4])."""
+        """Last feature map -> logits (N, num_classes), or pooled features (N, channels[4])."""
         x = self.drop(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return x if pre_logits else self.head(x)
 
@@ -349,21 +349,21 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
 
     @torch.no_grad()
     def reset_fixed_kernels(self) -> None:
-        """Write the constants into the fixed kernels again, whatever an initialiser did to them."""
+        """Restore the constants of the fixed kernels, for example after an initialiser changed them."""
         for module in self.modules():
             if isinstance(module, FixedDepthwise):
                 module.reset()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that number the layers, for a learning rate that decays with depth."""
+        """timm's grouping of parameters into layers, for layer-wise learning-rate decay."""
         layers = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(layers, None), (r"^tail", (len(self.stages),))]}
 
     @torch.no_grad()
     def fuse(self) -> VGNet:
-        """Fold batch norms into the layers that read their outputs, in place: the same outputs, faster inference.
+        """Fold batch norms into the layers that read their outputs, in place: same outputs, faster inference.
 
-        Those of the stem and of the tail stay, and with squeeze-and-excitation all behind a 1x1 convolution.
+        Norms of the stem and of the tail's PW remain; with squeeze-and-excitation, those of every PW.
         """
         for stage in self.stages:
             cast(Stage, stage).fuse()
@@ -372,12 +372,16 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         return self
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Put a fresh head of `num_classes` outputs in place; 0: none. Pooling is always the mean."""
+        """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def checked(self, x: Tensor) -> Tensor:
-        """Channels-last, and large enough."""
+        """Images in channels-last memory.
+
+        Raises:
+            Problem: the images are too small.
+        """
         height, width = x.shape[-2:]
         if min(height, width) < self.least_size:
             raise Problem(
@@ -400,7 +404,7 @@ CFGS: dict[str, dict[str, Any]] = {
     }
     for name, style in STYLES.items()
 }
-"""Preprocessing in tests: the short side to 256 (paper) or 232 pixels (release), the central 224 x 224."""
+"""Test preprocessing: short side to 256 (paper) or 232 pixels (release), central 224 x 224."""
 
 default_cfgs = generate_default_cfgs({name: CFGS[arguments["style"]] for name, arguments in VARIANTS.items()})
 
@@ -413,14 +417,14 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> VGNet:
         variant,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        pretrained_filter_fn=_adopted,
+        pretrained_filter_fn=_filter_weights,
         pretrained_cfg_overlay={**preprocessing, **(arguments.pop("pretrained_cfg_overlay", None) or {})},
         **arguments,
     )
 
 
-def _adopted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    adopt(model, state)
+def _filter_weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    accept_released_weights(model, state)
     return state
 
 
@@ -516,7 +520,7 @@ def vgnetc_5_0mp(pretrained: bool = False, **kwargs: Any) -> VGNet:
 
 @register_model
 def vgnete_1_5mp(pretrained: bool = False, **kwargs: Any) -> VGNet:
-    """VGNetF with edge detectors alone: 1.49 M learned parameters; published top-1 64.4."""
+    """VGNetF with edge detectors only: 1.49 M learned parameters; published top-1 64.4."""
     return _create("vgnete_1_5mp", pretrained, **kwargs)
 
 

@@ -24,18 +24,18 @@ class VGNetConfig(ImageRecipe):
         "vgnete_1_5mp", "vgnetf_1_5mp",
     ] = Field(default="mini", description="network")  # fmt: skip
     style: Literal["", "paper", "release"] = Field(
-        default="", description="details as in the paper or as in the released weights; empty: as the network is known"
+        default="", description="details of the paper or of the released weights; empty: those of the network's weights"
     )
     kernels: Literal["", "learned", "learned_bn", "edge", "edge_gaussian", "identity"] = Field(
-        default="", description="the 3x3 kernels of arm g; empty: as the network has them"
+        default="", description="3x3 kernels of arm g; empty: those of the network"
     )
     thumbnail: bool | None = Field(
-        default=None, description="for small images: keep the size in stem and first stage; empty: with mini only"
+        default=None, description="for small images: stride 1 in stem and first stage; empty: with mini only"
     )
     image_size: int | None = Field(
         default=None, ge=8, le=1024, description="height and width of the input; empty: 32 with thumbnail, else 224"
     )
-    shift_images: int = Field(default=0, ge=0, description="held-out images that are moved by a pixel; 0: all")
+    shift_images: int = Field(default=0, ge=0, description="held-out images in the shift test; 0: all")
     speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against MobileNetV2; 0: no race")
 
 
@@ -44,12 +44,12 @@ class VGNetDesign(Design[VGNetConfig]):
 
     paper = "vgnet"
     arms: ClassVar[Mapping[str, str]] = {
-        "g": "VGNetG: downsampling behind a fixed Gaussian, learned kernels",
+        "g": "VGNetG: downsampling after a fixed Gaussian, learned kernels",
         "c": "VGNetC: downsampling by a learned depth-wise convolution",
         "maxpool": "downsampling by max-pooling",
         "f_edge": "VGNetF: all kernels are fixed edge detectors",
         "f_edge_gaussian": "VGNetF: fixed edge detectors and Gaussians",
-        "learned_bn": "VGNetG with a batch norm behind each learned kernel, which VGNetF has",
+        "learned_bn": "VGNetG with a batch norm after each learned kernel, as in VGNetF",
         "identity": "no kernels at all: only downsampling mixes pixels",
         "mobilenetv2": "inverted residual blocks, with as many parameters",
     }

@@ -1,4 +1,4 @@
-"""How the claims of VGNet are tested.
+"""Tests of VGNet's claims.
 
     repertory run vgnet                                                # eight arms on crops of photographs, minutes
     REPERTORY_DATA=… repertory run vgnet --scale desk --jobs 2         # CIFAR-10, 10,000 images
@@ -39,12 +39,13 @@ from repertory.papers.vgnet.baseline import MobileNetV2
 from repertory.papers.vgnet.kernels import FixedDepthwise
 from repertory.papers.vgnet.model import SIZES, VARIANTS, VGNet
 from repertory.papers.vgnet.settings import VGNetConfig, VGNetDesign
-from repertory.papers.vgnet.weights import adopt, architecture, is_authors, with_our_names
+from repertory.papers.vgnet.weights import accept_released_weights, architecture, has_authors_names, with_our_names
 from repertory.tasks.images import (
     IMAGE_METRICS,
     ImageData,
     ImageStudy,
     accuracy_picture,
+    matching_variant,
     preprocessing,
     size_metrics,
     speed_metrics,
@@ -69,10 +70,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "learned_bn": {"kernels": "learned_bn"},
     "identity": {"kernels": "identity"},
 }
-"""What each differs in from the architecture; beside them there is "mobilenetv2"."""
+"""Changes of each arm to the architecture; the arm "mobilenetv2" is a different network."""
 
 SHIFTS = [(dy, dx) for dy in range(3) for dx in range(3) if (dy, dx) != (1, 1)]
-"""The eight moves by one pixel, as corners of a window on an image with one more pixel all around."""
+"""Shifts by one pixel in eight directions, as top-left corners of a window on an image padded by one pixel."""
 
 
 PUBLISHED_TOP1 = {
@@ -93,11 +94,11 @@ BASELINES = {
     "MobileNetV2 x0.75": (2.636, 68.448),
     "MobileNetV2 x1.0": (3.505, 72.154),
 }
-"""Millions of parameters and top-1 on ImageNet-1K, as published beside the released weights."""
+"""Millions of parameters and top-1 on ImageNet-1K, as published with the released weights."""
 
 
 class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
-    """Classify images with learned and with fixed kernels; move the images; count; race."""
+    """Classify images with learned and fixed kernels; test shifts; count parameters and operations; measure speed."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **IMAGE_METRICS,
@@ -154,7 +155,7 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
         return VGNet(**arguments, num_classes=len(classes), pretrained_cfg=cfg)
 
     def arguments(self, arm: str) -> dict[str, Any]:
-        """Of `VGNet`: the architecture, what the settings change in it, and then the arm."""
+        """Arguments of `VGNet`: the architecture, changed by the settings and then by the arm."""
         config = self.config
         changes = {"style": config.style or None, "kernels": config.kernels or None, "thumbnail": config.thumbnail}
         changes = {name: value for name, value in changes.items() if value is not None}
@@ -162,21 +163,17 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
 
     def weights(self, source: Path) -> dict[str, Tensor]:
         state = checkpoint.read_weights(source)
-        if is_authors(state):
-            adopt(VGNet(**{**architecture(state), "style": self.arguments(self.method)["style"]}), state)
+        if has_authors_names(state):
+            accept_released_weights(
+                VGNet(**{**architecture(state), "style": self.arguments(self.method)["style"]}), state
+            )
         return state
 
     def fitting(self, state: Mapping[str, Tensor]) -> str:
-        found = {name: tensor.shape for name, tensor in state.items() if not name.startswith("head.")}
-        for arch, arguments in ARCHS.items():
-            with torch.device("meta"):
-                own = VGNet(**arguments, num_classes=0).state_dict()
-            if {name: tensor.shape for name, tensor in own.items()} == found:
-                return arch
-        return ""
+        return matching_variant(state, ARCHS, VGNet)
 
     def evaluate(self, model: nn.Module, data: ImageData) -> dict[str, float]:
-        """Accuracy, parameters and MACs; agreement under shifts; how far fixed kernels are from their constants."""
+        """Accuracy, parameters, MACs; agreement under shifts; largest deviation of fixed kernels from the constants."""
         drifts = [
             float((module.weight.cpu() - module.constants()).abs().max())
             for module in model.modules()
@@ -189,28 +186,28 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
         }
 
     def shift_agreement(self, model: nn.Module, test: ImageSet) -> float:
-        """Per cent of images, moved by one pixel in one of eight directions, whose class is the one found unmoved.
+        """Agreement in per cent of the classes predicted for images shifted by one pixel and for the original images.
 
-        The border is repeated where a moved image leaves a gap.
+        Mean over eight directions; the border is replicated.
         """
         agreement, recipe = MeanMetric().to(self.session.fabric.device), self.config
         chosen = np.linspace(0, len(test) - 1, min(recipe.shift_images or len(test), len(test))).astype(int)
-        seen = test.subset(chosen.tolist()).with_transform(preprocessing(model))
+        data = test.subset(chosen.tolist()).with_transform(preprocessing(model))
         with torch.inference_mode():
             for x, _ in loader(
-                self.session, seen, recipe.batch_size, workers=recipe.workers, label="shifts", shard=True
+                self.session, data, recipe.batch_size, workers=recipe.workers, label="shifts", shard=True
             ):
                 height, width = x.shape[-2:]
-                unmoved, framed = model(x).argmax(1), F.pad(x, (1, 1, 1, 1), mode="replicate")
+                classes, padded = model(x).argmax(1), F.pad(x, (1, 1, 1, 1), mode="replicate")
                 for dy, dx in SHIFTS:
-                    moved = model(framed[:, :, dy : dy + height, dx : dx + width]).argmax(1)
-                    agreement.update((moved == unmoved).float())
+                    shifted = model(padded[:, :, dy : dy + height, dx : dx + width]).argmax(1)
+                    agreement.update((shifted == classes).float())
         return 100 * float(agreement.compute())
 
     # -- figures that need no training ----------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Sizes and costs of the published networks, gradients of fixed kernels, and latency on this machine."""
+        """Size and cost of the published networks, gradients of fixed kernels, and latency on this machine."""
         x = torch.zeros(1, 3, 224, 224)
         figures: dict[str, float] = {}
         for size, shape in SIZES.items():
@@ -243,15 +240,15 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
         return figures
 
     def _fixed_kernels_with_gradient(self) -> float:
-        """Of a mini VGNetF, after a backward pass."""
+        """Number of fixed kernels of a mini VGNetF that have a gradient after a backward pass, or are parameters."""
         model = VGNet(**MINI, kernels="edge_gaussian", num_classes=10)
         model(torch.randn(2, 3, 32, 32, generator=self.session.generator("gradients"))).sum().backward()
         fixed = [module.weight for module in model.modules() if isinstance(module, FixedDepthwise)]
-        known = {id(parameter) for parameter in model.parameters()}
-        return float(sum(weight.grad is not None or id(weight) in known for weight in fixed))
+        parameters = {id(parameter) for parameter in model.parameters()}
+        return float(sum(weight.grad is not None or id(weight) in parameters for weight in fixed))
 
     def _latency(self) -> dict[str, float]:
-        """Images a second on the CPU, one at a time, at 224 pixels, beside timm's MobileNetV2 x0.35 and x0.5."""
+        """Images per second on the CPU at 224 pixels, batch size 1, compared with timm's MobileNetV2 x0.35 and x0.5."""
         models = {
             "vgnetg_1_0mp": VGNet(**VARIANTS["vgnetg_1_0mp"]),
             "mobilenetv2_035": timm.create_model("mobilenetv2_035"),
@@ -275,48 +272,48 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
         return super().read(folder)
 
     def predict(self, model: nn.Module, source: Path) -> Prediction:
-        """Classify images; and compare the 3x3 kernels of the network with the fixed ones."""
+        """Classify images, and compare the 3x3 kernels of the network with the fixed ones."""
         prediction = super().predict(model, source)
-        if isinstance(model, VGNet) and len(kernels := pictures.compared(model)):
+        if isinstance(model, VGNet) and len(kernels := pictures.compare_kernels(model)):
             prediction.text = pictures.summary(kernels)
             prediction.arrays["kernels"] = kernels
         return prediction
 
     def pictures(self, model: nn.Module, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """The 3x3 kernels of each stage."""
-        if not isinstance(model, VGNet) or not len(kernels := pictures.compared(model)):
+        if not isinstance(model, VGNet) or not len(kernels := pictures.compare_kernels(model)):
             return {}
         return {"kernels": pictures.kernels_picture(kernels)}
 
     def convert(self, source: Path, variant: str = "") -> VGNet:
-        """Build a model from the authors' weights (vgnetg_1_0mp-0f87bf6c.pth and its like).
+        """Build a model from the authors' weights, such as vgnetg_1_0mp-0f87bf6c.pth.
 
-        Style, kernels, downsampling and size are read from the file.
+        Style, kernels, downsampling and size are detected from the file.
 
         Args:
             source: a state dict.
-            variant: a name in `VARIANTS` that the file must be of; empty: whatever it is.
+            variant: required variant, a name in `VARIANTS`; empty: any.
 
         Raises:
-            Problem: not a file of VGNet, unknown variant, or a file of another one; names the one that fits.
+            Problem: not weights of VGNet, unknown variant, or weights of another one; names the one that fits.
         """
         if variant and variant not in VARIANTS:
             raise Problem(f"no variant {variant!r}", "--variant", f"choose from {', '.join(VARIANTS)}")
         state = checkpoint.read_weights(source)
-        if not is_authors(state):
+        if not has_authors_names(state):
             raise Problem(
-                f"not weights of VGNet by its authors (first tensor: {next(iter(state))})",
+                f"not weights of VGNet with the authors' names (first tensor: {next(iter(state))})",
                 source,
-                "give a file that they released",
+                "give a file released by the authors",
             )
         arguments = architecture(state)
         name = variant_of(arguments)
         if variant and variant != name:
-            fits = f"--variant {name}: it fits" if name else "leave --variant out: it is none of the published sizes"
+            fits = f"--variant {name}: it fits" if name else "leave --variant out: the file has no published size"
             raise Problem(f"these are not the weights of {variant}", source, fits)
         classes = len(with_our_names(state).get("head.weight", torch.empty(1000, 0)))
         model = VGNet(**arguments, num_classes=classes, pretrained_cfg=label_names(classes))
-        adopt(model, state)
+        accept_released_weights(model, state)
         left = checkpoint.fit_weights(model, state, source, spare=() if "head.weight" in state else ("head.",))
         if left:
             warnings.warn(f"{source}: no head in the file; it is newly initialised", stacklevel=2)
@@ -324,7 +321,7 @@ class VGNetStudy(VGNetDesign, ImageStudy[VGNetConfig, nn.Module]):
 
 
 def variant_of(arguments: Mapping[str, Any]) -> str:
-    """The published name of a network, in whatever style; "" if it has none."""
+    """The published name of a network, in any style; "" if it has none."""
     common = {"downsample": "blur", "kernels": "learned", "se_ratio": None, "thumbnail": False}
     wanted = {**arguments, "style": ""}
     return next((name for name, own in VARIANTS.items() if {**common, **own, "style": ""} == wanted), "")

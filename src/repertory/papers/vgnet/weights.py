@@ -1,6 +1,6 @@
-"""The weights that the authors released: their names turned into ours, and which network they belong to.
+"""The authors' released weights: mapping of parameter names, and the network they belong to.
 
-Their files hold the fixed kernels too. These tell the networks apart, are compared with the constants, and left out.
+The files contain the fixed kernels too. They identify the network, are compared with the constants, and are removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from repertory.core.problem import Problem
 from repertory.papers.vgnet.kernels import SETS, FixedDepthwise, fixed_kernels
 
 TAIL = r"^features\.stage4\.\d+\.0\.(mux\.)?weight$"
-"""The kernel of the tail, which comes behind the layers of stage 4."""
+"""The kernel of the tail, the last layer of stage 4 in the files."""
 
 RENAME = {
     r"^features\.stem\.0\.": "stem.conv.",
@@ -35,80 +35,82 @@ RENAME = {
     **{rf"^features\.stage{i}\.": f"stages.{i - 1}." for i in range(1, 5)},
     r"^classifier\.(1\.)?": "head.",
 }
-"""Patterns over the authors' names -> ours. The shapes of the tensors are the same."""
+"""Patterns of the authors' names -> our names. Tensor shapes are equal."""
 
 SIGNS = {
     "paper": ("classifier.weight", ".0.mux.weight"),
     "release": ("classifier.1.weight", ".0.weight"),
 }
-"""Of each style, what the head is called in the authors' files, and how the kernel of the tail ends."""
+"""Style -> name of the head and suffix of the tail's kernel in the authors' files."""
 
 
-def is_authors(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the authors' names."""
+def has_authors_names(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the authors' names."""
     return "features.stem.0.weight" in state
 
 
 def style_of(state: Mapping[str, Tensor]) -> str:
-    """The style of a state dict under the authors' names: "paper" or "release"."""
+    """The style of a state dict with the authors' names: "paper" or "release"."""
     release = "classifier.1.weight" in state
     headless = not release and "classifier.weight" not in state
     if headless:
         tail = _tail(state)
-        fixed = tail.removesuffix("0.weight") + "1.running_mean" in state  # VGNetF is of the paper
+        fixed = tail.removesuffix("0.weight") + "1.running_mean" in state  # VGNetF has the style of the paper
         release = not tail.endswith(".mux.weight") and not fixed
     return "release" if release else "paper"
 
 
 def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under our names, fixed kernels included, whether it came with the authors' or with ours.
+    """A state dict with our names, including fixed kernels, from one with the authors' names or ours.
 
     Example:
         >>> list(with_our_names({"features.stem.0.weight": None, "features.stage2.3.conv1x1.0.2.bias": None}))
         ['stem.conv.weight', 'stages.1.3.pw.norm.bias']
     """
-    if not is_authors(state):
+    if not has_authors_names(state):
         return dict(state)
     renamed = checkpoint.rename(state, RENAME)
-    if "tail.kernel.1.weight" in renamed:  # a batch norm follows: the kernels are fixed ones
+    if "tail.kernel.1.weight" in renamed:  # a batch norm follows: the kernels are fixed
         renamed["tail.kernel.0.weight"] = renamed.pop("tail.kernel.weight")
     return renamed
 
 
 def without_fixed(model: nn.Module, state: Mapping[str, Tensor], where: object = "") -> dict[str, Tensor]:
-    """Leave out the fixed kernels of `model` from a state dict under our names.
+    """Remove the fixed kernels of `model` from a state dict with our names.
 
     Raises:
-        Problem: they are not the constants.
+        Problem: they differ from the constants.
     """
-    left = dict(state)
+    learned = dict(state)
     for name, module in model.named_modules():
-        found = left.pop(f"{name}.weight", None) if isinstance(module, FixedDepthwise) else None
-        if isinstance(module, FixedDepthwise) and found is not None and not _same(found, module.constants()):
+        if not isinstance(module, FixedDepthwise):
+            continue
+        kernels = learned.pop(f"{name}.weight", None)
+        if kernels is not None and not _equal(kernels, module.constants()):
             raise Problem(
-                f"{name}.weight does not hold the fixed kernels {module.kernels!r}",
+                f"{name}.weight does not contain the fixed kernels {module.kernels!r}",
                 where,
-                "choose the kernels and the downsampling that the file was made for; `repertory convert` finds them",
+                "choose the kernels and the downsampling of the file; `repertory convert` detects them",
             )
-    return left
+    return learned
 
 
-def adopt(module: nn.Module, state: dict[str, Tensor], prefix: str = "", *_: Any) -> None:
-    """Hook of `load_state_dict`: lets timm's `checkpoint_path` read the authors' files.
+def accept_released_weights(module: nn.Module, state: dict[str, Tensor], prefix: str = "", *_: Any) -> None:
+    """`load_state_dict` hook, so that timm's `checkpoint_path` can read the authors' files.
 
     Raises:
-        Problem: the file is of the other style, or its fixed kernels are not those of the network.
+        Problem: the file has the other style, or its fixed kernels differ from those of the network.
     """
-    if prefix or not is_authors(state):
+    if prefix or not has_authors_names(state):
         return
     style, own = style_of(state), str(module.style)
     if style != own:
         theirs = [name for name in ("classifier.weight", "classifier.1.weight", _tail(state)) if name in state]
         expected = ", ".join((SIGNS[own][0], f"features.stage4.*{SIGNS[own][1]}"))
         raise Problem(
-            f"the file is of the {style} style ({', '.join(theirs)}), the network of the {own} style ({expected})",
+            f"the file has the {style} style ({', '.join(theirs)}), the network the {own} style ({expected})",
             "weights of VGNet",
-            f"style={style!r}",
+            f"set style={style!r}",
         )
     ours = without_fixed(module, with_our_names(state), "weights of VGNet")
     state.clear()
@@ -116,10 +118,10 @@ def adopt(module: nn.Module, state: dict[str, Tensor], prefix: str = "", *_: Any
 
 
 def architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of `VGNet` that a state dict under the authors' names belongs to.
+    """The arguments of `VGNet` for a state dict with the authors' names.
 
     Raises:
-        Problem: it is not one of VGNet, or its fixed kernels are none that we know.
+        Problem: not weights of VGNet, or unknown fixed kernels.
     """
     ours = with_our_names(state)
     try:
@@ -129,16 +131,16 @@ def architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
         kernel = ours.get("stages.0.1.kernel.0.weight")
     except KeyError as missing:
         what = f"not weights of VGNet: no {missing} (first tensor: {next(iter(state))})"
-        raise Problem(what, "weights", "give a file that the authors released") from missing
+        raise Problem(what, "weights", "give a file released by the authors") from missing
     filters = [ours.get(f"stages.{i}.0.filter.weight") for i in range(4)]
     blur = fixed_kernels(f"blur_{style_of(state)}")[:, None]
-    learned = [one is not None and not _same(one, blur.repeat(len(one) // len(blur), 1, 1, 1)) for one in filters]
+    learned = [one is not None and not _equal(one, blur.repeat(len(one) // len(blur), 1, 1, 1)) for one in filters]
     kernels = "learned"
     if kernel is not None:
-        same = [n for n in ("edge", "edge_gaussian") if _same(kernel[: len(SETS[n])], fixed_kernels(n)[:, None])]
+        same = [n for n in ("edge", "edge_gaussian") if _equal(kernel[: len(SETS[n])], fixed_kernels(n)[:, None])]
         if not same:
             raise Problem(
-                "the fixed kernels are none that the authors used", "weights", "give a file that they released"
+                "the fixed kernels are not among the authors'", "weights", "give a file released by the authors"
             )
         kernels = same[-1]
     return {
@@ -157,5 +159,5 @@ def _tail(state: Mapping[str, Tensor]) -> str:
     return next((name for name in state if re.match(TAIL, name)), "")
 
 
-def _same(found: Tensor, constants: Tensor) -> bool:
-    return found.shape == constants.shape and torch.allclose(found.float().cpu(), constants.cpu(), atol=1e-4)
+def _equal(kernels: Tensor, constants: Tensor) -> bool:
+    return kernels.shape == constants.shape and torch.allclose(kernels.float().cpu(), constants.cpu(), atol=1e-4)
