@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from repertory import catalog, cli
+from repertory import __version__, catalog, cli
 from tests.toy import CARD, importable, install
 
 
@@ -57,8 +59,17 @@ def test_list_show_and_search(say) -> None:
         (("run", "ccgc", "--set", "lr=-1"), "bad setting lr"),
         (("run", "ccgc", "--set", "lr"), "not a setting"),
         (("run", "ccgc", "--arms", "nobody"), "no arm 'nobody'"),
-        (("run", "emo", "--data", "/nowhere"), "no data for emo here"),
+        (("run", "emo", "--data", "/nowhere"), "no such file or folder"),
         (("run", "emo", "--scale", "huge"), "no scale 'huge'"),
+        (("run", "emo", "--scale", "lptop"), "did you mean laptop"),
+        (("run", "emo", "--set", "epoch=3"), "did you mean epochs"),
+        (("run", "emo", "--set", "optimizer=admw"), "did you mean adamw"),
+        (("run", "apb", "--set", "sensor=big"), "bad setting sensor"),
+        (("train", "emo", "--arm", "bth", "--out", "m"), "did you mean both"),
+        (("settings", "emo", "--scale", "desc"), "did you mean desk"),
+        (("sample", "emo", "s", "--scale", "desc"), "did you mean desk"),
+        (("evaluate", "nowhere"), "not a model directory"),
+        (("predict", "nowhere", "."), "not a model directory"),
         (("show", "emo", "--lang", "fr"), "no language 'fr'"),
         (("search", "zzqxv"), "nothing in the repertory"),
         (("predict", "nowhere", "photo.jpg"), "photo.jpg"),
@@ -77,6 +88,63 @@ def test_a_problem_is_three_lines_and_exit_status_2(say, tmp_path: Path, words: 
     assert "Traceback" not in said.err
     assert not list(tmp_path.iterdir()), "nothing half-written"
     assert what
+
+
+REFUSED = """
+import sys
+from repertory import catalog, cli
+from repertory.core.problem import Problem
+
+refused = [
+    ["run", "emo", "--scale", "huge"], ["run", "emo", "--set", "lr=-1"], ["run", "emo", "--arms", "nobody"],
+    ["run", "emo", "--data", "nowhere"], ["train", "emo", "--arm", "nobody", "--out", "m"],
+    ["predict", "nowhere", "."], ["predict", "nowhere", "nothing"], ["evaluate", "nowhere"],
+    ["sample", "emo", "s", "--scale", "huge"], ["convert", "emo", "absent.pth", "m"],
+]
+for words in refused:
+    sys.argv = ["repertory", *words]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert ended.code == 2, words
+for paper in catalog.packages():
+    assert catalog.design(paper).paper == paper
+    sys.argv = ["repertory", "settings", paper]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert not ended.code, paper
+heavy = {"torch", "timm", "lightning_fabric", "matplotlib", "pandas", "sklearn", "scipy", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_what_can_be_refused_early_is_refused_without_torch(tmp_path: Path) -> None:
+    """In a process of its own: here torch is imported already."""
+    done = subprocess.run([sys.executable, "-c", REFUSED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_words_it_helps_and_every_command_shows_an_example(say) -> None:
+    helped = say()
+    assert helped.code == 0
+    assert "Usage" in helped.out
+    assert say("--version").out.strip() == f"repertory {__version__}"
+    commands = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    for name, command in commands.items():
+        assert f"repertory {name}" in (command.epilog or ""), f"no example in the help of {name}"
+        assert f"repertory {name}" in say(name, "--help").out
+
+
+def test_settings_are_listed_by_group(say) -> None:
+    listed = say("settings", "emo").out
+    groups = ["model", "training", "evaluation", "prediction", "data", "sample", "run"]
+    assert [line for line in listed.splitlines() if line in groups] == groups
+    machine = json.loads(say("settings", "emo", "--json").out)
+    (epochs,) = [row for row in machine["settings"] if row["name"] == "epochs"]
+    assert epochs["values"] == {"smoke": 1, "laptop": 40, "desk": 12, "paper": 300}
+    assert epochs["group"] == "training"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +180,8 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     trained = say("train", toy_net, "--data", "data", "--scale", "smoke", "--out", "model")
     assert trained.code == 0
     assert "accuracy" in trained.out
+    assert trained.out.startswith(f"{toy_net}, arm {toy_net} on data: train ")
+    assert trained.err.splitlines()[0] == f"loading {toy_net} ..."
     metrics = json.loads(say("evaluate", "model", "--data", "data", "--json").out)
     assert metrics == json.loads((tmp_path / "model" / "metrics.json").read_text())
     said = say("predict", "model", "data", "--out", "answers")
@@ -184,6 +254,7 @@ def test_a_mistyped_metric_on_a_card_is_refused_at_once(say, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("words", "spelt"), [
+    ([], []),
     (["run", "emo", "--ray"], ["run", "emo", "--ray", "local"]),
     (["run", "--ray", "emo"], ["run", "--ray", "local", "emo"]),
     (["run", "emo", "--ray", "ray://head:10001"], ["run", "emo", "--ray", "ray://head:10001"]),

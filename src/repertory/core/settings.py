@@ -31,12 +31,17 @@ class StudyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     main_group: ClassVar[Group] = "run"
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {"data": ("real",)}
+    free_to_change: ClassVar[frozenset[str]] = frozenset({"seeds"})
+    """Fields that no figure of a trial depends on: a run may go on with other values."""
 
-    seeds: int = Field(default=3, ge=1, description="number of repetitions; claims are judged on paired seeds")
+    seeds: int = Field(
+        default=3, ge=1, le=10_000, description="number of repetitions; claims are judged on paired seeds"
+    )
     real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
     threads: int = Field(
         default=1,
         ge=0,
+        le=1024,
         description="CPU threads of a trial, 0: all cores; small models run best on one, and --jobs fills the others",
     )
 
@@ -77,6 +82,7 @@ class Recipe(StudyConfig):
     """How a model is trained. Studies that use `fit` derive their configuration from it."""
 
     main_group: ClassVar[Group] = "training"
+    free_to_change: ClassVar[frozenset[str]] = StudyConfig.free_to_change | {"workers"}
 
     epochs: int = Field(default=10, ge=1, description="passes over the training data")
     batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
@@ -113,7 +119,7 @@ class Recipe(StudyConfig):
     patience: int = Field(
         default=0, ge=0, description="evaluations without improvement before training stops; 0: never stop early"
     )
-    workers: int = Field(default=0, ge=0, description="data-loading processes")
+    workers: int = Field(default=0, ge=0, le=512, description="data-loading processes")
 
     @field_validator("optimizer")
     @classmethod

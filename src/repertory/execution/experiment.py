@@ -34,6 +34,7 @@ from repertory.core.settings import changed, check_arms, study_config
 from repertory.core.study import Session, Study
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
+from repertory.execution.plan import plan
 from repertory.execution.provenance import provenance
 from repertory.execution.trials import Trial, about, finished, forget_data, perform
 from repertory.reports.html import Report
@@ -235,8 +236,8 @@ class Experiment:
         if path.exists():
             theirs = json.loads(path.read_text(encoding="utf-8"))
             before, now = _flat(theirs), _flat(mine)
-            # How many seeds are wanted is no property of a trial: more may be added later.
-            differing = [k for k in now if k != "config.seeds" and before.get(k) != now[k]]
+            free = {f"config.{name}" for name in self.study.Config.free_to_change}
+            differing = [k for k in now if k not in free and before.get(k) != now[k]]
             if differing:
                 listed = ", ".join(f"{k.removeprefix('config.')}: {before.get(k)} -> {now[k]}" for k in differing)
                 raise Problem(
@@ -277,7 +278,7 @@ class Experiment:
             with progress_display(console if lead else None) as display:
                 trial = replace(trial, run_dir=str(work))
                 try:
-                    metrics = perform(trial, fabric, display)
+                    metrics = perform(trial, fabric, display, self._announce_plan if console and lead else None)
                 finally:
                     forget_data()
             if lead:
@@ -293,6 +294,13 @@ class Experiment:
             shutil.rmtree(work)
         fabric.barrier()
         return self.out, metrics
+
+    def _announce_plan(self, study: Study, arm: str, data: Any) -> None:
+        trials = len(self.study.arms) * self.config.seeds
+        known = self.scale == "laptop" and self.data is None
+        line = plan(study, arm, data, self.card.minutes / trials if known else 0.0)
+        if study.session.display:
+            study.session.display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def convert(self, source: Path, folder: Path, variant: str = "") -> nn.Module:
         """Turn weights that the authors released into a model directory."""

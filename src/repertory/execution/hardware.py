@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING
 
 from repertory.core.problem import Problem
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights stay in float32: evaluation runs the module by itself, outside the training loop's casts."""
@@ -26,6 +28,8 @@ class Hardware:
         """Raises `Problem` when this machine cannot provide it."""
         if self.precision not in PRECISIONS:
             raise Problem(f"no precision {self.precision!r}", "--precision", f"choose from {', '.join(PRECISIONS)}")
+        from lightning_fabric import Fabric  # takes seconds to import
+
         try:
             return Fabric(
                 accelerator=self.accelerator,

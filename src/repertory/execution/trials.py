@@ -7,7 +7,7 @@ import copy
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,16 @@ def finished(trial: Trial) -> bool:
     return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "done"
 
 
-def perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str, float]:
-    """Train (or resume, or load what is trained already) and evaluate one trial; or measure the study."""
+def perform(
+    trial: Trial,
+    fabric: Fabric,
+    display: Progress | None,
+    before_training: Callable[[Study, str, Any], None] | None = None,
+) -> dict[str, float]:
+    """Train (or resume, or load what is trained already) and evaluate one trial; or measure the study.
+
+    `before_training` is called with the study, the arm and the data.
+    """
     study_class = catalog.load(trial.paper)
     session = Session(
         trial.seed,
@@ -83,7 +91,7 @@ def perform(trial: Trial, fabric: Fabric, display: Progress | None) -> dict[str,
     study = study_class(study_class.Config.model_validate_json(trial.config), session)
     with threads(study.config.threads):
         session.reseed()
-        return _measure(study, trial) if trial.arm == MEASURE else _train_and_evaluate(study, trial)
+        return _measure(study, trial) if trial.arm == MEASURE else _train_and_evaluate(study, trial, before_training)
 
 
 def _measure(study: Study, trial: Trial) -> dict[str, float]:
@@ -117,9 +125,13 @@ def forget_data() -> None:
     _latest.clear()
 
 
-def _train_and_evaluate(study: Study, trial: Trial) -> dict[str, float]:
+def _train_and_evaluate(
+    study: Study, trial: Trial, before_training: Callable[[Study, str, Any], None] | None
+) -> dict[str, float]:
     session, fabric = study.session, study.session.fabric
     data = _data(study, trial)
+    if before_training:
+        before_training(study, trial.arm, data)
     saved = trial.folder / "checkpoint"
     session.reseed("train")
     if not fabric.broadcast(saved.exists()):

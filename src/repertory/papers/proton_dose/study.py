@@ -78,6 +78,9 @@ class Profiles:
     measured: Array | None
     """(B, L) measured by a scanner, relative to the maximum; None: see `emitters`."""
 
+    def __len__(self) -> int:
+        return len(self.cases)
+
     def subset(self, index: NDArray[np.intp]) -> Profiles:
         """Some of the beams."""
         emitters, measured = (None if a is None else a[index] for a in (self.emitters, self.measured))
