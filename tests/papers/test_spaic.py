@@ -59,8 +59,8 @@ from tests.fidelity.fill import probe
 # -- fidelity ---------------------------------------------------------------------------------------
 
 
-def told(text: str) -> Tensor:
-    """The tensor that a case's words describe: "x=abs(probe(40,2,4))*0.3+0 (time,batch,in)", "probe(30,1,6)>0.6"."""
+def tensor_of(text: str) -> Tensor:
+    """The tensor that a case describes in words: "x=abs(probe(40,2,4))*0.3+0 (time,batch,in)", "probe(30,1,6)>0.6"."""
     text = re.sub(r"^\w+=", "", text)
     text = re.sub(r"\s*\((?=[a-z]+,).*$|, (?=[a-z]).*$", "", text)
     return torch.as_tensor(eval(text, {"probe": probe, "abs": torch.abs, "__builtins__": {}})).float()
@@ -72,9 +72,9 @@ RULE_WORDS = {"Apost": "a_post", "Apre": "a_pre", "w_norm": "w_norm", "tau": "ta
 @pytest.mark.parametrize("case", cases("spaic"))
 def test_agrees_with_the_official_code(case: dict[str, Any]) -> None:
     config = case["config"]
-    x = told(config["input"])
+    x = tensor_of(config["input"])
     plastic = "rule" in config
-    weight = told(config["w0" if plastic else "weight"])
+    weight = tensor_of(config["w0" if plastic else "weight"])
     model = config.get("model", config.get("neuron", "lif").split()[0])
     rule = (
         RULES[config["rule"]](**{own: config[k] for k, own in RULE_WORDS.items() if k in config}) if plastic else None
@@ -117,7 +117,7 @@ def test_input_reaches_the_second_layer_two_steps_later_under_latency_1() -> Non
 
 
 def driven(model: Any, current: Tensor, dt: float = 1.0, compat: str = "", **record: Any) -> dict[str, Tensor]:
-    """Records of a population whose current is given, (T, B, N)."""
+    """Records (T, B, N) of a population under a given current."""
     with Net(dt) as net:
         x = Input(current.shape[2:], "spikes")
         g = Group(current.shape[2:], model)
@@ -130,7 +130,7 @@ def driven(model: Any, current: Tensor, dt: float = 1.0, compat: str = "", **rec
 
 
 def by_hand(name: str, current: list[float]) -> list[tuple[float, float]]:
-    """(V, O) of models written out in plain numbers, from the table of the official code."""
+    """(V, O) of models in scalar code, from the equations of the official code."""
     p = {k: float(v) for k, v in MODELS[name].params.items()}
     e = {k: math.exp(-1 / v) for k, v in p.items() if k.startswith("tau")}
     v = m = s = r = i2 = a = 0.0
@@ -186,7 +186,7 @@ def by_hand(name: str, current: list[float]) -> list[tuple[float, float]]:
     ["if", "ifsoftreset", "ifb", "nonspikingifb", "lif", "plif", "lifm", "constantcurrentlif", "clif", "clif2k",
      "pclif", "aclif", "nonspikinglif"],
 )  # fmt: skip
-def test_a_model_is_what_its_row_of_the_table_says(name: str) -> None:
+def test_models_equal_scalar_code(name: str) -> None:
     current = probe(60, 1, 1).abs() * {"constantcurrentlif": 5.0, "plif": 3.0}.get(name, 0.9)
     found = driven(name, current)
     wanted = torch.tensor(by_hand(name, current.flatten().tolist()))
@@ -229,14 +229,14 @@ def test_glif_by_hand() -> None:
     assert (found["i1"].item(), found["i2"].item()) == pytest.approx((i1 + 0.1, i2 + 0.1), rel=1e-5)
 
 
-def test_adex_survives_its_own_upswing() -> None:
+def test_adex_stays_finite_in_its_upswing() -> None:
     found = driven("adex", torch.full((60, 1, 1), 1e5))
     assert all(value.isfinite().all() for value in found.values())
     assert found["spike"].any()
     assert (found["v"][found["spike"] > 0] == -70.6).all()
 
 
-def test_the_exponentials_of_hodgkin_and_huxley_have_no_hole() -> None:
+def test_hodgkin_huxley_rates_are_finite_at_their_singularities() -> None:
     for v in (25.0, 10.0, 25.00001):
         found = driven(MODELS["hh"](start={"v": v}), torch.zeros(1, 1, 1), 0.01)
         assert all(value.isfinite().all() for value in found.values())
@@ -266,7 +266,7 @@ def test_fields() -> None:
     assert driven("meanfield", -current)["spike"].flatten().tolist() == [0, 0]
 
 
-def test_parameters_by_many_spellings_and_unknown_ones() -> None:
+def test_spellings_of_parameters_and_unknown_ones() -> None:
     lif = MODELS["lif"]
     assert lif(Vth=2.0).params["v_th"] == lif(v_th=2.0).params["v_th"] == 2
     assert lif(tau=5.0).params["tau_m"] == lif(tau_m=5.0).params["tau_m"] == 5
@@ -287,7 +287,7 @@ def test_parameters_by_many_spellings_and_unknown_ones() -> None:
         Group(1, MODELS["plif"](tau=0.5))
 
 
-def test_circuits_with_known_answers() -> None:
+def test_circuits_with_reference_solutions() -> None:
     _, spikes, expected = circuits.lif_trains(tau=5.0, count=40, duration=100)
     assert torch.equal(spikes, expected)
     assert not spikes[:, 0].any()
@@ -299,7 +299,7 @@ def test_circuits_with_known_answers() -> None:
     assert hh["peak_mv"] == pytest.approx(100, abs=12)
 
 
-# -- models of one's own ------------------------------------------------------------------------------
+# -- custom models -------------------------------------------------------------------------------------
 
 
 def test_a_function_and_equations_give_the_same_as_the_built_in_model() -> None:
@@ -318,7 +318,7 @@ def test_a_function_and_equations_give_the_same_as_the_built_in_model() -> None:
     assert torch.allclose(driven(text, current)["v"], reference["v"], atol=1e-5)
 
 
-def test_equations_take_the_step_that_suits_them() -> None:
+def test_equations_choose_their_step() -> None:
     zero = torch.zeros(3, 1, 1)
     linear = from_text("dv/dt = (v_rest - v + I) / tau : mV", v_rest=-65.0, tau=10.0)
     found = driven(linear, zero, dt=2.0)["v"].flatten()
@@ -487,7 +487,7 @@ def test_bad_networks_and_calls() -> None:
         compile_net(wrong)
 
 
-def test_nodes_are_called_as_the_variables_that_hold_them() -> None:
+def test_nodes_get_the_names_of_their_variables() -> None:
     with Net() as net:
         stimulus = Input(3)
         hidden = Group(2, name="cortex")
@@ -525,7 +525,7 @@ def test_positions_shape_the_weights_that_depend_on_distance() -> None:
     assert line[0, 3].item() == pytest.approx(0.3 * math.exp(-(0.3**2) / (2 * 0.2**2)), rel=1e-4)
 
 
-def test_a_description_makes_the_same_network_again() -> None:
+def test_json_round_trip() -> None:
     with Net(0.5) as net:
         x = Input((1, 6, 6), Poisson(0.7))
         noise = Source(5, Sine(2.0))

@@ -1,4 +1,4 @@
-"""SPAIC's compiler: the ways of computing agree; delays, gradients, plasticity, carrying on, NIR, pictures."""
+"""SPAIC at run time: agreement of all ways of computation, delays, gradients, plasticity, carried state, NIR."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def deep(model: Any, **options: Any) -> Net:
     return net
 
 
-# -- one network, several ways ------------------------------------------------------------------------
+# -- ways of computation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", FLAT)
 @pytest.mark.parametrize("latency", [0, 1])
-def test_layer_by_layer_is_step_by_step(model: str, latency: Any) -> None:
+def test_layerwise_equals_stepwise(model: str, latency: Any) -> None:
     net, x = deep(model, delay=Uniform(0.5, 2.0)), 5 * spikes(15, 3, 6)
     torch.manual_seed(0)
     layers = compile_net(net, "layerwise", Stca(), latency)
@@ -107,7 +107,7 @@ def test_layer_by_layer_is_step_by_step(model: str, latency: Any) -> None:
         assert torch.allclose(grad, others[name], rtol=1e-3, atol=1e-3 * float(grad.abs().max()) + 1e-6), name
 
 
-def test_lif_is_fast_and_its_gradient_is_that_of_the_unrolled_graph() -> None:
+def test_the_gradient_of_the_lif_scan_is_that_of_the_unrolled_graph() -> None:
     def unrolled(s: Any, current: Tensor, p: Any, dt: float) -> Any:
         u = math.exp(-dt / 8.0) * s["v"] + current
         fired = p.fire(u - 1.0)
@@ -154,7 +154,7 @@ def reservoir(size: int = 60, **options: Any) -> Net:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("latency", [0, 1])
-def test_driven_by_events_is_the_same_as_by_matrices(batch: int, latency: Any) -> None:
+def test_events_equal_matrices(batch: int, latency: Any) -> None:
     torch.manual_seed(0)
     module, x = compile_net(reservoir(), latency=latency).eval(), spikes(50, batch, 4)
     plan = module.plans[False]
@@ -240,7 +240,7 @@ def test_shapes_of_pictures_and_all_kinds_of_synapses() -> None:
     assert module.trace["c.spike"].sum() > 0
 
 
-def test_filters_by_hand_and_backwards() -> None:
+def test_filters_and_their_gradients() -> None:
     cases: list[Any] = [
         (FirstOrder(2.0), lambda n: math.exp(-n / 2)),
         (SecondOrder(), lambda n: math.exp(-n / 9) - math.exp(-n / 2)),
@@ -260,7 +260,7 @@ def test_filters_by_hand_and_backwards() -> None:
         assert torch.autograd.gradcheck(lambda z, link=link: link.block(z, None)[0], inputs)
 
 
-def test_gap_junctions_pull_together_and_conserve_current() -> None:
+def test_gap_junctions_synchronise_and_conserve_current() -> None:
     with Net() as net:
         a, b = Group(1, MODELS["li"](tau_m=1e9)), Group(1, MODELS["li"](tau_m=1e9))
         _ = Source(1, "constant_current") >> OneToOne(init=1.0) >> a
@@ -319,7 +319,7 @@ def test_a_delay_costs_one_product_and_delivers_on_time() -> None:
 
 @pytest.mark.parametrize("mode", ["layerwise", "step"])
 def test_a_trained_delay_learns(mode: Any) -> None:
-    """One synapse, a target that wants its spike later: the gradient finds the delay."""
+    """One synapse whose target arrives later: training finds the delay."""
     with Net() as net:
         x = Input(1)
         g = Group(1, "li")
@@ -355,12 +355,12 @@ def test_a_half_step_delay_is_half_of_each_neighbour() -> None:
     assert module.trace["g.current"].flatten().tolist() == pytest.approx([0, 0, 0.75, 0.25, 0])
 
 
-# -- going on, copies, precision, vmap, jit -----------------------------------------------------------
+# -- carried state, copies, precision, vmap, jit -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["auto", "step"])
 @pytest.mark.parametrize("latency", [0, 1])
-def test_two_runs_that_carry_are_one(mode: Any, latency: Any) -> None:
+def test_carried_runs_equal_one_run(mode: Any, latency: Any) -> None:
     net, x = deep("lif", delay=Uniform(0.5, 3)), 2 * spikes(20, 2, 6)
     torch.manual_seed(0)
     module = compile_net(net, mode, latency=latency)
@@ -369,14 +369,14 @@ def test_two_runs_that_carry_are_one(mode: Any, latency: Any) -> None:
     parts = [module(x[:7], carry=True), module(x[7:9], carry=True), module(x[9:], carry=True)]
     assert torch.allclose(sum(parts, torch.zeros(())), whole)
     assert torch.allclose(module.trace["a.v"], v[9:], atol=1e-6)
-    parts[-1].sum().backward()  # reaches back to the last call, no further
+    parts[-1].sum().backward()  # the graph ends at the last call
     with pytest.raises(Problem, match="a batch of 1 after one of 2"):
         module(x[:, :1], carry=True)
     module.reset()
     assert torch.equal(module(x), whole)
 
 
-def test_loops_carry_too() -> None:
+def test_carried_loops_equal_one_run() -> None:
     torch.manual_seed(0)
     module, x = compile_net(reservoir()).eval(), spikes(30, 2, 4)
     with torch.no_grad():
@@ -401,7 +401,7 @@ def test_copies_and_half_precision() -> None:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @pytest.mark.parametrize("net", [deep("lif", delay=Uniform(0.5, 2)), deep("clif")], ids=["lif", "clif"])
-def test_an_ensemble_by_vmap_is_one_network_after_the_other(net: Net) -> None:
+def test_an_ensemble_by_vmap_equals_its_members(net: Net) -> None:
     torch.manual_seed(0)
     members, x = [compile_net(net, surrogate=Stca()) for _ in range(3)], 2 * spikes(8, 2, 6)
     delay = members[0].state_dict().get("projections.1.delay")
@@ -421,7 +421,7 @@ def test_an_ensemble_by_vmap_is_one_network_after_the_other(net: Net) -> None:
             assert torch.allclose(grads[name][n], grad, rtol=1e-4, atol=1e-5), name
 
 
-def test_a_step_that_cannot_be_translated_is_run_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_torch_cannot_compile_is_run_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any, **_: Any) -> Any:
         def fail(*_: Any) -> Any:
             raise RuntimeError("no compiler here")
@@ -455,7 +455,7 @@ def plastic(rule: Any, model: Any = "lif", size: tuple[int, int] = (4, 3), **opt
     return compile_net(net)
 
 
-def test_nearest_stdp_by_loops() -> None:
+def test_nearest_stdp_equals_loops() -> None:
     module, x = plastic(NearestSTDP(a_post=0.1, a_pre=0.05, w_norm=2.0)), spikes(20, 1, 4)
     w = weight_of(module).detach().clone().numpy()
     module(x)
@@ -472,7 +472,7 @@ def test_nearest_stdp_by_loops() -> None:
     assert torch.equal(weight_of(module), before), "nothing is learned in evaluation mode"
 
 
-def test_full_stdp_adds_up_and_rescales_at_the_end() -> None:
+def test_full_stdp_sums_traces_and_rescales_at_the_end() -> None:
     module, x = plastic(FullSTDP(w_norm=1.5)), torch.ones(6, 1, 4)
     module(x)
     seen = module.trace["x >> Full >> g.weight"]
@@ -480,7 +480,7 @@ def test_full_stdp_adds_up_and_rescales_at_the_end() -> None:
     assert torch.allclose(weight_of(module).sum(1), torch.full((3,), 1.5))
 
 
-def test_what_a_batch_does_to_weights() -> None:
+def test_batch_rules() -> None:
     x = spikes(12, 3, 4)
     results = {}
     for batch_rule in ("mean", "sum", "own"):
@@ -502,7 +502,7 @@ def test_what_a_batch_does_to_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["rstdp", "rstdpet"])
-def test_reward_turns_learning_over(name: str) -> None:
+def test_the_sign_of_the_reward_is_that_of_the_change(name: str) -> None:
     x, changes = spikes(15, 1, 4), {}
     for reward in (1.0, -1.0, 0.0):
         module = plastic(RULES[name](lr=1e-3, low=None, high=None))  # pyright: ignore[reportCallIssue]
@@ -516,7 +516,7 @@ def test_reward_turns_learning_over(name: str) -> None:
         plastic(RULES[name]())(x)
 
 
-def test_r_stdp_by_loops_with_a_reward_of_each_sample() -> None:
+def test_r_stdp_with_rewards_per_sample_equals_loops() -> None:
     module, x = plastic(RULES["rstdp"](lr=0.01, low=None, high=None, batch_rule="sum")), spikes(10, 2, 4)
     w = weight_of(module).detach().clone().numpy()
     reward = probe(10, 2)
@@ -552,8 +552,8 @@ def test_rewards_from_labels_and_from_an_environment() -> None:
     assert asked == [(t, (2, 3)) for t in range(4)]
 
 
-def test_reward_teaches_which_stimulus_to_answer() -> None:
-    """Two stimuli, one neuron that answers both: it is praised for the first and scolded for the second."""
+def test_reward_selects_the_stimulus_that_a_neuron_answers() -> None:
+    """Two stimuli, one neuron that answers both: reward for the first, punishment for the second."""
     module = plastic(RULES["rstdp"](lr=0.01, a_minus=0.0, batch_rule="mean"), size=(8, 1))
     x = torch.zeros(10, 2, 8)
     x[:, 0, :4], x[:, 1, 4:] = 1, 1
@@ -564,7 +564,7 @@ def test_reward_teaches_which_stimulus_to_answer() -> None:
     assert (module.eval()(x) > 0).tolist() == [[True], [False]]
 
 
-def test_a_kernel_learns_by_the_sum_over_places() -> None:
+def test_a_kernel_learns_by_the_sum_over_all_places() -> None:
     for name, options in (("conv_stdp", {}), ("conv_rstdp", {"reward": 1.0})):
         with Net() as net:
             x = Input((2, 5, 5))
@@ -620,7 +620,7 @@ def test_a_tempotron_learns_two_patterns() -> None:
         module(x)
 
 
-def test_errors_go_back_as_rewards() -> None:
+def test_backpropagated_errors_train_two_layers() -> None:
     with Net() as net:
         x = Input(8)
         h, o = Group(30, "lif"), Group(2, "lif")
@@ -665,7 +665,7 @@ def test_bounds_hold_before_each_run() -> None:
 # -- NIR ------------------------------------------------------------------------------------------------
 
 
-def test_a_network_through_nir_is_the_same(tmp_path: Path) -> None:
+def test_nir_round_trip(tmp_path: Path) -> None:
     nir = pytest.importorskip("nir")
     with Net(0.5) as net:
         x = Input((2, 6, 6))
@@ -719,6 +719,19 @@ def test_foreign_nir_graphs() -> None:
     bare = nir.NIRGraph({k: nodes[k] for k in ("in", "w", "out")}, [("in", "w"), ("w", "out")])
     summed = compile_net(from_nir(bare, dt=1.0))(x)
     assert torch.allclose(summed, (x @ torch.tensor(nodes["w"].weight.T).float()).sum(0))
+    two = nir.NIRGraph({k: nodes[k] for k in ("in", "w", "out")} | {"v": nodes["w"]}, [
+        ("in", "w"), ("w", "out"), ("in", "v"), ("v", "out"),
+    ])  # fmt: skip
+    assert torch.allclose(compile_net(from_nir(two, dt=1.0))(x), 2 * summed)
+    straight = nir.NIRGraph({"in": nodes["in"], "out": nir.Output({"output": np.array([3])})}, [("in", "out")])
+    assert torch.equal(compile_net(from_nir(straight, dt=1.0))(x), x.sum(0))
+    extra = {"v": nir.Linear(np.eye(2)), "u": nir.Linear(np.eye(2))}
+    loop = nir.NIRGraph(
+        {k: nodes[k] for k in ("n", "t", "out")} | extra, [("v", "u"), ("u", "v"), ("u", "n"), *edges[2:]],
+        type_check=False,
+    )  # fmt: skip
+    with pytest.raises(Problem, match="a loop without neurons through u"):
+        from_nir(loop, dt=1.0)
 
 
 def test_what_nir_has_no_node_for_is_named(tmp_path: Path) -> None:
@@ -754,7 +767,7 @@ def test_pictures() -> None:
     assert "the first 200 of 300" in figures[1].axes[0].get_title(loc="left")
 
 
-def test_the_race_is_between_equals() -> None:
+def test_contestants_of_the_race_compute_the_same() -> None:
     x, labels = race.spikes_and_labels(12)
     results = []
     for model in (race.ours(), race.Loop()):

@@ -1,4 +1,4 @@
-"""SPAIC's study: whatever data a user has, networks of one's own, saving, predicting, and bad input."""
+"""SPAIC's study: data formats, networks from files, saving, prediction, and bad input."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_spike_trains_train_and_predict(tmp_path: Path) -> None:
         study.predict(model, tmp_path / "t10k-images-idx3-ubyte.gz")
 
 
-def test_whatever_a_user_has(tmp_path: Path, digits: Path) -> None:
+def test_data_formats(tmp_path: Path, digits: Path) -> None:
     study = study_in(tmp_path, images=0)
     train, test = (idx.read_part(digits, part) for part in idx.PARTS)
     for part, data in (("train", train), ("test", test)):

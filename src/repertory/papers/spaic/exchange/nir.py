@@ -54,12 +54,12 @@ def to_nir(network: Compiled | Net, path: str | Path | None = None) -> Any:
         if isinstance(node, Input):
             nodes[node.name] = nir.Input(input_type={"input": np.array(node.shape)})
         elif isinstance(node, Group):
-            nodes[node.name] = _neuron_out(cells[node])
+            nodes[node.name] = _export_neuron(cells[node])
         else:
             raise Problem("NIR has no node for a generator", node.name, "use an Input, and give it the spikes")
     for k, wire in enumerate(module.wires()):
         before = wire.projection.source.name
-        for n, node in enumerate(_chain_out(wire)):
+        for n, node in enumerate(_export_chain(wire)):
             name = f"{wire.projection.source.name}_{wire.projection.target.name}_{k}_{n}"
             nodes[name] = node
             edges.append((before, name))
@@ -75,28 +75,29 @@ def to_nir(network: Compiled | Net, path: str | Path | None = None) -> Any:
     return graph
 
 
-def _neuron_out(cell: Cell) -> Any:
+def _export_neuron(cell: Cell) -> Any:
     nir = require("nir", extra="spiking")
     p, dt, shape = cell.values(), cell.dt, cell.group.shape
 
     def full(value: Any) -> Array:
         return np.broadcast_to(np.asarray(torch.as_tensor(value).detach(), np.float64), shape).copy()
 
-    def kept(tau: Any) -> Array:
+    def retained(tau: Any) -> Array:
         return np.exp(-dt / full(tau))
 
     match cell.model.name:
         case "lif":
-            return nir.LIF(full(p.tau_m), 1 / (1 - kept(p.tau_m)), full(0.0), full(p.v_th), full(p.v_reset))
+            return nir.LIF(full(p.tau_m), 1 / (1 - retained(p.tau_m)), full(0.0), full(p.v_th), full(p.v_reset))
         case "if" if not np.any(full(p.d)):
             return nir.IF(full(1 / dt), full(p.v_th), full(p.v_reset))
         case "li":
-            return nir.LI(full(p.tau_m), 1 / (1 - kept(p.tau_m)), full(0.0))
+            return nir.LI(full(p.tau_m), 1 / (1 - retained(p.tau_m)), full(0.0))
         case "cubalif":
-            gain = full(p.gain) / (1 - kept(p.tau_m))
+            gain = full(p.gain) / (1 - retained(p.tau_m))
+            w_in = 1 / (1 - retained(p.tau_s))
             return nir.CubaLIF(
-                full(p.tau_s), full(p.tau_m), gain, full(0.0), full(p.v_th), full(p.v_reset), 1 / (1 - kept(p.tau_s))
-            )
+                full(p.tau_s), full(p.tau_m), gain, full(0.0), full(p.v_th), full(p.v_reset), w_in
+            )  # fmt: skip
         case "threshold":
             return nir.Threshold(full(p.v_th))
     raise Problem(
@@ -106,12 +107,12 @@ def _neuron_out(cell: Cell) -> Any:
     )
 
 
-def _chain_out(wire: Wire) -> list[Any]:
+def _export_chain(wire: Wire) -> list[Any]:
     nir = require("nir", extra="spiking")
     nodes: list[Any] = []
     for op, inside in zip(wire.projection.ops, wire.projection.shapes, strict=False):
         if isinstance(op, Connection):
-            nodes += _connection_out(wire, op, inside)
+            nodes += _export_connection(wire, op, inside)
         elif isinstance(op, AvgPool | SumPool):
             kind = nir.AvgPool2d if isinstance(op, AvgPool) else nir.SumPool2d
             stride = op.kernel if op.stride is None else op.stride
@@ -125,7 +126,7 @@ def _chain_out(wire: Wire) -> list[Any]:
     return nodes
 
 
-def _connection_out(wire: Wire, op: Connection, inside: tuple[int, ...]) -> list[Any]:
+def _export_connection(wire: Wire, op: Connection, inside: tuple[int, ...]) -> list[Any]:
     nir = require("nir", extra="spiking")
     nodes: list[Any] = []
     if wire.delay is not None:
@@ -188,20 +189,21 @@ def from_nir(source: str | Path | Any, dt: float | None = None, read: str = "") 
                 made[name] = Group(shape, model, name=name)
         for name, node in graph.nodes.items():
             if isinstance(node, nir.Output):
-                for before in into[name]:
-                    if before not in made:  # currents without a neuron: an integrator sums them
-                        shape = _flat(node.output_type["output"])
-                        made[f"{name}_sum"] = Group(shape, MODELS["nonspikingifb"], name=f"{name}_sum")
-                        gains[f"{name}_sum"] = np.ones(shape)
-                        into[f"{name}_sum"] = [before]
-                        before = f"{name}_sum"
-                    group = cast(Group, made[before])
+                bare = [before for before in into[name] if not isinstance(made.get(before), Group)]
+                outputs = [before for before in into[name] if before not in bare]
+                if bare:  # currents without neurons: an integrator sums them
+                    shape = _flat(node.output_type["output"])
+                    outputs.append(f"{name}_sum")
+                    made[outputs[-1]] = Group(shape, MODELS["nonspikingifb"], name=outputs[-1])
+                    gains[outputs[-1]], into[outputs[-1]] = np.ones(shape), bare
+                for output in outputs:
+                    group = cast(Group, made[output])
                     group.read(read or ("spike_counts" if group.model.spiking else "final_step_voltage"))
         for name, group in made.items():
             if isinstance(group, Group):
                 for before in into[name]:
-                    chain, first = _chain_in(graph, into, before, made, where)
-                    ops = _gained(_delayed(chain, made[first]), gains[name], name)
+                    chain, first = _import_chain(graph, into, before, made, where)
+                    ops = _with_gain(_with_delay(chain, made[first]), gains[name], name)
                     net.projections.append(Projection(made[first], tuple(ops) or (Direct(),), group))
     return net
 
@@ -220,8 +222,8 @@ def _parameter(value: Array) -> float | Tensor:
     return float(np.ravel(value)[0]) if np.ptp(value) == 0 else torch.tensor(value, dtype=torch.get_default_dtype())
 
 
-def _lif_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
-    kept = np.exp(-dt / node.tau)
+def _import_lif(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
+    retained = np.exp(-dt / node.tau)
     leak = _one(node.v_leak, "v_leak")  # our potentials are relative to it
     reset = np.zeros_like(node.tau) if node.v_reset is None else node.v_reset
     start = {"v": -leak} if leak else {}
@@ -231,16 +233,16 @@ def _lif_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
         v_reset=_parameter(reset - leak),
         start=start,
     )
-    return model, (1 - kept) * node.r, _flat(node.tau.shape or (1,))
+    return model, (1 - retained) * node.r, _flat(node.tau.shape or (1,))
 
 
-def _if_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
+def _import_if(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     reset = np.zeros_like(node.r) if node.v_reset is None else node.v_reset
     model = MODELS["if"](v_th=_parameter(node.v_threshold), v_reset=_parameter(reset))
     return model, dt * node.r, _flat(node.r.shape or (1,))
 
 
-def _li_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
+def _import_li(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     if _one(node.v_leak, "v_leak"):
         raise Problem("a leaky integrator with v_leak", "NIR graph", "give v_leak = 0")
     return (
@@ -250,44 +252,48 @@ def _li_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     )
 
 
-def _cuba_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
+def _import_cuba(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     if _one(node.v_leak, "v_leak"):
         raise Problem("a current-based neuron with v_leak", "NIR graph", "give v_leak = 0")
-    kept = np.exp(-dt / node.tau_mem)
+    retained = np.exp(-dt / node.tau_mem)
     reset = np.zeros_like(node.r) if node.v_reset is None else node.v_reset
     model = MODELS["cubalif"](
-        tau_s=_parameter(node.tau_syn), tau_m=_parameter(node.tau_mem), gain=_parameter((1 - kept) * node.r),
+        tau_s=_parameter(node.tau_syn), tau_m=_parameter(node.tau_mem), gain=_parameter((1 - retained) * node.r),
         v_th=_parameter(node.v_threshold), v_reset=_parameter(reset),
     )  # fmt: skip
     gain = (1 - np.exp(-dt / node.tau_syn)) * np.broadcast_to(node.w_in, node.tau_syn.shape)
     return model, gain, _flat(node.tau_syn.shape or (1,))
 
 
-def _threshold_in(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
+def _import_threshold(node: Any, dt: float) -> tuple[Neuron, Array, tuple[int, ...]]:
     threshold = np.atleast_1d(node.threshold)
     return MODELS["threshold"](v_th=_parameter(threshold)), np.ones(threshold.shape), threshold.shape
 
 
 _NEURONS: dict[str, Callable[[Any, float], tuple[Neuron, Array, tuple[int, ...]]]] = {
-    "LIF": _lif_in, "IF": _if_in, "LI": _li_in, "CubaLIF": _cuba_in, "Threshold": _threshold_in,
+    "LIF": _import_lif, "IF": _import_if, "LI": _import_li, "CubaLIF": _import_cuba, "Threshold": _import_threshold,
 }  # fmt: skip
 """NIR node -> function of (node, dt) that gives (model, gain of its input, shape)."""
 
 
-def _chain_in(
+def _import_chain(
     graph: Any, into: dict[str, list[str]], name: str, made: dict[str, Node], where: object
 ) -> tuple[list[Op | float], str]:
     """Operations (a number is a delay) up to the node `name`, and the name of the neurons or input they start from."""
     ops: list[Op | float] = []
+    passed: set[str] = set()
     while name not in made:
-        ops.insert(0, _op_in(graph.nodes[name], name, where))
+        if name in passed:
+            raise Problem(f"a loop without neurons through {name}", where, "put neurons into every loop")
+        passed.add(name)
+        ops.insert(0, _import_op(graph.nodes[name], name, where))
         if len(into[name]) != 1:
             raise Problem(f"{len(into[name])} edges into {name}", where, "only neurons sum several inputs")
         (name,) = into[name]
     return ops, name
 
 
-def _delayed(chain: list[Op | float], source: Node) -> list[Op]:
+def _with_delay(chain: list[Op | float], source: Node) -> list[Op]:
     """Move delays into the chain's connection, or into an added one of weight 1."""
     ops = [op for op in chain if isinstance(op, Op)]
     delay = sum(op for op in chain if not isinstance(op, Op))
@@ -299,7 +305,7 @@ def _delayed(chain: list[Op | float], source: Node) -> list[Op]:
     return [OneToOne(weight=torch.ones(source.size), delay=delay, trainable=False), *ops]
 
 
-def _gained(ops: list[Op], gain: Array, name: str) -> list[Op]:
+def _with_gain(ops: list[Op], gain: Array, name: str) -> list[Op]:
     """Append the gain of a neuron's input: as a factor, or in the rows of the last weights."""
     if np.ptp(gain) < 1e-6 * np.abs(gain).max():
         factor = float(np.ravel(gain)[0])
@@ -312,7 +318,7 @@ def _gained(ops: list[Op], gain: Array, name: str) -> list[Op]:
     return [*ops[:-1], replace(last, weight=last.weight * rows[:, None], bias=bias)]
 
 
-def _op_in(node: Any, name: str, where: object) -> Op | float:
+def _import_op(node: Any, name: str, where: object) -> Op | float:
     nir = require("nir", extra="spiking")
 
     def tensor(value: Any) -> Tensor:

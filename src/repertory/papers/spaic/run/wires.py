@@ -201,7 +201,7 @@ class Wire(nn.Module):
             return current.expand(len(x), *current.shape[1:]), after
         steps = len(x)
         y = self._run_links(range(self.place), x, traffic, after)
-        parts = [(lag, y) for lag in [self.latency]] if self.connection is None else []
+        parts = [(self.latency, y)]
         if self.connection is not None:
             parts = [(lag, over_time(lambda z, w=w: self.linear(z, w), y)) for lag, w in self.taps()]
         longest = max(lag for lag, _ in parts)
