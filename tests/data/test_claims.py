@@ -110,7 +110,7 @@ def test_data_sets_that_claim_more_than_there_is(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name in "xytp":
             file.create_dataset(name, shape=(10**11,), dtype="i8", chunks=(1024,))
-    with pytest.raises(Problem, match="claims to hold 800.0 GB"):
+    with pytest.raises(Problem, match=r"claims to hold 800.0 GB"):
         events.read_events(tmp_path / "a.h5")
 
 
