@@ -133,6 +133,7 @@ def test_the_writer_keeps_to_the_layout_of_its_owners(tmp_path: Path, graph: Gra
     assert b"scipy.sparse.csr\n" in blob
 
 
+@pytest.mark.filterwarnings("ignore:.*have no label")
 def test_missing_test_nodes_get_zero_rows(tmp_path: Path) -> None:
     """As in Citeseer: ids between the least and the greatest of test.index that no row belongs to."""
     features = sparse.csr_matrix(np.arange(1, 13, dtype=np.float32).reshape(4, 3))

@@ -126,7 +126,8 @@ def load_npy(path: Path, mapped: bool = False) -> np.ndarray:
     file_size(path)
     try:
         # A mapping never allocates what the header claims; one longer than the file is refused.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive (.npz)")
         return array if mapped else _valid(np.array(array))

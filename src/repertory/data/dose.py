@@ -78,6 +78,12 @@ _PLAIN = {
     **dict.fromkeys(("Comment", "Name", "ID", "ParentID", "Color", "Modality", "ElementMin", "ElementMax")),
 }  # fmt: skip
 """Fields that the fast reader knows, and the values that it takes (None: any). MetaIO has synonyms for many."""
+_NUMBERS = {
+    "NDims": 1, "DimSize": 3, "ElementSpacing": 3, "ElementSize": 3, "Offset": 3, "Position": 3, "Origin": 3,
+    "CenterOfRotation": 3, "TransformMatrix": 9, "Rotation": 9, "Orientation": 9, "ElementNumberOfChannels": 1,
+    "HeaderSize": 1, "CompressedDataSize": 1, "ElementMin": 1, "ElementMax": 1,
+}  # fmt: skip
+"""Fields of numbers, and how many there are."""
 
 
 def write_metaimage(path: Path, values: NDArray, spacing: Triple = (1, 1, 1), origin: Triple = (0, 0, 0)) -> None:
@@ -112,22 +118,31 @@ def read_metaimage(path: Path) -> Volume:
         Problem: missing, damaged, not 3-d, or rotated; or not plain, and SimpleITK is not installed.
     """
     header, start = _metaimage_header(path)
+    _check_header(header, path)
     names = _data_files(path, header["ElementDataFile"], start)
     plain = (
         {"NDims", "DimSize", "ElementType", "ElementSpacing"} <= header.keys()
         and all(name in _PLAIN and (_PLAIN[name] is None or value in _PLAIN[name]) for name, value in header.items())
         and names in ([], [header["ElementDataFile"]])  # neither a pattern nor a list of files
     )
-    try:
-        shape = [int(n) for n in header["DimSize"].split()]
-        if min(shape) < 1:
-            raise ValueError(f"DimSize {header['DimSize']}")
-        channels = int(header.get("ElementNumberOfChannels", "1"))
-    except (KeyError, ValueError) as error:
-        raise _unreadable(path, reason(error)) from error
-    if math.prod(shape) * max(1, channels) * 8 > LARGEST:
-        raise _unreadable(path, f"DimSize {header['DimSize']} takes more than {LARGEST / 1e9:.1f} GB")
     return _read_plain(path, header, start) if plain else _read_by_itk(path)
+
+
+def _check_header(header: Mapping[str, str], path: Path) -> None:
+    """Refuse numbers that ITK would take as they are, for a size or a place in memory."""
+    if header.get("NDims") != "3" or header.get("ElementNumberOfChannels", "1") != "1":
+        dimensions, channels = (header.get(name, "1") for name in ("NDims", "ElementNumberOfChannels"))
+        raise _unreadable(path, f"{dimensions} dimensions, {channels} channels")
+    for name, count in _NUMBERS.items():
+        try:
+            values = [float(value) for value in header.get(name, "0 " * count).split()]
+        except ValueError as error:
+            raise _unreadable(path, f"{name}: {error}") from error
+        if len(values) != count or not (np.abs(values) < 1 << 31).all():
+            raise _unreadable(path, f"{name} = {header[name]}, expected {count} numbers")
+    sides = header.get("DimSize", "0").split()
+    if not all(side.isdecimal() and int(side) > 0 for side in sides) or math.prod(map(int, sides)) * 8 > LARGEST:
+        raise _unreadable(path, f"DimSize {header.get('DimSize')}")
 
 
 def _data_files(path: Path, named: str, start: int) -> list[str]:
@@ -163,6 +178,8 @@ def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
                 key, equals, value = file.readline(10_000).decode("ascii").partition("=")
                 if not equals:
                     raise _unreadable(path, "the header ends before ElementDataFile")
+                if key.strip() in header:
+                    raise _unreadable(path, f"the header has {key.strip()} twice")
                 header[key.strip()] = value.strip()
             return header, file.tell()
     except (OSError, UnicodeDecodeError) as error:

@@ -238,6 +238,9 @@ def read_planetoid(folder: Path, name: str) -> Graph:
         raise
     except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise Problem(f"the parts of {name} do not fit together: {error}", folder, "fetch all parts anew") from error
+    unlabelled = int((~onehot.any(axis=1)).sum())
+    if unlabelled:
+        warnings.warn(f"{folder}: {unlabelled} nodes of {name} have no label; they count as class 0", stacklevel=2)
     return make_graph(name, adjacency, features, onehot.argmax(axis=1), where=folder)
 
 
