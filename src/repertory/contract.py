@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 from unittest import mock
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -337,7 +338,9 @@ def settings_are_documented_and_bounded(room: Room) -> None:
     """Every field of the configuration has a description; a number has bounds."""
     for name, field in _fields(room.study.Config):
         _demand(field.description, f"setting {name}: no description")
-        numeric = {int, float} & {field.annotation, *get_args(field.annotation)}
+        kind = field.annotation
+        alternatives = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
+        numeric = alternatives - {NoneType} <= {int, float}
         bounded = any(isinstance(part, Ge | Gt | Le | Lt) for part in field.metadata)
         _demand(bounded or not numeric, f"setting {name}: no bounds (ge, gt, le, lt)")
 
