@@ -18,14 +18,14 @@ run: $(RUN)
 
 ifeq ($(PAPER),)
 test: $(TEST) lint
-	$(BIN)/pytest -n 2 --dist loadgroup --durations 15
+	$(BIN)/pytest -n 2 --dist loadgroup
 else
 test: $(TEST)-$(PAPER)
-	$(BIN)/pytest --paper $(PAPER) --durations 5
+	$(BIN)/pytest --paper $(PAPER)
 endif
 
 test-slow: $(TEST)
-	$(BIN)/pytest -m slow --durations 15 $(if $(PAPER),--paper $(PAPER))
+	$(BIN)/pytest -m slow $(if $(PAPER),--paper $(PAPER))
 
 lint: $(TEST)
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from repertory import catalog, contract
 
 START = pytest.StashKey[float]()
 CONTRACT = "test_every_paper.py"
+MOST = 45
+"""Tests named at the end."""
 TICKS = 100
 """Of Linux's clock in /proc, a second."""
 
@@ -126,13 +128,20 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rooms: dict[str, list[float]] = {}
-    for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        properties = dict(getattr(report, "user_properties", ()))
-        if "cpu_seconds" in properties:
-            rooms.setdefault(properties["room"], []).append(properties["cpu_seconds"])
-    if rooms:
-        terminalreporter.section("CPU seconds by room")
-        for name, seconds in sorted(rooms.items(), key=lambda pair: -sum(pair[1])):
-            terminalreporter.write_line(f"{sum(seconds):8.1f}  {name}: {len(seconds)} tests")
-        terminalreporter.write_line(f"{sum(map(sum, rooms.values())):8.1f}  together, without imports and collection")
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    costs = [
+        (properties["room"], properties["cpu_seconds"], report.nodeid)
+        for report in reports
+        if "cpu_seconds" in (properties := dict(getattr(report, "user_properties", ())))
+    ]
+    if not costs:
+        return
+    say = terminalreporter.write_line
+    terminalreporter.section("CPU seconds by room")
+    rooms = {name: [seconds for room, seconds, _ in costs if room == name] for name, *_ in costs}
+    for name, seconds in sorted(rooms.items(), key=lambda pair: -sum(pair[1])):
+        say(f"{sum(seconds):8.1f}  {name}: {len(seconds)} tests")
+    say(f"{sum(cost[1] for cost in costs):8.1f}  together, without imports and collection")
+    terminalreporter.section("most expensive tests")
+    for _, seconds, test in sorted(costs, key=lambda cost: -cost[1])[:MOST]:
+        say(f"{seconds:8.1f}  {test}")
