@@ -616,6 +616,7 @@ def test_the_recipe_is_the_published_one() -> None:
     assert (paper.ema_decay, paper.label_smoothing, paper.mixup, paper.keep_best) == (0, 0, 0, True)
 
 
+@pytest.mark.slow  # 30 GMACs are traced; parameters are counted above all the time
 def test_measured_counts(tmp_path: Path) -> None:
     figures = study(tmp_path).measure()
     for variant, (count, added) in COUNTS.items():
