@@ -15,7 +15,7 @@ from repertory import catalog, contract
 
 START = pytest.StashKey[float]()
 CONTRACT = "test_every_paper.py"
-MOST = 45
+MOST = 12
 """Tests named at the end."""
 TICKS = 100
 """Of Linux's clock in /proc, a second."""
