@@ -448,8 +448,8 @@ def check(
     failed = False
     for finding in check_paper(paper, slow):
         failed |= bool(finding.error)
-        line = f"failed  {finding.check.name}: {finding.error}" if finding.error else f"passed  {finding.check.name}"
-        out.print(line, style="red" if finding.error else None, markup=False, highlight=False, soft_wrap=True)
+        style = "red" if finding.error else None
+        out.print(finding.line, style=style, markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

@@ -116,7 +116,13 @@ class Finding:
 
     check: Check
     error: str
-    """Why it failed; empty: it passed."""
+    """Why it failed, with the traceback where there is one; empty: it passed."""
+
+    @property
+    def line(self) -> str:
+        """The finding in one line."""
+        why = self.error.strip().splitlines()[-1:]
+        return f"failed  {self.check.name}: {why[0]}" if why else f"passed  {self.check.name}"
 
 
 @functools.lru_cache(maxsize=1)  # checks come paper by paper; the folder goes with the room
@@ -147,6 +153,8 @@ def check_paper(paper: str, slow: bool = False) -> Iterator[Finding]:
             error = ""
         except AssertionError as failure:
             error = str(failure)
+        except Problem as problem:
+            error = "; ".join(str(problem).splitlines())
         except Exception as failure:  # whatever the paper's own code raises
             error = "".join(traceback.format_exception_only(failure)).strip()
         yield Finding(check, error)
