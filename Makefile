@@ -1,37 +1,61 @@
-# make run    install into .venv, then test EMO's claims on real digits (minutes on a laptop)
-# make test   every check that CI makes
-# make bench  speed and memory beside the peers
-# make results  re-run every study at laptop scale: results/*.json and README's table
+# make run              install into .venv, then test EMO's claims on real digits (minutes on a laptop)
+# make test             every check that CI makes
+# make test PAPER=emo   one room: its tests, its doctests, its part of the contract, with its extra alone
+# make test-slow        the tests that take minutes; before results are recorded
+# make bench            speed and memory beside the peers
+# make results          re-run every study at laptop scale: results/*.json and README's table
 
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+RUN := .venv/.run
+TEST := .venv/.test
+PAPER ?=
 
-.PHONY: run test lint bench results clean
+.PHONY: run test test-slow lint bench results clean
 
-run: $(INSTALLED)
+run: $(RUN)
 	$(BIN)/repertory run emo
 
-test: $(INSTALLED) lint
-	$(BIN)/pytest -n 2 --dist worksteal --durations 15
+ifeq ($(PAPER),)
+test: $(TEST) lint
+	$(BIN)/pytest -n 2 --dist loadgroup
+else
+test: $(TEST)-$(PAPER)
+	$(BIN)/pytest --paper $(PAPER)
+endif
 
-lint: $(INSTALLED)
+test-slow: $(TEST)
+	$(BIN)/pytest -m slow $(if $(PAPER),--paper $(PAPER))
+
+lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)
+bench: $(TEST)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-results: $(INSTALLED)
+results: $(TEST) test-slow
 	$(BIN)/repertory record
 
 clean:
 	rm -rf .venv runs
 
-$(INSTALLED): pyproject.toml
+$(RUN): pyproject.toml
+	@echo "installing repertory and what it needs into .venv; torch is most of it"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[chem,detection,graphs,medicine,ray,spiking,test]'
-	touch $@
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(TEST): $(RUN)
+	@echo "adding the tools of the tests and the optional packages of all papers"
+	$(BIN)/python -m pip install --editable '.[all,test]'
+	@touch $@
+
+# The card says which optional packages a paper needs.
+$(TEST)-%: $(RUN)
+	@extra=$$($(BIN)/python -c "import repertory; print(repertory.card('$*').extra)") && \
+	echo "adding the tools of the tests and the optional packages of $*: $${extra:-none}" && \
+	$(BIN)/python -m pip install --editable ".[test$${extra:+,$$extra}]"
+	@touch $@

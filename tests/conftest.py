@@ -13,6 +13,9 @@ from repertory.data import images
 from repertory.skeleton import write_skeleton
 from tests import toy as toy_paper
 
+# Hooks of this plugin; pytest finds them here.
+from tests.costs import *  # noqa: F403
+
 torch.set_num_threads(1)  # tests run two at a time
 
 
@@ -61,16 +64,13 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def toy_net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The skeleton that `repertory new` writes, installed as somebody else's package under an entry point.
+    """The package that `repertory new --package` writes, as if installed.
 
     A real paper in all respects (two arms, `fit`, a sample on disk), also for new processes.
     """
-    site, checkout = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("checkout")
-    (checkout / "src" / "repertory" / "papers").mkdir(parents=True)
-    written = write_skeleton("toy_net", checkout)
-    room = toy_paper.install(site, package="toy_package", paper="toy_net")
-    for path in written[:-1]:  # all but its test
-        text = path.read_text(encoding="utf-8").replace("repertory.papers.toy_net", "toy_package")
-        (room / path.name).write_text(text, encoding="utf-8")
+    projects = tmp_path_factory.mktemp("projects")
+    write_skeleton("toy_net", projects, package="toy_package")
+    site = projects / "toy_package" / "src"
+    toy_paper.register(site, "toy_package", "toy_net")
     with toy_paper.importable(site):
         yield "toy_net"

@@ -210,11 +210,16 @@ def install(folder: Path, card: str = CARD, package: str = PACKAGE, paper: str =
     (room / "__init__.py").write_text('"""A paper from another package."""\n')
     (room / "card.toml").write_text(card, encoding="utf-8")
     (room / "study.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    register(folder, package, paper)
+    return room
+
+
+def register(folder: Path, package: str, paper: str) -> None:
+    """Write what an installer writes beside a package that registers a paper."""
     about = folder / f"{package}-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[repertory.papers]\n{paper} = {package}\n")
-    return room
 
 
 @contextmanager

@@ -522,13 +522,35 @@ def _checkout() -> Path:
 @app.command(epilog=examples("new my_paper"))
 def new(
     paper: Annotated[str, typer.Argument(help="identifier of the new paper: letters, digits, _")],
-    into: Annotated[Path | None, typer.Option(help="checkout to write into; default: the current one")] = None,
+    task: Annotated[str, typer.Option(help="plain | images | graphs: what it starts from")] = "plain",
+    package: Annotated[str, typer.Option(help="a package of its own, which registers the paper; default: none")] = "",
+    into: Annotated[
+        Path | None, typer.Option(help="checkout, or folder for the package; default: this checkout, this folder")
+    ] = None,
 ) -> None:
-    """Write the skeleton of a paper: its folder, card and test. It runs as it stands."""
+    """Write the skeleton of a paper: its folder, card and test. It runs, and passes every check, as it stands."""
     from repertory.skeleton import write_skeleton
 
-    for path in write_skeleton(paper, into or _checkout()):
+    for path in write_skeleton(paper, into or (Path() if package else _checkout()), task, package):
         out.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+@app.command(epilog=examples("check emo", "check emo --slow"))
+def check(
+    paper: Paper,
+    slow: Annotated[bool, typer.Option("--slow", help="those that take minutes too")] = False,
+) -> None:
+    """Hold a paper, built in or of another package, to what every paper keeps: one line a check."""
+    catalog.folder(paper)
+    from repertory.contract import check_paper
+
+    failed = False
+    for finding in check_paper(paper, slow):
+        failed |= bool(finding.error)
+        style = "red" if finding.error else None
+        out.print(finding.line, style=style, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=examples("record emo", "record emo --scale desk --jobs 2"))

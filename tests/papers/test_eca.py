@@ -450,7 +450,9 @@ def last_map(model: Any, x: Tensor) -> Tensor:
     return model.features[:18](x) if hasattr(model, "features") else model.forward_features(x)
 
 
-@pytest.mark.parametrize("variant", ["eca_resnet18", "eca_resnet50", "eca_mobilenet_v2"])
+@pytest.mark.parametrize(
+    "variant", ["eca_resnet18", pytest.param("eca_resnet50", marks=pytest.mark.slow), "eca_mobilenet_v2"]
+)
 def test_convert_and_checkpoint_path_read_the_authors_file(variant: str, tmp_path: Path) -> None:
     model = fill_(network(variant)).eval()
     x = probe(1, 3, 64, 64)
@@ -616,6 +618,7 @@ def test_the_recipe_is_the_published_one() -> None:
     assert (paper.ema_decay, paper.label_smoothing, paper.mixup, paper.keep_best) == (0, 0, 0, True)
 
 
+@pytest.mark.slow  # 30 GMACs are traced; parameters are counted above all the time
 def test_measured_counts(tmp_path: Path) -> None:
     figures = study(tmp_path).measure()
     for variant, (count, added) in COUNTS.items():

@@ -78,7 +78,9 @@ class GAPGCConfig(Recipe):
     lam: float = Field(default=0.1, ge=0, description="λ: what a dropped bond costs the augmenter")
     drop: float = Field(default=0.2, ge=0, lt=1, description="share of bonds that random views drop")
     scorer: Scorer = Field(default="mlp", description="how the augmenter scores a bond")
-    init_keep_bias: float = Field(default=0.0, description="last bias of the augmenter's MLP; 2 keeps 88 % at first")
+    init_keep_bias: float = Field(
+        default=0.0, ge=-20, le=20, description="last bias of the augmenter's MLP; 2 keeps 88 % at first"
+    )
     augmenter_tau: float = Field(default=1.0, gt=0, description="τ_a of the relaxed draw")
     hard: bool = Field(default=False, description="bonds of keep weight 0.5 and less are dropped altogether")
     threshold: Literal["half", "source-median"] = Field(
