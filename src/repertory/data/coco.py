@@ -329,7 +329,7 @@ def read(annotations: Path, images: Path, masks: bool = False) -> CocoSet:
         np.array([row.get("iscrowd") or 0 for row in rows], dtype=np.bool_),
         [row["segmentation"] for row in rows] if masks else [],
     )
-    found = [CocoImage(*info.values(), slice(first[i], first[i + 1])) for i, info in enumerate(infos)]
+    found = [CocoImage(**info, objects=slice(first[i], first[i + 1])) for i, info in enumerate(infos)]
     return CocoSet(images, tuple(found), objects, tuple(c["name"] for c in categories), tuple(label), masks)
 
 
