@@ -91,7 +91,7 @@ def _judge_claim(
 
 
 def examine(test: Test, trials: Metrics, figures: Mapping[str, float], declared: Declared) -> Finding:
-    """Carry out one test of a card."""
+    """Run one test of a card on the measurements; arguments as in `judge`."""
     match test:
         case Untested():
             return Finding("not tested", "", reason=test.reason.en)
