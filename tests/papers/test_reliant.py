@@ -376,7 +376,8 @@ def table(folder: Path, people: FairGraph, *, groups: bool = True, size: int = 9
 
 def test_predictions_need_neither_groups_nor_labels(tmp_path: Path, people: FairGraph) -> None:
     config = ReliantConfig(cpf_epochs=20, akd_epochs=20, teacher_epochs=20, num_layers=4, label="y", sensitive="s")
-    study = ReliantStudy(config, Session(0, tmp_path / "session", table(tmp_path / "full", people)))
+    session = Session(0, tmp_path / "session", table(tmp_path / "full", people), keep_seconds=math.inf)
+    study = ReliantStudy(config, session)  # several arms in one session: no arm may resume another's loop
     data = study.data()
     for arm in ("cpf+reliant", "akd+reliant", "teacher"):
         model = study.train(arm, data)

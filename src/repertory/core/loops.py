@@ -115,18 +115,17 @@ class Picks:
 
 
 class Loop:
-    """Epochs of a training loop: a progress bar, chance by the step, records, resume points, a check of the losses.
+    """Epochs of a training loop with progress bar, seeding per step, records, resume points and a check of the losses.
 
-    Interrupted and built again, it goes on after its last resume point with the same result: everything random in a
-    step derives from the seed, `key` and the step.
+    After an interruption a new loop of the same arguments resumes from the last resume point with the same result:
+    all random numbers of a step derive from the seed, `key` and the step.
 
-    Raises (while iterating):
-        Diverged: a weight is not finite after a step.
+    Iterating raises `Diverged` if a weight is not finite after a step; that state is not stored.
 
     Args:
         session: of the trial.
         total: number of epochs.
-        part: name of the loop, where a trial has several. A loop with a name keeps its end, too.
+        part: name of the loop, where a trial has several. A named loop stores its end as well, since another follows.
         unit: what is counted, for messages.
         key: with the number of the step, sets the global generators before each step; default: part and unit.
         log_every: `log` writes every so many steps.
