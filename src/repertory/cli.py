@@ -6,18 +6,18 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from repertory import catalog
-from repertory.core.files import json_text, replace_folder, write_text
-from repertory.core.problem import Problem
+from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
+from repertory.core.printing import console, print_json, print_problem, set_streams, visible
+from repertory.core.problem import Problem, is_system_fault, system_problem
 
 if TYPE_CHECKING:
     from repertory.core.study import Prediction
@@ -30,22 +30,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Published deep-learning methods, runnable; their claims, executable.",
 )
-out = Console()
-err = Console(stderr=True)
+out = console()
+err = console(stderr=True)
 _debug = False
 
 
 def main() -> None:
     """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
+    set_streams()
+    warnings.showwarning = _print_warning
+    sys.excepthook = _print_traceback
     # Meant for timm, which compiles with it; our users can do nothing about it.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         app(args=_with_ray_address(sys.argv[1:]))
-    except Problem as problem:
-        if _debug:
+    except (Problem, OSError) as error:
+        if _debug or (isinstance(error, OSError) and not is_system_fault(error)):
             raise
-        err.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+        print_problem(err, system_problem(error) if isinstance(error, OSError) else error)
         sys.exit(2)
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+
+
+def _print_traceback(*error: Any) -> None:
+    print(visible("".join(traceback.format_exception(*error))), file=sys.stderr, end="")
 
 
 def _with_ray_address(words: list[str]) -> list[str]:
@@ -129,7 +140,7 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     _lang(lang)
     cards = catalog.cards()
     if as_json:
-        print(json_text([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
+        print_json([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards])
         return
     from rich.table import Table
 
@@ -148,7 +159,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     card = catalog.card(paper)
     _lang(lang)
     if as_json:
-        print(json_text(card.model_dump()))
+        print_json(card.model_dump())
         return
     from repertory.reports.card import show_card
 
@@ -163,7 +174,8 @@ def search(words: list[str], lang: Lang = "en") -> None:
     if not found:
         raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
     for card, score in found:
-        out.print(f"[bold]{card.id}[/]  {score:.2f}  {card.title}\n    {card.summary[lang]}\n", highlight=False)
+        out.print(card.id, style="bold", end="")
+        out.print(f"  {score:.2f}  {card.title}\n    {card.summary[lang]}\n")
 
 
 # -- running ------------------------------------------------------------------------------------
@@ -236,7 +248,7 @@ def _print_result(result: Result, lang: str, as_json: bool) -> None:
     from repertory.reports import terminal
 
     if as_json:
-        print(json_text(result.to_json()))
+        print_json(result.to_json())
         return
     out.print(terminal.report(result, lang))
     if result.commit != commit():
@@ -262,6 +274,7 @@ def train(
     num_nodes: Nodes = 1,
     strategy: Strategy = "auto",
     precision: Precision = "32-true",
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier training that did not end")] = False,
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
     catalog.folder(paper)
@@ -270,7 +283,7 @@ def train(
     hardware = _hardware(accelerator, devices, num_nodes, strategy, precision)
     experiment = Experiment(paper, scale, data=data, out=out_dir, settings=_settings(settings), hardware=hardware)
     with _resumable():
-        folder, metrics = experiment.train(arm or None, seed, console=out)
+        folder, metrics = experiment.train(arm or None, seed, console=out, fresh=fresh)
     if experiment.lead:
         _print_metrics(metrics)
         out.print(f"model: {folder}", soft_wrap=True, highlight=False)
@@ -283,10 +296,10 @@ def evaluate(
     """Metrics of a trained model on the held-out part of some data."""
     from repertory.execution import models
 
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = models.evaluate(model, data, Path(folder), console=err)
+    with scratch_folder() as folder:
+        metrics = models.evaluate(model, data, folder, console=err)
     if as_json:
-        print(json_text(metrics))
+        print_json(metrics)
     else:
         _print_metrics(metrics)
 
@@ -300,17 +313,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input."""
+    target = out_dir or Path("predictions") / source.resolve().stem
+    check_output(target, remedy="name a folder that can be written to with --out")
     from repertory.execution import models
 
-    with tempfile.TemporaryDirectory() as folder:
-        prediction = models.predict(model, source, Path(folder), err, _settings(settings))
+    with scratch_folder() as folder:
+        prediction = models.predict(model, source, folder, err, _settings(settings))
     if as_json:
-        print(json_text({"text": prediction.text, "table": prediction.table}))
+        print_json({"text": prediction.text, "table": prediction.table})
     else:
         _print_prediction(prediction)
     if out_dir or prediction.figures or prediction.arrays:
-        folder = out_dir or Path("predictions") / source.resolve().stem
-        for path in _save_prediction(prediction, folder):
+        for path in _save_prediction(prediction, target):
             err.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
@@ -325,11 +339,14 @@ def _print_prediction(prediction: Prediction, most: int = 20) -> None:
     from rich.table import Table
 
     if prediction.text:
-        out.print(prediction.text, markup=False)
+        out.print(prediction.text)
     if prediction.table:
-        table = Table(*prediction.table[0], box=None, padding=(0, 2, 0, 0))
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in prediction.table[0]:
+            table.add_column(visible(name, lines=False), overflow="fold")
         for row in prediction.table[:most]:
-            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+            cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+            table.add_row(*(visible(cell, lines=False) for cell in cells))
         out.print(table)
         if len(prediction.table) > most:
             out.print(f"... and {len(prediction.table) - most} more rows; --out DIR saves them all")
@@ -366,12 +383,11 @@ def sample(
 ) -> None:
     """Write the small sample data set of a paper, in the format of the real one."""
     catalog.folder(paper)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Problem("the folder is not empty", folder, "give a new or an empty folder")
+    check_output(folder, empty=True, remedy="give a new or an empty folder")
     from repertory.execution.experiment import Experiment
 
     experiment = Experiment(paper, scale, settings=_settings(settings))
-    with replace_folder(folder) as fresh, err.status("writing the sample"):
+    with replace_folder(folder, empty=True) as fresh, err.status("writing the sample"):
         experiment.study_in(fresh).write_sample(fresh)
     count = sum(1 for path in folder.rglob("*") if path.is_file())
     out.print(f"{count} files in {folder}; {paper} expects:\n{experiment.study.layout.strip()}", highlight=False)
@@ -389,8 +405,7 @@ def convert(
     catalog.folder(paper)
     if not source.exists():
         raise Problem("no such file", source, "give the file that the authors released")
-    if folder.exists() and any(folder.iterdir()):
-        raise Problem("the folder is not empty", folder, "give a new folder")
+    check_output(folder, empty=True, remedy="give a new folder")
     from repertory.execution.experiment import Experiment
 
     Experiment(paper, "paper", settings=_settings(settings)).convert(source, folder, variant)
@@ -428,7 +443,10 @@ def new(
     """Write the skeleton of a paper: its folder, card and test. It runs as it stands."""
     from repertory.skeleton import write_skeleton
 
-    for path in write_skeleton(paper, into or _checkout()):
+    checkout = into or _checkout()
+    if checkout.exists():  # else the skeleton says what is missing
+        check_output(checkout, remedy="name another checkout with --into")
+    for path in write_skeleton(paper, checkout):
         out.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
@@ -442,6 +460,8 @@ def record(
     from repertory.execution.experiment import Experiment
     from repertory.reports import terminal
 
+    for name in ("results", "runs"):
+        check_output(_checkout() / name, remedy="record in a checkout that can be written to")
     for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)

@@ -42,6 +42,8 @@ class Diverged(Problem):
 class Recipe(StudyConfig):
     """How a model is trained. Studies that use `fit` derive their configuration from it."""
 
+    free_to_change = StudyConfig.free_to_change | {"workers"}
+
     epochs: int = Field(default=10, ge=1, description="passes over the training data")
     batch_size: int = Field(default=32, ge=1, description="samples per process and gradient")
     accumulate: int = Field(default=1, ge=1, description="gradients summed up for one step")
@@ -75,7 +77,7 @@ class Recipe(StudyConfig):
     )
     eval_every: int = Field(default=1, ge=1, description="epochs between two evaluations, where `fit` is given one")
     patience: int = Field(default=0, ge=0, description="stop after so many evaluations without progress; 0: never")
-    workers: int = Field(default=0, ge=0, description="data-loading processes")
+    workers: int = Field(default=0, ge=0, le=512, description="data-loading processes")
 
     @field_validator("optimizer")
     @classmethod
@@ -407,7 +409,7 @@ def _mean(fabric: Fabric, values: Tensor) -> Tensor:
 
 _ADVICE = (
     "training; the last good state is kept",
-    "lower lr, set clip_norm, or use full precision; then start afresh with --fresh",
+    "lower lr, set clip_norm, or use full precision; then start over with --fresh",
 )
 
 
