@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -425,6 +426,12 @@ def bench(
     script = _checkout() / "benchmarks" / f"{paper}.py"
     if not script.exists():
         raise Problem(f"{paper} has no benchmark", script, "write one; see CONTRIBUTING")
+    for flag, value in itertools.pairwise(word for given in arguments or [] for word in given.split("=", 1)):
+        if flag == "--output":
+            target = Path(value).absolute()
+            check_output(target.parent if target.suffix else target, remedy="choose another --output")
+            if target.suffix and target.is_dir():
+                raise Problem("a folder is in the place of the output file", target, "choose another --output")
     raise typer.Exit(subprocess.run([sys.executable, str(script), *(arguments or [])], check=False).returncode)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from repertory.core import checkpoint
+from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Study
 from repertory.core.training import Recipe, fit, loader
@@ -282,11 +284,11 @@ class ImageStudy(Study[R, ImageData, M]):
         for path, values, indices in zip(paths, top.values.tolist(), top.indices.tolist(), strict=True):
             best = [f"{names[k]} {100 * p:.1f} %" for k, p in zip(indices, values, strict=True)]
             file = path.name if source.is_file() else str(path.relative_to(source))
-            row = {"file": file, "class": names[indices[0]], "probability": values[0], "top5": ", ".join(best)}
+            row = {"file": file, "class": names[indices[0]], "probability": values[0], "top5": "; ".join(best)}
             table.append(row)
 
         x = torch.stack([seen[i][0] for i in range(min(SHOWN, len(seen)))])
-        titles = [f"{row['class']}\n{100 * row['probability']:.0f} %" for row in table]
+        titles = [f"{figure_text(row['class'])}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
         return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
@@ -307,14 +309,24 @@ def as_picture(model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def label_texts(model: nn.Module) -> list[str]:
-    """What the classes are called: by the first word of their descriptions, their names, or their numbers."""
+    """What the classes are called: distinct descriptions, else their names, else their numbers.
+
+    Descriptions of ImageNet are lists of synonyms: the first stands for all where no other class has the same.
+    """
     names = _cfg(model).get("label_names") or [str(k) for k in range(cast(int, model.num_classes))]
     described = _cfg(model).get("label_descriptions") or {}
-    return [described.get(name, name).partition(",")[0] for name in names]
+    texts = [described.get(name, name) for name in names]
+    first = Counter(text.partition(",")[0] for text in texts)
+    short = [
+        text.partition(",")[0] if name in described and first[text.partition(",")[0]] == 1 else text
+        for name, text in zip(names, texts, strict=True)
+    ]
+    taken = Counter(short)
+    return [text if taken[text] == 1 else f"{text} ({name})" for name, text in zip(names, short, strict=True)]
 
 
 def predictions_picture(pictures: list[np.ndarray], titles: list[str]) -> Figure:
-    """Images (H, W, 3) with what was recognised in them."""
+    """Images (H, W, 3) with what was recognised in them, as matplotlib reads it: see `figure_text`."""
     columns = min(6, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
