@@ -37,7 +37,7 @@ from repertory.core.files import (
     scratch_folder,
     write_json,
 )
-from repertory.core.problem import Problem
+from repertory.core.problem import Damaged, Problem
 from repertory.core.study import Session, Study, StudyConfig
 from repertory.core.training import Diverged
 from repertory.execution.executors import announce, execute, progress_display
@@ -45,7 +45,7 @@ from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import commit, data_difference, describe_data, provenance
 from repertory.execution.trials import Trial, about, finished, perform, write_outcome
 from repertory.reports.html import Report
-from repertory.verdicts.results import MEASURE, read_run_file
+from repertory.verdicts.results import MEASURE, DataFile, read_run_file, read_stored
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.json"
 MOST_SEEDS = 10_000
@@ -305,7 +305,12 @@ class Experiment:
         }
         data = self._describe_data()
         self._refuse_foreign_files()
-        difference = self._difference(config, data) if (self.out / CONFIG).exists() else ""
+        try:
+            difference = self._difference(config, data) if (self.out / CONFIG).exists() else ""
+        except Damaged as damage:
+            if not fresh:
+                raise
+            difference = damage.what
         if fresh and (self.out / CONFIG).exists():
             if difference or not self._interrupted_fresh():
                 for name in ("trials", "shared"):
@@ -343,10 +348,11 @@ class Experiment:
             return f"this run directory holds trials of another configuration ({listed})"
         if not (self.out / DATA).exists():  # written by an earlier version
             return ""
-        theirs = _read(self.out / DATA)
-        known, mended = dict(theirs["files"]), set(theirs["refused"])
-        if any(path.parent.name == "resume" for path in self._files_of_trials()):
-            mended &= data.keys()  # a step number means another position if an item is gone
+        theirs = _data_file(self.out)
+        known, mended = theirs.files, set(theirs.refused)
+        points = [path.parents[1] for path in self._files_of_trials() if path.parent.name == "resume"]
+        if any(not (trial / "checkpoint").exists() for trial in points):
+            mended &= data.keys()  # in half a training, a step number means another position if an item is gone
         changed = data_difference(
             {name: digest for name, digest in known.items() if name not in mended},
             {name: digest for name, digest in data.items() if name not in mended},
@@ -365,11 +371,12 @@ class Experiment:
         source = self.study_in(self.out).data_source()
         if source is None or not (self.out / DATA).exists():
             return
-        content = _read(self.out / DATA)
-        places = {name: str(source if source.is_file() else source / name) for name in content["files"]}
+        content = _data_file(self.out)
+        places = {name: str(source if source.is_file() else source / name) for name in content.files}
         refused = {name for name, place in places.items() if place in problem.where}
         if refused:
-            write_json(self.out / DATA, {**content, "refused": sorted(refused | set(content["refused"]))})
+            refused |= set(content.refused)
+            write_json(self.out / DATA, {"files": content.files, "refused": sorted(refused)})
 
     def _interrupted_fresh(self) -> bool:
         """Whether the run directory holds a --fresh of this very code that did not come to its end."""
@@ -405,7 +412,7 @@ class Experiment:
         work = copy.copy(self)
         work.out = self.out.with_name(f".{self.out.name}.training")
         (trial, _) = work.trials([seed], [arm or self.study.method])
-        if (self.out / checkpoint.ABOUT).exists():
+        if os.path.exists(self.out / checkpoint.ABOUT):  # noqa: PTH110  False for a name too long, too
             if work._is_published(trial, self.out):  # killed before it could clean up
                 shutil.rmtree(work.out)
                 return self.out, _read(self.out / METRICS)
@@ -457,6 +464,10 @@ class Experiment:
 
 def _read(path: Path) -> dict[str, Any]:
     return read_json(path, "restore the file, or use --fresh to start over")
+
+
+def _data_file(run_dir: Path) -> DataFile:
+    return read_stored(run_dir / DATA, DataFile, "restore the file, or use --fresh to start over")
 
 
 def _is_temporary(path: Path) -> bool:

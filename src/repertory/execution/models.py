@@ -15,7 +15,7 @@ from torch import nn
 from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.card import explain
-from repertory.core.problem import Problem
+from repertory.core.problem import Damaged, Problem
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
 from repertory.execution.experiment import changed
@@ -40,6 +40,9 @@ def open_model(
     paper = str(origin.get("paper", ""))
     study = catalog.load(paper)
     package = catalog.packages()[paper]
+    seed = origin.get("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
+        raise Damaged(f"{checkpoint.ABOUT} is damaged: seed is {seed!r}", model_dir, "restore it, or train it anew")
     try:
         config = study.Config.model_validate(origin.get("config", {}))
     except ValidationError as error:
@@ -47,7 +50,7 @@ def open_model(
     config = changed(study, config, settings)
     fabric = Hardware().fabric()
     with progress_display(console) as display, torch.no_grad(), threads(config.threads):
-        session = Session(int(origin.get("seed", 0)), out, data, fabric=fabric, package=package, display=display)
+        session = Session(seed, out, data, fabric=fabric, package=package, display=display)
         session.reseed("evaluate")
         yield study(config, session), fabric.to_device(checkpoint.load(model_dir, package))
 

@@ -78,6 +78,14 @@ class RunFile(_Stored):
     """Begun by --fresh, and not ended yet."""
 
 
+class DataFile(_Stored):
+    """data.json of a run directory: what the data were when the run began."""
+
+    files: dict[str, str]
+    refused: list[str]
+    """Files that a Problem complained about, which may be mended."""
+
+
 S = TypeVar("S", bound=_Stored)
 
 
@@ -102,7 +110,7 @@ def read_run_file(run_dir: Path) -> RunFile:
         Damaged: see `read_stored`.
         FileNotFoundError: absent.
     """
-    remedy = "restore the file, or delete the run directory and run again"
+    remedy = "restore the file, or use --fresh to start over"
     return read_stored(run_dir / "config.json", RunFile, remedy)
 
 
