@@ -254,7 +254,7 @@ def test_a_damaged_resume_point_is_set_aside_and_its_loop_starts_anew(
         torch.save({"step": 1}, point)
     else:
         point.write_bytes(point.read_bytes()[: point.stat().st_size // 2] if damage == "half" else bytes(damage))  # pyright: ignore[reportArgumentType]
-    with pytest.warns(UserWarning, match=r"loop is damaged .* kept as loop\.damaged"):
+    with pytest.warns(UserWarning, match=r"loop is damaged .* kept as loop\.damaged1"):
         folder, _ = Experiment(toy_net, "smoke", out=tmp_path / "model").train()
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
@@ -266,10 +266,10 @@ def test_a_damaged_checkpoint_inside_a_run_is_set_aside_and_trained_anew(toy_net
     (trial / "result.json").unlink()
     weights = trial / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
-    with pytest.warns(UserWarning, match=r"checkpoint is damaged .* kept as checkpoint\.damaged"):
+    with pytest.warns(UserWarning, match=r"checkpoint is damaged .* kept as checkpoint\.damaged1"):
         again = Experiment(toy_net, "smoke", out=tmp_path).run(arms=["baseline"])
     assert again.metrics == first.metrics
-    assert (trial / "checkpoint.damaged").is_dir()
+    assert (trial / "checkpoint.damaged1").is_dir()
 
 
 @pytest.mark.parametrize("change", [{"seed": "x"}, {"seed": -1}, {"seed": [0]}, {"config": [1]}, {"paper": {}}])

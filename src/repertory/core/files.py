@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -184,10 +185,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder to the first free `NAME.damaged`, and return the new path."""
-    names = (f"{path.name}.damaged{number or ''}" for number in range(1_000_000))
-    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    return path.rename(target)
+    """Rename a damaged file or folder to the first free of NAME.damaged1, NAME.damaged2, ...; return the new path."""
+    numbered = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
+    return path.rename(next(free for free in numbered if not free.exists()))
 
 
 def check_output(folder: Path, *, empty: bool = False, remedy: str = "choose another --out") -> None:
