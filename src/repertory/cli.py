@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
-import tempfile
+import traceback
 import warnings
 from collections.abc import Iterable
 from itertools import zip_longest
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from repertory import __version__, catalog
 from repertory.core import checkpoint
-from repertory.core.files import json_text, replace_folder, write_text
-from repertory.core.problem import Problem
+from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
+from repertory.core.printing import console, print_json, print_problem, set_streams, visible
+from repertory.core.problem import Problem, is_system_fault, system_problem
 from repertory.core.settings import changed, check_arms, real_data, saved_config, study_config
 from repertory.interrupts import interruptible
 
@@ -40,22 +41,33 @@ app = typer.Typer(
     help="Published deep-learning methods, runnable; their claims, executable.",
     epilog=examples("list", "show emo", "run emo", "train emo --data my_images/ --out my_model/"),
 )
-out = Console()
-err = Console(stderr=True)
+out = console()
+err = console(stderr=True)
 _debug = False
 
 
 def main() -> None:
     """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
+    set_streams()
+    warnings.showwarning = _print_warning
+    sys.excepthook = _print_traceback
     # Meant for timm, which compiles with it; our users can do nothing about it.
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
-    except Problem as problem:
-        if _debug:
+    except (Problem, OSError) as error:
+        if _debug or (isinstance(error, OSError) and not is_system_fault(error)):
             raise
-        err.print(str(problem), style="red", markup=False, highlight=False, soft_wrap=True)
+        print_problem(err, system_problem(error) if isinstance(error, OSError) else error)
         sys.exit(2)
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+
+
+def _print_traceback(*error: Any) -> None:
+    print(visible("".join(traceback.format_exception(*error))), file=sys.stderr, end="")
 
 
 def _with_ray_address(words: list[str]) -> list[str]:
@@ -175,7 +187,7 @@ def list_(lang: Lang = "en", as_json: Json = False) -> None:
     cards = catalog.cards()
     _warn_of_broken_packages()
     if as_json:
-        print(json_text([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards]))
+        print_json([{"id": c.id, "topic": c.topic, "year": c.year, "title": c.title} for c in cards])
         return
     from rich.table import Table
 
@@ -203,7 +215,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     _lang(lang)
     _warn_of_broken_packages()
     if as_json:
-        print(json_text(card.model_dump()))
+        print_json(card.model_dump())
         return
     from repertory.reports.card import show_card
 
@@ -219,7 +231,8 @@ def search(words: list[str], lang: Lang = "en") -> None:
     if not found:
         raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
     for card, score in found:
-        out.print(f"[bold]{card.id}[/]  {score:.2f}  {card.title}\n    {card.summary[lang]}\n", highlight=False)
+        out.print(card.id, style="bold", end="")
+        out.print(f"  {score:.2f}  {card.title}\n    {card.summary[lang]}\n")
 
 
 @app.command(epilog=examples("settings emo", "settings revcol --scale paper", "settings emo --json"))
@@ -230,7 +243,7 @@ def settings(paper: Paper, scale: Scale = "laptop", as_json: Json = False) -> No
     from repertory.reports.settings import settings_rows, settings_table
 
     if as_json:
-        print(json_text({"paper": paper, "scales": list(design.scales), "settings": settings_rows(design)}))
+        print_json({"paper": paper, "scales": list(design.scales), "settings": settings_rows(design)})
     else:
         out.print(settings_table(design, scale))
 
@@ -312,7 +325,7 @@ def _print_result(result: Result, lang: str, as_json: bool) -> None:
     from repertory.reports import terminal
 
     if as_json:
-        print(json_text(result.to_json()))
+        print_json(result.to_json())
         return
     out.print(terminal.report(result, lang))
     if result.commit != commit():
@@ -343,6 +356,7 @@ def train(
     num_nodes: Nodes = 1,
     strategy: Strategy = "auto",
     precision: Precision = "32-true",
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier training that did not end")] = False,
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
     changes = _settings(settings)
@@ -352,7 +366,7 @@ def train(
     hardware = _hardware(accelerator, devices, num_nodes, strategy, precision)
     experiment = Experiment(paper, scale, data=data, out=out_dir, settings=changes, hardware=hardware)
     with interruptible(GOES_ON):
-        folder, metrics = experiment.train(arm or None, seed, console=out)
+        folder, metrics = experiment.train(arm or None, seed, console=out, fresh=fresh)
     if experiment.lead:
         _print_metrics(metrics)
         out.print(f"model: {folder}", soft_wrap=True, highlight=False)
@@ -368,10 +382,10 @@ def evaluate(
         raise Problem("no such file or folder", data, "give the path of the data to evaluate on")
     from repertory.execution import models
 
-    with interruptible(), tempfile.TemporaryDirectory() as folder:
-        metrics = models.evaluate(model, data, Path(folder), console=err)
+    with interruptible(), scratch_folder() as folder:
+        metrics = models.evaluate(model, data, folder, console=err)
     if as_json:
-        print(json_text(metrics))
+        print_json(metrics)
     else:
         _print_metrics(metrics)
 
@@ -388,18 +402,19 @@ def predict(
     changes = _settings(settings)
     if not source.exists():
         raise Problem("no such file or folder", source, "give the path of the input to predict")
+    target = out_dir or Path("predictions") / source.resolve().stem
+    check_output(target, remedy="name a folder that can be written to with --out")
     _check_model(model, changes)
     from repertory.execution import models
 
-    with interruptible(), tempfile.TemporaryDirectory() as scratch:
-        prediction = models.predict(model, source, Path(scratch), err, changes)
+    with interruptible(), scratch_folder() as scratch:
+        prediction = models.predict(model, source, scratch, err, changes)
         if as_json:
-            print(json_text({"text": prediction.text, "table": prediction.table}))
+            print_json({"text": prediction.text, "table": prediction.table})
         else:
             _print_prediction(prediction)
         if out_dir or prediction.figures or prediction.arrays or prediction.files:
-            folder = out_dir or Path("predictions") / source.resolve().stem
-            for path in _save_prediction(prediction, folder):
+            for path in _save_prediction(prediction, target):
                 err.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
@@ -414,11 +429,14 @@ def _print_prediction(prediction: Prediction, most: int = 20) -> None:
     from rich.table import Table
 
     if prediction.text:
-        out.print(prediction.text, markup=False)
+        out.print(prediction.text)
     if prediction.table:
-        table = Table(*prediction.table[0], box=None, padding=(0, 2, 0, 0))
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in prediction.table[0]:
+            table.add_column(visible(name, lines=False), overflow="fold")
         for row in prediction.table[:most]:
-            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+            cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+            table.add_row(*(visible(cell, lines=False) for cell in cells))
         out.print(table)
         if len(prediction.table) > most:
             out.print(f"... and {len(prediction.table) - most} more rows; --out DIR saves them all")
@@ -458,15 +476,14 @@ def sample(
     settings: Settings = None,
 ) -> None:
     """Write the small sample data set of a paper, in the format of the real one."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Problem("the folder is not empty", folder, "give a new or an empty folder")
+    check_output(folder, empty=True, remedy="give a new or an empty folder")
     changes = _settings(settings)
     study_config(catalog.design(paper), scale, changes)
     _say_loading(paper)
     from repertory.execution.experiment import Experiment
 
     experiment = Experiment(paper, scale, settings=changes)
-    with interruptible(), replace_folder(folder) as fresh, err.status("writing the sample"):
+    with interruptible(), replace_folder(folder, empty=True) as fresh, err.status("writing the sample"):
         experiment.study_in(fresh).write_sample(fresh)
     count = sum(1 for path in folder.rglob("*") if path.is_file())
     out.print(f"{count} files in {folder}; {paper} expects:\n{experiment.study.layout.strip()}", highlight=False)
@@ -485,8 +502,7 @@ def convert(
     study_config(catalog.design(paper), "paper", changes)
     if not source.exists():
         raise Problem("no such file", source, "give the file that the authors released")
-    if folder.exists() and any(folder.iterdir()):
-        raise Problem("the folder is not empty", folder, "give a new folder")
+    check_output(folder, empty=True, remedy="give a new folder")
     _say_loading(paper)
     from repertory.execution.experiment import Experiment
 
@@ -509,6 +525,12 @@ def bench(
     script = _checkout() / "benchmarks" / f"{paper}.py"
     if not script.exists():
         raise Problem(f"{paper} has no benchmark", script, "write one; see CONTRIBUTING")
+    for flag, value in itertools.pairwise(word for given in arguments or [] for word in given.split("=", 1)):
+        if flag == "--output":
+            target = Path(value).absolute()
+            check_output(target.parent if target.suffix else target, remedy="choose another --output")
+            if target.suffix and target.is_dir():
+                raise Problem("a folder is in the place of the output file", target, "choose another --output")
     raise typer.Exit(subprocess.run([sys.executable, str(script), *(arguments or [])], check=False).returncode)
 
 
@@ -531,7 +553,10 @@ def new(
     """Write the skeleton of a paper: its folder, card and test. It runs, and passes every check, as it stands."""
     from repertory.skeleton import write_skeleton
 
-    for path in write_skeleton(paper, into or (Path() if package else _checkout()), task, package):
+    checkout = into or (Path() if package else _checkout())
+    if checkout.exists():  # else the skeleton says what is missing
+        check_output(checkout, remedy="name another checkout with --into")
+    for path in write_skeleton(paper, checkout, task, package):
         out.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
@@ -563,6 +588,8 @@ def record(
     from repertory.execution.experiment import Experiment
     from repertory.reports import terminal
 
+    for name in ("results", "runs"):
+        check_output(_checkout() / name, remedy="record in a checkout that can be written to")
     for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)

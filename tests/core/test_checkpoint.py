@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
-from repertory.core.problem import Problem
+from repertory.core.problem import Damaged, Problem
 from tests.toy import ToyNet
 
 PACKAGE = "tests"
@@ -175,6 +177,49 @@ def test_a_malicious_pickle_in_a_model_directory_is_not_opened(saved: tuple[ToyN
         with pytest.raises(Problem, match="cannot be loaded"):
             checkpoint.load(folder, PACKAGE)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_files_have_the_mode_that_the_user_gives_by_default(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        checkpoint.save(ToyNet(), tmp_path / "model")
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+        os.umask(0o027)
+        checkpoint.save(ToyNet(), tmp_path / "model")
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o640}
+    finally:
+        os.umask(before)
+    assert modes == {0o644}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", checkpoint.ABOUT])
+def test_a_file_that_may_not_be_read_is_called_so(
+    saved: tuple[ToyNet, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _, folder = saved
+    opened = Path.open
+
+    def forbid(self: Path, *args: object, **options: object) -> object:
+        if self.name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, *args, **options)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(Problem, match="Permission denied") as caught:
+        checkpoint.load(folder, PACKAGE)
+    assert not isinstance(caught.value, Damaged), "nothing is set aside for that"
+    assert caught.value.where == str(folder / name)
+
+
+def test_a_full_disk_is_a_problem_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ToyNet, folder: Path) -> None:
+        (Path(folder) / "half").write_text("")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(ToyNet, "save_pretrained", full)
+    with pytest.raises(Problem, match="No space left on device"):
+        checkpoint.save(ToyNet(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 # -- released weights ---------------------------------------------------------------------------

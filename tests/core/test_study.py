@@ -20,7 +20,7 @@ from rich.progress import Progress
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  generated
 from torch import Tensor, nn
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, SetAside
 from repertory.core.study import Metric, Session, StudyConfig, cache_dir, find_metric, real_data, undeclared
 from tests.toy import ToyConfig, ToyNet, ToyStudy
 
@@ -272,6 +272,31 @@ def test_a_resume_point_that_is_cut_short_leaves_the_one_before(tmp_path: Path) 
     assert session(tmp_path).resume() == {"step": 1, "value": 1.0}
 
 
+def test_a_damaged_resume_point_is_set_aside(tmp_path: Path) -> None:
+    session(tmp_path, keep_seconds=0).keep(3, model=nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match="kept as loop.damaged1"), pytest.raises(SetAside, match="resume point"):
+        session(tmp_path).resume(model=nn.Linear(5, 5))  # of another shape
+    assert (tmp_path / "resume" / "loop.damaged1").exists()
+    assert session(tmp_path).resume(model=nn.Linear(5, 5)) == {}
+
+
+def test_records_that_are_no_records_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0}\n[1]\n{"loss": 1}\n\xff{}\n{"step": "x"}\n{"step": 9}\n')
+    trial = session(tmp_path, keep_seconds=0)
+    trial.keep(5)
+    assert trial.resume() == {"step": 5}
+    assert records(tmp_path) == [{"step": 0}]
+
+
+@pytest.mark.parametrize("word", ["abc", "", "nan", "-1", "5s"])
+def test_the_time_between_resume_points_must_be_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("REPERTORY_KEEP_SECONDS", word)
+    with pytest.raises(Problem, match="not a number of seconds"):
+        session(tmp_path)
+
+
 # -- shared modules -----------------------------------------------------------------------------
 
 
@@ -325,6 +350,16 @@ def test_a_shared_module_that_could_not_be_built_is_built_by_the_next(tmp_path: 
     with pytest.raises(ZeroDivisionError):
         trial.shared("teacher", fail)
     assert isinstance(trial.shared("teacher", teacher), ToyNet)
+
+
+def test_a_damaged_shared_module_is_set_aside_and_built_anew(tmp_path: Path) -> None:
+    trial = session(tmp_path)
+    first = trial.shared("teacher", teacher)
+    weights = trial.shared_dir / "teacher-0" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:30])
+    with pytest.warns(UserWarning, match="kept as teacher-0.damaged1"):
+        again = trial.shared("teacher", teacher)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
 # -- data ---------------------------------------------------------------------------------------
@@ -474,6 +509,16 @@ def test_the_name_of_the_data_goes_with_their_source(tmp_path: Path) -> None:
     assert study(tmp_path).data_name() == "rings"
     assert study(tmp_path, "desk").data_name() == "rings"
     assert study(tmp_path, "desk", data=tmp_path / "mine").data_name() == "mine"  # one's own data come first
+
+
+def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/nowhere")):
+        monkeypatch.setenv("REPERTORY_CACHE", str(place))
+        with pytest.raises(Problem) as caught:
+            study(tmp_path / "out").data()
+        assert str(place) in caught.value.where
+        assert "REPERTORY_CACHE" in caught.value.remedy
 
 
 # -- the study ----------------------------------------------------------------------------------

@@ -261,19 +261,23 @@ class Call:
 OBJECT = Call(np.dtype, "O8", False, True)
 FLAGS = (3, "|", None, ("a",), {"a": (np.dtype(object), 0)}, 8, 1, 0)
 HIDDEN = Call(np.dtype, "V8", False, True, state=FLAGS)
+# What NumPy's own pickles call.
+RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
+FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
+SCALAR: Any = np.float64().__reduce__()[0]
 ATTACKS = {
     "objects over a buffer": Call(np.ndarray, (2,), OBJECT, b"\x41" * 16),
     "an array over a buffer": Call(np.ndarray, (2,), np.dtype(float), b"\x41" * 16),
-    "objects as memory": Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b",
+    "objects as memory": Call(RECONSTRUCT, np.ndarray, (0,), b"b",
                               state=(1, (2,), OBJECT, False, b"\x41" * 16)),
-    "objects from a buffer": Call(np._core.numeric._frombuffer, b"\x41" * 16, np.dtype(object), (2,), "C"),
-    "an object scalar": Call(np._core.multiarray.scalar, OBJECT, b"\x41" * 8),
-    "a dtype that hides objects": Call(np._core.multiarray.scalar, HIDDEN, b"\x41" * 8),
-    "too few bytes": Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b",
+    "objects from a buffer": Call(FROM_BUFFER, b"\x41" * 16, np.dtype(object), (2,), "C"),
+    "an object scalar": Call(SCALAR, OBJECT, b"\x41" * 8),
+    "a dtype that hides objects": Call(SCALAR, HIDDEN, b"\x41" * 8),
+    "too few bytes": Call(RECONSTRUCT, np.ndarray, (0,), b"b",
                           state=(1, (10**12,), np.dtype(float), False, b"\x41" * 16)),
     "a list of a range": Call(list, range(10**12)),
     "a range": range(10**12),
-    "nested objects": Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b",
+    "nested objects": Call(RECONSTRUCT, np.ndarray, (0,), b"b",
                            state=(1, (1,), OBJECT, False, [[1]])),
     "a codec": Call(__import__("_codecs").encode, "a", "zip"),
     "bytes of a length": Call(bytes, 10**12),

@@ -284,7 +284,7 @@ X, Y = np.random.default_rng(0).random((8, 3)), np.arange(8) % 2
         {"x_train": X, "y_train": Y, "x_test": X[:, :2], "y_test": Y},
     ],
 )
-def test_arrays_of_samples(fields: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_arrays_of_samples(fields: dict[str, Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", **fields)
     with pytest.raises(Problem):
         sources.read(tmp_path, 10, 1.0)

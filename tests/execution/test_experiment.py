@@ -171,14 +171,6 @@ def test_processes_give_the_figures_that_an_inline_run_gives(toy_net: str, tmp_p
     assert processes.metrics == inline.metrics
 
 
-def test_ray_gives_the_figures_that_an_inline_run_gives(toy_net: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    inline = Experiment(toy_net, "smoke", out=tmp_path / "inline").run(seeds=1)
-    on_ray = Experiment(toy_net, "smoke", out=tmp_path / "ray").run(seeds=1, ray="local")
-    assert not on_ray.failures
-    assert on_ray.metrics == inline.metrics
-
-
 def test_a_problem_in_a_worker_process_arrives_whole(toy_net: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(Problem) as caught:

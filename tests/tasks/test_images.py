@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from PIL import Image
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
@@ -163,6 +164,27 @@ def test_classes_are_called_by_their_descriptions_names_or_numbers() -> None:
     assert label_texts(Pixels(2, {})) == ["0", "1"]
     assert label_texts(Pixels(2, {"label_names": ["cat", "dog"]})) == ["cat", "dog"]
     assert label_texts(Pixels(1000, label_names(1000)))[0] == "tench"
+    assert len(set(label_texts(Pixels(1000, label_names(1000))))) == 1000
+    assert label_texts(Pixels(2, {"label_names": ["Paris, France", "Paris, Texas"]})) == [
+        "Paris, France", "Paris, Texas",
+    ]  # fmt: skip
+    described = {"n1": "crane, bird", "n2": "crane, machine", "n3": "tench, Tinca", "n4": "tench"}
+    model = Pixels(5, {"label_names": [*described, "tench"], "label_descriptions": described})
+    assert label_texts(model) == ["crane, bird", "crane, machine", "tench, Tinca", "tench (n4)", "tench (tench)"]
+
+
+def test_names_of_users_are_shown_whole(tmp_path: Path) -> None:
+    classes = ["$5_a", "$10^$20", "$$", "dog [husky]", "_x"]
+    for part in ("train", "val"):
+        for number, name in enumerate(classes):
+            (tmp_path / part / name).mkdir(parents=True)
+            picture = np.full((8, 8, 3), 40 * number, dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / part / name / "a.png")
+    this = study(tmp_path, tmp_path, epochs=1)
+    model = this.train("linear", this.data())
+    prediction = this.predict(model, tmp_path / "val")
+    assert {row["class"] for row in prediction.table} <= set(classes)
+    prediction.figures["predictions"].savefig(tmp_path / "x.png", dpi=20)
 
 
 def test_bad_folders(tmp_path: Path, digits: Path) -> None:

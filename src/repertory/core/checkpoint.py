@@ -8,16 +8,18 @@ the class and the paper, so that `repertory predict my_model/ photo.jpg` needs n
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
-import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from repertory.core.files import replace_folder, write_json
-from repertory.core.problem import Problem
+from repertory.core.files import give_default_mode, read_json, replace_folder, write_json
+from repertory.core.problem import Damaged, Problem, system_problem
 
 # What a model directory says of itself is read without torch; functions that need torch import it.
 if TYPE_CHECKING:
@@ -27,33 +29,62 @@ if TYPE_CHECKING:
 ABOUT = "repertory.json"
 
 
-def save(model: nn.Module, folder: Path, **about: Any) -> None:
-    """Write a model directory atomically; `about` (JSON values: paper, arm, config) goes into repertory.json."""
+def save(model: nn.Module, folder: Path, *, empty: bool = False, **about: Any) -> None:
+    """Write a model directory atomically.
+
+    Args:
+        model: with the interface of the hub.
+        folder: the model directory.
+        empty: replace nothing but an empty folder.
+        about: JSON values for repertory.json: paper, arm, config.
+
+    Raises:
+        Problem: the disk is full, or not writable.
+    """
     from huggingface_hub import PyTorchModelHubMixin
+    from safetensors import SafetensorError
 
     if not isinstance(model, PyTorchModelHubMixin):
         raise TypeError(f"{type(model).__name__} cannot be saved: derive it from PyTorchModelHubMixin")
-    with replace_folder(Path(folder)) as fresh:
-        model.save_pretrained(fresh)
-        write_json(fresh / ABOUT, {"class": f"{type(model).__module__}:{type(model).__qualname__}", **about})
+    try:
+        with replace_folder(Path(folder), empty=empty) as fresh:
+            model.save_pretrained(fresh)
+            give_default_mode(fresh)  # safetensors writes for its owner alone
+            write_json(fresh / ABOUT, {"class": f"{type(model).__module__}:{type(model).__qualname__}", **about})
+    except (OSError, SafetensorError) as error:
+        raise write_problem(error, folder) from error
+
+
+def write_problem(error: Exception, path: Path) -> Exception:
+    """The Problem behind an error of `torch.save` or safetensors, which say in their own ways that a disk is full.
+
+    An error that is none of the file system's is returned as it is.
+    """
+    if isinstance(error, OSError):
+        return system_problem(error, path)
+    place = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    full = shutil.disk_usage(place).free < 2**20 or "os error 28" in str(error)
+    if full:
+        return system_problem(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+    return error
 
 
 def about(folder: Path) -> dict[str, Any]:
     """What repertory.json says of a model directory.
 
     Raises:
-        Problem: not a model directory.
+        Damaged: not a model directory.
+        Problem: not readable.
     """
+    remedy = "give the folder that `repertory train --out` wrote"
     try:
-        content = json.loads((Path(folder) / ABOUT).read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason: Exception | None = None
-    except (OSError, ValueError) as error:
-        reason = error
-    raise Problem(
-        "not a model directory of repertory", folder, "give the folder that `repertory train --out` wrote"
-    ) from reason
+        return read_json(Path(folder) / ABOUT, remedy)
+    except Damaged as damage:
+        raise Damaged(f"not a model directory of repertory: {damage.what}", folder, remedy) from damage
+    except FileNotFoundError as error:
+        raise Damaged("not a model directory of repertory", folder, remedy) from error
+    except OSError as error:
+        raise system_problem(error, folder) from error
 
 
 def load(folder: Path, package: str = "repertory") -> Any:
@@ -63,7 +94,8 @@ def load(folder: Path, package: str = "repertory") -> Any:
     a class, and naming one must not be a way to import anything else.
 
     Raises:
-        Problem: not a model directory, a class outside `package`, or weights that do not fit.
+        Damaged: not a model directory, or weights that do not fit.
+        Problem: a class outside `package`, or files that may not be read.
     """
     from huggingface_hub import PyTorchModelHubMixin
     from safetensors import SafetensorError
@@ -76,17 +108,22 @@ def load(folder: Path, package: str = "repertory") -> Any:
     try:
         cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError, ValueError) as error:
-        raise Problem(
+        raise Damaged(
             f"the model directory cannot be loaded: {error}", folder, "it may be damaged, or of another version"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, PyTorchModelHubMixin) and cls.__module__ == module):
         raise foreign  # something that our own modules import
     try:
+        for path in Path(folder).iterdir():
+            if path.is_file():
+                path.open("rb").close()  # the hub and safetensors call a file absent that may not be read
         with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
             return cast("nn.Module", cls.from_pretrained(str(folder), strict=True)).eval()
-    except (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+    except PermissionError as error:
+        raise system_problem(error) from error
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise Problem(
+        raise Damaged(
             f"the model directory cannot be loaded: {reason}", folder, "it may be damaged, or of another version"
         ) from error
 

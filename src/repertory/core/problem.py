@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import re
 import unicodedata
@@ -42,6 +43,40 @@ def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in (
         "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
     )  # fmt: skip
+
+
+class Damaged(Problem):
+    """A file of ours that cannot be used any more: cut short, overwritten, or of another version."""
+
+
+class SetAside(Damaged):
+    """A damaged file of a run has been renamed: the same work, begun again, makes it anew."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space; the same command goes on from here",
+    errno.EDQUOT: "free some of your quota; the same command goes on from here",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f); the same command goes on from here",
+    errno.EACCES: "ask its owner for the right to read and write it",
+    errno.EPERM: "ask its owner for the right to read and write it",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another path",
+    errno.EISDIR: "choose another path",
+    errno.EIO: "check the disk",
+}
+"""Faults of the file system that a user can put right; other errors of the system are errors of ours."""
+
+
+def is_system_fault(error: OSError) -> bool:
+    """Whether it is a fault of the file system (full, read-only, forbidden), and no error in our code."""
+    return error.errno in _REMEDIES
+
+
+def system_problem(error: OSError, where: object = "", remedy: str = "") -> Problem:
+    """The Problem that an error of the file system is; `where` and `remedy` default to those of the error."""
+    what = f"the file system refuses: {error.strerror or error}"
+    return Problem(what, where or error.filename or "", remedy or _REMEDIES.get(error.errno or 0, "check the path"))
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,8 @@ from rich.progress import Progress
 from torch import nn
 
 from repertory.core import checkpoint
-from repertory.core.files import cache_dir, replace_folder, write_text
-from repertory.core.problem import Problem
+from repertory.core.files import cache_dir, replace_folder, set_aside, write_text
+from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
 from repertory.core.settings import C, Design, StudyConfig, real_data
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Prediction:
 
 
 class Session:
-    """One trial's surroundings: its seed, its device, its folders, its progress bars and its safety net.
+    """What one trial runs with: seed, devices, folders, progress display, records and resume points.
 
     Args:
         seed: repetition number; all randomness of the trial derives from it.
@@ -158,6 +159,9 @@ class Session:
         point: name of the point, where the trial is one of a `Sweep`.
         display: a rich progress display to draw into; None draws nothing.
         keep_seconds: least time between two resume points of a loop; default: $REPERTORY_KEEP_SECONDS, or 5.
+
+    Raises:
+        Problem: $REPERTORY_KEEP_SECONDS is no number of seconds.
     """
 
     def __init__(
@@ -183,7 +187,7 @@ class Session:
         self.dry_run = dry_run
         self.point = point
         self.display = display
-        self.keep_seconds = float(os.environ.get("REPERTORY_KEEP_SECONDS", 5)) if keep_seconds is None else keep_seconds
+        self.keep_seconds = _keep_seconds() if keep_seconds is None else keep_seconds
         self._kept = time.monotonic()
         self._board: Any = None
         self.out_dir.mkdir(parents=True, exist_ok=True)
@@ -261,7 +265,7 @@ class Session:
         figure.clear()
         return path
 
-    # -- safety net -----------------------------------------------------------------------------
+    # -- resume points --------------------------------------------------------------------------
 
     def _resume_point(self, part: str) -> Path:
         return self.out_dir / "resume" / (part or "loop")
@@ -272,6 +276,9 @@ class Session:
         Values with `state_dict` / `load_state_dict` are stored through these; others must be tensors,
         numbers, strings or containers of them. `now` stores regardless of the time: at the end of a loop
         that another one follows.
+
+        Raises:
+            Problem: the disk is full, or not writable; the resume point before this one stays.
         """
         due = now or time.monotonic() - self._kept >= self.keep_seconds
         if self.fabric.world_size > 1:
@@ -280,7 +287,10 @@ class Session:
             return
         point = self._resume_point(part)
         fresh = point.with_name(f"{point.name}.new")
-        self.fabric.save(fresh, {**state, "step": step})
+        try:
+            self.fabric.save(fresh, {**state, "step": step})
+        except (OSError, RuntimeError) as error:
+            raise checkpoint.write_problem(error, fresh) from error
         if self.fabric.is_global_zero:
             if point.is_dir():  # a sharded checkpoint is a folder
                 shutil.rmtree(point)
@@ -293,19 +303,52 @@ class Session:
 
         The dict is empty when there is nothing to resume. Records past the resume point are dropped,
         since the loop will write them again.
+
+        Raises:
+            SetAside: the resume point cannot be loaded and has been renamed. `state` may be loaded in part: build the
+                modules anew and call the loop again, which then starts at its first step.
         """
-        point = self._resume_point(part)
-        saved = self.fabric.load(point, dict(state), weights_only=True) if point.exists() else {}
+        saved = self._load(self._resume_point(part), state)
         if self.fabric.is_global_zero:
             self._drop_records_from(saved.get("step", 0), part)
         return saved
+
+    def _load(self, point: Path, state: dict[str, Any]) -> dict[str, Any]:
+        if not point.exists():
+            return {}
+        try:
+            saved = self.fabric.load(point, dict(state), weights_only=True)
+            if not isinstance(saved.get("step"), int):
+                raise ValueError("it names no step")
+            return saved
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch.load raises many kinds
+            if isinstance(error, OSError) and is_system_fault(error):
+                raise system_problem(error, point) from error
+            self.fabric.barrier()  # no process is reading it any more
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if self.fabric.is_global_zero:
+                warn_set_aside(point, reason)
+            self.fabric.barrier()
+            raise SetAside(
+                f"the resume point was damaged ({reason}) and has been set aside",
+                point,
+                "the same command starts this loop anew",
+            ) from error
 
     def _drop_records_from(self, step: int, part: str) -> None:
         records = self.out_dir / "metrics.jsonl"
         if not records.exists():
             return
-        whole = [line for line in records.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in whole if (r := json.loads(line)).get("part", "") != part or r["step"] < step]
+        kept = []
+        for line in records.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                if record.get("part", "") != part or record["step"] < step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, AttributeError):  # cut short while it was written
+                continue
         write_text(records, "".join(f"{line}\n" for line in kept))
 
     def finish(self) -> None:
@@ -321,14 +364,15 @@ class Session:
     def shared(self, name: str, build: Callable[[], M]) -> M:
         """A module that several arms of one seed need (a teacher, a source model): built once, kept on disk.
 
-        Safe when two trial processes ask at the same time: the second waits for the first.
+        Safe when two trial processes ask at the same time: the second waits for the first. A damaged one is set
+        aside, with a warning, and built anew.
         """
         folder = self.shared_dir / f"{name}-{self.seed}"
         if self.fabric.is_global_zero:
             self.shared_dir.mkdir(parents=True, exist_ok=True)
         self.fabric.barrier()
         with FileLock(f"{folder}.lock") if self.fabric.is_global_zero else _nothing():
-            if self.fabric.broadcast(not folder.exists()):
+            if self.fabric.broadcast(not self._usable(folder)):
                 self.reseed("shared", name)
                 built = build()
                 if self.fabric.is_global_zero:
@@ -338,6 +382,35 @@ class Session:
         module: M = self.fabric.to_device(checkpoint.load(folder, self.package))
         self.reseed("after", name)
         return module
+
+    def _usable(self, folder: Path) -> bool:
+        """Whether a shared module is there; asked of the first process alone, which holds the lock."""
+        if not self.fabric.is_global_zero or not folder.exists():
+            return False
+        try:
+            checkpoint.load(folder, self.package)
+        except Damaged as damage:
+            warn_set_aside(folder, damage.what)
+        return folder.exists()
+
+
+def _keep_seconds() -> float:
+    word = os.environ.get("REPERTORY_KEEP_SECONDS", "5")
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:  # NaN too
+        raise Problem(
+            f"not a number of seconds: {word!r}", f"REPERTORY_KEEP_SECONDS={word}", "set it to 0 or more, or unset it"
+        )
+    return seconds
+
+
+def warn_set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file or folder, and warn."""
+    moved = set_aside(path)
+    warnings.warn(f"{path} is damaged ({reason}); kept as {moved.name}, and made anew", stacklevel=3)
 
 
 @dataclass
@@ -396,14 +469,16 @@ class Study(Design[C], ABC, Generic[C, D, M]):
 
     def data_folder(self) -> Path:
         """The folder to read: the session's, else the real data set of this scale, else the sample."""
-        folder = self.session.data_dir
-        if folder is None and self.config.real:
-            folder = real_data(self.config.real)
-        if folder is None:
-            folder = self._cached_sample()
+        folder = self.data_source() or self._cached_sample()
         if not folder.exists():
             raise self.missing(folder)
         return folder
+
+    def data_source(self) -> Path | None:
+        """The session's data, or the real data set of this scale; None: the sample."""
+        if self.session.data_dir is None and self.config.real:
+            return real_data(self.config.real)
+        return self.session.data_dir
 
     def missing(self, folder: Path) -> Problem:
         """The Problem that says what `read` looked for and how to see an example."""
@@ -420,15 +495,28 @@ class Study(Design[C], ABC, Generic[C, D, M]):
             return self.session.data_dir.name
         return self.config.real or self.sample_name
 
-    def _cached_sample(self) -> Path:
+    def sample_key(self) -> str:
+        """Changes with all that the sample depends on."""
         fields = self.config.model_dump(include=set(self.sample_fields), mode="json")
-        key = sha256(json.dumps([self.sample_version, fields], sort_keys=True).encode()).hexdigest()[:12]
-        folder = cache_dir() / "samples" / f"{self.paper}-{key}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                with replace_folder(folder) as fresh:
-                    self.write_sample(fresh)
+        return sha256(json.dumps([self.sample_version, fields], sort_keys=True).encode()).hexdigest()[:12]
+
+    def _cached_sample(self) -> Path:
+        """Write the sample into the cache, once.
+
+        Raises:
+            Problem: the cache is full, or not writable.
+        """
+        folder = cache_dir() / "samples" / f"{self.paper}-{self.sample_key()}"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.exists():
+                    with replace_folder(folder) as fresh:
+                        self.write_sample(fresh)
+        except OSError as error:
+            raise system_problem(
+                error, error.filename or folder, "free space there, or set REPERTORY_CACHE to another folder"
+            ) from error
         return folder
 
     # -- the experiment -------------------------------------------------------------------------

@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import secrets
+import signal
+import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -17,9 +23,13 @@ from repertory.core.problem import Problem, require
 from repertory.execution.trials import Trial, attempt, forget_data
 from repertory.verdicts.results import MEASURE, Outcome
 
+TOKEN = secrets.token_hex(32)
+"""Of the Ray that this process starts; Ray reads it once."""
+SPAWN = multiprocessing.get_context("spawn")  # a forked torch with threads may hang
+
 
 def announce(console: Console, outcome: Outcome, count: str) -> None:
-    """A failed trial is always said; a finished one where no bar is seen to move."""
+    """Print a failed trial always, a finished one where no bar is drawn."""
     name = f"{count} {outcome.arm}" + ("" if outcome.arm == MEASURE else f" seed {outcome.seed}")
     if outcome.error:
         console.print(f"{name} failed: {outcome.error.strip().splitlines()[-1]}", style="red", markup=False)
@@ -29,8 +39,8 @@ def announce(console: Console, outcome: Outcome, count: str) -> None:
 
 def execute(
     trials: list[Trial], fabric: Fabric, display: Progress | None, jobs: int, ray: str | None
-) -> Iterator[Outcome]:
-    """Outcomes as they come, from the executor that was asked for."""
+) -> Iterator[tuple[Trial, Outcome]]:
+    """Trials with their outcomes as they come, from the executor that was asked for."""
     if ray is not None:
         yield from _on_ray(trials, ray)
     elif jobs > 1:
@@ -38,55 +48,212 @@ def execute(
     else:
         try:
             for trial in trials:
-                yield attempt(trial, fabric, display)
+                yield trial, attempt(trial, fabric, display)
         finally:
             forget_data()
 
 
-def _in_processes(trials: list[Trial], jobs: int) -> Iterator[Outcome]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    spawn = multiprocessing.get_context("spawn")  # a forked torch with threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        futures = [pool.submit(attempt, trial) for trial in trials]
+def _ended(trial: Trial, how: str) -> Outcome:
+    """The outcome of a trial whose process ended without one."""
+    reason = f"the process of this trial ended without a result ({how}): killed, out of memory, or crashed"
+    return Outcome(trial.name, trial.seed, {}, 0.0, f"{reason}; run again to retry")
+
+
+# -- local processes ----------------------------------------------------------------------------
+
+
+class _Worker:
+    """A process that executes one trial after another, and ends when this one does."""
+
+    def __init__(self, threads: int) -> None:
+        self.connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(theirs, threads), name="repertory-worker")
+        with _interrupts_blocked():
+            self.process.start()
+        theirs.close()
+
+    def answer(self, trial: Trial) -> Outcome:
+        """The outcome of the trial that was sent; raises a Problem that the worker sent instead."""
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            answer = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+            return _ended(trial, str(how))
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()  # resume points are written whole
+        self.process.join()
 
 
-def _on_ray(trials: list[Trial], address: str) -> Iterator[Outcome]:
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits. Processes started meanwhile never see it: a terminal sends it to all, and we end them ourselves."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(connection: Connection, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            trial = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(attempt(trial))
+        except Problem as problem:
+            connection.send(problem)
+
+
+def _end_with_parent() -> None:
+    """Exit at once when the parent has been killed: nobody holds the lock of the run directory any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _in_processes(trials: list[Trial], jobs: int) -> Iterator[tuple[Trial, Outcome]]:
+    jobs = min(jobs, len(trials))
+    threads = max(1, (os.cpu_count() or 1) // max(jobs, 1))
+    waiting = deque(trials)
+    started: list[_Worker] = []
+    idle: list[_Worker] = []
+    busy: dict[Any, tuple[_Worker, Trial]] = {}
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < jobs:
+                if not idle:
+                    idle.append(_Worker(threads))
+                    started.append(idle[-1])
+                worker, trial = idle.pop(), waiting.popleft()
+                busy[worker.connection] = worker, trial
+                with contextlib.suppress(ConnectionError):  # it has ended: its answer says so
+                    worker.connection.send(trial)
+            for ready in wait(list(busy)):
+                worker, trial = busy.pop(ready)
+                outcome = worker.answer(trial)
+                if worker.process.exitcode is None:
+                    idle.append(worker)
+                yield trial, outcome
+    finally:
+        for worker in started:
+            worker.stop()
+
+
+# -- Ray ----------------------------------------------------------------------------------------
+
+
+def _on_ray(trials: list[Trial], address: str) -> Iterator[tuple[Trial, Outcome]]:
+    with _ray(address) as ray:
+        gpus = 1 if torch.cuda.is_available() else 0
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)(_attempt_elsewhere)
+        waiting = {remote.remote(trial, _run_file(trial)): trial for trial in trials}
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            trial = waiting.pop(ready)
+            try:
+                outcome = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, Problem):
+                    raise error.cause from error
+                outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error))
+            except ray.exceptions.RayError as error:  # a worker or a machine is gone
+                outcome = _ended(trial, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            yield trial, outcome
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[Any]:
+    """A connection to Ray, closed afterwards unless it was there before.
+
+    A Ray of our own listens to 127.0.0.1 alone, and wants a token that this process and its children know: whoever
+    can submit a task can run anything.
+    """
     ray = require("ray", extra="ray")
-    started = not ray.is_initialized()
-    if started:
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
         if address == "local":
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray of our own listens to this machine only
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+            with _private_ray(ray):
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+            address = ray.util.get_node_ip_address()
+            if address != "127.0.0.1":
+                raise Problem(f"Ray would listen to the network, at {address}", "--ray", "give the address of a Ray")
         else:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
-    try:
-        gpus = 1 if torch.cuda.is_available() else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1)(attempt)
-        waiting = [remote.remote(trial) for trial in trials]
-        while waiting:
-            (ready,), waiting = ray.wait(waiting, num_returns=1)
-            try:
-                yield ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, Problem) else error) from error
+        yield ray
     finally:
-        if started:
-            ray.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _private_ray(ray: Any) -> Iterator[None]:
+    """Settings for starting a Ray that only this process can use."""
+    # Ray replaces 127.0.0.1 by an address of the network, unless it may not form a cluster: a variable that Ray reads
+    # when it is imported, and its processes when they start.
+    single = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before = dict(os.environ)
+    clustered = ray._private.ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[single] = "0"
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.pop("RAY_AUTH_MODE", None)  # then a token is demanded
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
+    try:
+        yield
+    finally:
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = clustered
+        for name in (single, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def _run_file(trial: Trial) -> bytes:
+    path = Path(trial.run_dir) / "config.json"
+    return path.read_bytes() if path.exists() else b""
+
+
+def _attempt_elsewhere(trial: Trial, run_file: bytes) -> Outcome:
+    """Execute a trial on a worker of Ray; on a machine that does not share the run directory, bring its files back."""
+    outcome = attempt(trial)
+    if _run_file(trial) != run_file:
+        left_out = ("tensorboard", "resume")
+        for path in sorted(trial.folder.rglob("*")):
+            name = path.relative_to(trial.folder)
+            if path.is_file() and name.parts[0] not in left_out and not path.name.startswith("."):
+                outcome.files[name.as_posix()] = path.read_bytes()
+    return outcome
 
 
 @contextlib.contextmanager
 def progress_display(console: Console | None) -> Iterator[Progress | None]:
+    """A display for progress bars; None without a console."""
     if console is None:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

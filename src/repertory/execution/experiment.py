@@ -1,8 +1,8 @@
 """Experiments: arms x seeds = trials, resumable.
 
-A run directory holds config.json (with versions and commit), trials/<arm>-<seed>/ (result.json,
-metrics.jsonl, figures/, checkpoint/), verdict.json and report.html. Every file is written whole. Running
-again skips what is finished and goes on with what is not.
+A run directory holds config.json (with versions and commit), data.json (which files the data were),
+trials/<arm>-<seed>/ (result.json, metrics.jsonl, figures/, checkpoint/), verdict.json and report.html. Every file is
+written whole. Running again skips what is finished and goes on with what is not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,23 +22,34 @@ import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.progress import Progress
 from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.card import Card
-from repertory.core.files import write_json
+from repertory.core.files import (
+    check_output,
+    read_json,
+    remove_leftovers,
+    replace_folder,
+    scratch_folder,
+    write_json,
+)
 from repertory.core.loops import Diverged
-from repertory.core.problem import Problem
+from repertory.core.problem import Damaged, Problem
 from repertory.core.settings import changed, check_arms, study_config
 from repertory.core.study import Session, Study
 from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.plan import plan
-from repertory.execution.provenance import provenance
-from repertory.execution.trials import Trial, about, finished, forget_data, perform
+from repertory.execution.provenance import commit, data_difference, describe_data, provenance
+from repertory.execution.trials import Trial, about, finished, forget_data, perform, write_outcome
 from repertory.reports.html import Report
-from repertory.verdicts.results import MEASURE
+from repertory.verdicts.results import MEASURE, DataFile, read_run_file, read_stored
+
+CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.json"
+MOST_SEEDS = 10_000
 
 
 class Experiment:
@@ -73,7 +84,8 @@ class Experiment:
         self.config = study_config(self.study, scale, settings)
         self.scale = scale
         self.data = None if data is None else Path(data).absolute()
-        self.out = Path(out or Path("runs") / paper / (f"{scale}-dry" if dry_run else scale)).absolute()
+        folder = out or Path("runs") / paper / (f"{scale}-dry" if dry_run else scale)
+        self.out = Path(os.path.realpath(folder))
         self.hardware = hardware or Hardware()
         self.dry_run = dry_run
         if self.data is not None and not self.data.exists():
@@ -103,6 +115,8 @@ class Experiment:
         """
         wanted = list(arms or self.study.arms)
         check_arms(self.study, wanted)
+        if isinstance(seeds, int) and seeds > MOST_SEEDS:
+            raise Problem(f"{seeds} repetitions", "--seeds", f"ask for {MOST_SEEDS} at most")
         numbers = range(self.config.seeds if seeds is None else seeds) if not isinstance(seeds, Sequence) else seeds
         common = Trial(
             self.card.id,
@@ -140,49 +154,44 @@ class Experiment:
         fresh: bool = False,
         console: Console | None = None,
     ) -> Report:
-        """Carry out the trials that are not finished, judge the claims, write the report.
+        """Execute the trials that are not finished, judge the claims, write the report.
 
         Args:
             seeds: how many repetitions, or which; default: the scale's.
             arms: which arms; default: all.
             jobs: local processes.
             ray: address of a Ray cluster, or "local" for a Ray of our own; None: no Ray.
-            fresh: forget earlier trials of this run directory.
+            fresh: forget earlier trials of this run directory; a --fresh that was interrupted goes on.
             console: where progress is drawn; None: quiet.
 
         Raises:
-            Problem: the run directory holds a run of another configuration (names the fields), or is in use.
+            Problem: the run directory holds a run of another configuration (names the fields) or of other data (names
+                the files), is in use, damaged, or cannot be written to.
         """
-
         self._demand_data()
         trials = self.trials(seeds, arms)
         if self.hardware.devices * self.hardware.num_nodes > 1 and (jobs > 1 or ray is not None):
             raise Problem(
                 "several devices per trial and several trials at once", "--devices with --jobs or --ray", "choose one"
             )
-        fabric, lead = self._launched()
-        with self._claimed() if lead else contextlib.nullcontext():
-            if lead:
-                if fresh:
-                    shutil.rmtree(self.out / "trials", ignore_errors=True)
-                    shutil.rmtree(self.out / "shared", ignore_errors=True)
-                    (self.out / "config.json").unlink(missing_ok=True)
-                self._write_or_check_config()
-            pending = fabric.broadcast([t for t in trials if not finished(t)] if lead else [])
-            with progress_display(console if lead else None) as display:
-                done = len(trials) - len(pending)
-                task = display.add_task("trials", total=len(trials), completed=done) if display else None
-                for outcome in execute(pending, fabric, display, jobs, ray):
-                    done += 1
-                    if display and task is not None:
-                        display.advance(task)
-                        announce(display.console, outcome, f"{done}/{len(trials)}")
+        with self._opened(fresh, console) as (fabric, display):
+            pending = fabric.broadcast([t for t in trials if not finished(t)] if self.lead else [])
+            done = len(trials) - len(pending)
+            task = display.add_task("trials", total=len(trials), completed=done) if display else None
+            for trial, outcome in execute(pending, fabric, display, jobs, ray):
+                if self.lead:
+                    write_outcome(trial, outcome)
+                done += 1
+                if display and task is not None:
+                    display.advance(task)
+                    announce(display.console, outcome, f"{done}/{len(trials)}")
+            fabric.barrier()
             result = Report.read(self.out)
-            if lead:
+            if self.lead:
                 self._draw_sweeps(result)
                 write_json(self.out / "verdict.json", result.to_json())
                 result.write_html(self.out / "report.html")
-        fabric.barrier()
+                self._end_fresh()
         return result
 
     def _draw_sweeps(self, result: Report) -> None:
@@ -194,37 +203,82 @@ class Experiment:
                     session.figure(name, draw(curve))
 
     def _demand_data(self) -> None:
-        """The published recipe is for the published data: days on a sample would tell nothing."""
+        """Refuse to train the published recipe on a sample: it would take days and mean nothing.
+
+        Raises:
+            Problem: the scale is "paper", and there are no data.
+        """
         if self.scale == "paper" and not (self.data or self.config.real or self.dry_run):
             problem = self.study_in(Path(tempfile.gettempdir())).missing(Path("(no --data)"))
             problem.remedy += "; --dry-run shows on the sample that the recipe builds"
             raise problem
 
-    def _launched(self) -> tuple[Fabric, bool]:
-        """Start the processes of a distributed run, once; tell whether this one leads."""
+    # -- the run directory ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _opened(self, fresh: bool, console: Console | None) -> Iterator[tuple[Fabric, Progress | None]]:
+        """Start the processes, lock and check the run directory, draw progress: around all that trains.
+
+        Raises:
+            Problem: the folder cannot be written to, is in use, or holds a run of other settings or other data.
+        """
         if self.fabric.world_size > 1 and not torch.distributed.is_initialized():
             self.fabric.launch()
-        return self.fabric, self.lead
+        with self._claimed() if self.lead else contextlib.nullcontext():
+            if self.lead:
+                remove_leftovers(self.out)
+                self._begin(fresh, console)
+            self.fabric.barrier()
+            with progress_display(console if self.lead else None) as display:
+                try:
+                    yield self.fabric, display
+                except Problem as problem:
+                    if self.lead:
+                        self._note_refused(problem)
+                    raise
+        self.fabric.barrier()
 
     @contextlib.contextmanager
     def _claimed(self) -> Iterator[None]:
-        """Hold the run directory alone; leave none behind if the input turns out to be bad before any trial ends."""
-        made = next((folder for folder in [*reversed(self.out.parents), self.out] if not folder.exists()), None)
+        """Lock the run directory; after bad input, remove what this run has made, as long as nothing was trained."""
+        check_output(self.out)
+        made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+        begun = (self.out / CONFIG).exists()
         self.out.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.out / ".lock", timeout=0):
-                yield
+                try:
+                    yield
+                except Problem as problem:
+                    if not begun and not isinstance(problem, Diverged) and not self._files_of_trials():
+                        self._withdraw()
+                        for folder in made:
+                            with contextlib.suppress(OSError):  # others have put something there
+                                folder.rmdir()
+                    raise
         except Timeout as error:
             raise Problem("another process runs in this run directory", self.out, "wait, or choose --out") from error
-        except Problem as problem:
-            if made and not isinstance(problem, Diverged) and not any(self.out.glob("trials/*/result.json")):
-                shutil.rmtree(made, ignore_errors=True)
-            raise
 
-    def _write_or_check_config(self) -> None:
-        """Write config.json, or hold it against the one that is there."""
-        path = self.out / "config.json"
-        mine = {
+    def _files_of_trials(self) -> list[Path]:
+        return [path for name in ("trials", "shared") for path in (self.out / name).rglob("*") if path.is_file()]
+
+    def _withdraw(self) -> None:
+        """Remove the files of a run that has trained nothing, and its empty folders."""
+        for name in (CONFIG, DATA, ".lock"):
+            (self.out / name).unlink(missing_ok=True)
+        for folder, _, _ in os.walk(self.out, topdown=False):
+            if Path(folder) != self.out:
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+
+    def _begin(self, fresh: bool, console: Console | None) -> None:
+        """Write config.json and data.json, or compare them with those that are there.
+
+        Raises:
+            Damaged: one of them cannot be read.
+            Problem: they are of another configuration, of other data, or not ours.
+        """
+        config: dict[str, Any] = {
             "paper": self.card.id,
             "scale": self.scale,
             "data": self.study_in(self.out).data_name(),
@@ -233,66 +287,133 @@ class Experiment:
             "hardware": vars(self.hardware),
             "config": self.config.model_dump(mode="json"),
         }
-        if path.exists():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            before, now = _flat(theirs), _flat(mine)
-            free = {f"config.{name}" for name in self.study.Config.free_to_change}
-            differing = [k for k in now if k not in free and before.get(k) != now[k]]
-            if differing:
-                listed = ", ".join(f"{k.removeprefix('config.')}: {before.get(k)} -> {now[k]}" for k in differing)
-                raise Problem(
-                    f"this run directory holds trials of another configuration ({listed})",
-                    self.out,
-                    "choose another --out, or --fresh to start over",
-                )
-            mine = {**theirs, "config": mine["config"]}
-            write_json(path, mine)
+        data = self._describe_data()
+        self._refuse_foreign_files()
+        try:
+            difference = self._difference(config, data) if (self.out / CONFIG).exists() else ""
+        except Damaged as damage:
+            if not fresh:
+                raise
+            difference = damage.what
+        if fresh and (self.out / CONFIG).exists():
+            if difference or not self._interrupted_fresh():
+                for name in ("trials", "shared"):
+                    shutil.rmtree(self.out / name, ignore_errors=True)
+                for name in (DATA, CONFIG):
+                    (self.out / name).unlink(missing_ok=True)
+            elif console:
+                console.print(f"going on with the --fresh that was interrupted; delete {self.out} to start over")
+        elif difference:
+            raise Problem(difference, self.out, "choose another --out, or --fresh to start over")
+        if (self.out / CONFIG).exists():
+            config = {**_read(self.out / CONFIG), "config": config["config"]}
         else:
-            write_json(path, {**mine, **provenance()})
+            config |= {**provenance(), "fresh": fresh}
+        write_json(self.out / DATA, {"files": data, "refused": []})
+        write_json(self.out / CONFIG, config)
+
+    def _refuse_foreign_files(self) -> None:
+        """A run directory that is none of ours: nothing may be written or removed there."""
+        ours = (self.out / CONFIG).exists() and not (self.out / checkpoint.ABOUT).exists()
+        found = [name for name in (checkpoint.ABOUT, "trials", "shared", DATA) if (self.out / name).exists()]
+        if found and not ours:
+            raise Problem(f"this is no run directory: it holds {found[0]}", self.out, "choose another --out")
+
+    def _difference(self, config: dict[str, Any], data: dict[str, str]) -> str:
+        """What differs between this run and the one in the run directory; "" if nothing does."""
+        read_run_file(self.out)
+        before, now = _flat(_read(self.out / CONFIG)), _flat(config)
+        free = {f"config.{name}" for name in self.study.Config.free_to_change}
+        differing = [name for name in now if name not in free and before.get(name) != now[name]]
+        if differing:
+            listed = ", ".join(
+                f"{name.removeprefix('config.')}: {before.get(name)} -> {now[name]}" for name in differing
+            )
+            return f"this run directory holds trials of another configuration ({listed})"
+        if not (self.out / DATA).exists():  # written by an earlier version
+            return ""
+        theirs = _data_file(self.out)
+        known, mended = theirs.files, set(theirs.refused)
+        points = [path.parents[1] for path in self._files_of_trials() if path.parent.name == "resume"]
+        if any(not (trial / "checkpoint").exists() for trial in points):
+            mended &= data.keys()  # in half a training, a step number means another position if an item is gone
+        changed = data_difference(
+            {name: digest for name, digest in known.items() if name not in mended},
+            {name: digest for name, digest in data.items() if name not in mended},
+        )
+        return f"the data have changed since this run began: {changed}" if changed else ""
+
+    def _describe_data(self) -> dict[str, str]:
+        study = self.study_in(self.out)
+        source = study.data_source()
+        if source is None:
+            return {f"sample {study.data_name()}": study.sample_key()}
+        return describe_data(study.data_folder(), self.out)
+
+    def _note_refused(self, problem: Problem) -> None:
+        """Remember which files a Problem complained about: the user may mend these, and go on."""
+        source = self.study_in(self.out).data_source()
+        if source is None or not (self.out / DATA).exists():
+            return
+        content = _data_file(self.out)
+        places = {name: str(source if source.is_file() else source / name) for name in content.files}
+        refused = {name for name, place in places.items() if place in problem.where}
+        if refused:
+            refused |= set(content.refused)
+            write_json(self.out / DATA, {"files": content.files, "refused": sorted(refused)})
+
+    def _interrupted_fresh(self) -> bool:
+        """Whether the run directory holds a --fresh of this very code that did not come to its end."""
+        theirs = read_run_file(self.out)
+        return theirs.fresh and theirs.commit == commit()
+
+    def _end_fresh(self) -> None:
+        write_json(self.out / CONFIG, {**_read(self.out / CONFIG), "fresh": False})
 
     # -- one model ------------------------------------------------------------------------------
 
     def train(
-        self, arm: str | None = None, seed: int = 0, console: Console | None = None
+        self, arm: str | None = None, seed: int = 0, console: Console | None = None, *, fresh: bool = False
     ) -> tuple[Path, dict[str, float]]:
         """Train one arm (default: the method) into the model directory `out`, and evaluate it.
 
         Interrupted, it goes on where it was when called again.
 
+        Args:
+            arm: which arm.
+            seed: repetition number.
+            console: where progress is drawn; None: quiet.
+            fresh: forget an earlier training that did not end.
+
         Returns:
             The model directory and the metrics on the held-out data.
+
+        Raises:
+            Problem: as `run` does; or there is a model already, or the folder is not empty.
+            Diverged: the loss is not finite.
         """
         self._demand_data()
+        work = copy.copy(self)
+        work.out = self.out.with_name(f".{self.out.name}.training")
         arm = arm or self.study.method
-        (trial,) = [t for t in self.trials([seed], [arm]) if t.arm == arm and not t.point]
-        if (self.out / checkpoint.ABOUT).exists():
+        trial = next(t for t in work.trials([seed], [arm]) if t.arm == arm and not t.point)
+        if os.path.exists(self.out / checkpoint.ABOUT):  # noqa: PTH110  False for a name too long, too
+            if work._is_published(trial, self.out):  # killed before it could clean up
+                shutil.rmtree(work.out)
+                return self.out, _read(self.out / METRICS)
             raise Problem("there is a model already", self.out, "choose another --out")
-        work = self.out.with_name(f".{self.out.name}.training")
-        experiment = copy.copy(self)
-        experiment.out = work
-        fabric, lead = experiment._launched()
-        with experiment._claimed() if lead else contextlib.nullcontext():
-            if lead:
-                experiment._write_or_check_config()
-            fabric.barrier()
-            with progress_display(console if lead else None) as display:
-                trial = replace(trial, run_dir=str(work))
-                try:
-                    metrics = perform(trial, fabric, display, self._announce_plan if console and lead else None)
-                finally:
-                    forget_data()
-            if lead:
-                write_json(trial.folder / "checkpoint" / "metrics.json", metrics)
-                for made in list(trial.folder.iterdir()):  # figures, records, tables
-                    if made.name not in ("checkpoint", "tensorboard"):
-                        shutil.move(made, trial.folder / "checkpoint" / made.name)
-                self.out.parent.mkdir(parents=True, exist_ok=True)
-                if self.out.exists():  # an empty folder that the user made
-                    self.out.rmdir()
-                (trial.folder / "checkpoint").rename(self.out)
-        if lead:
-            shutil.rmtree(work)
-        fabric.barrier()
+        if self.lead:
+            check_output(self.out, empty=True)
+        with work._opened(fresh, console) as (fabric, display):
+            try:
+                metrics = perform(trial, fabric, display, self._announce_plan if console and self.lead else None)
+            finally:
+                forget_data()
+            if self.lead:
+                self._publish(trial, metrics)
+        if self.lead:
+            shutil.rmtree(work.out)
+        self.fabric.barrier()
         return self.out, metrics
 
     def _announce_plan(self, study: Study, arm: str, data: Any) -> None:
@@ -302,12 +423,50 @@ class Experiment:
         if study.session.display:
             study.session.display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _publish(self, trial: Trial, metrics: dict[str, float]) -> None:
+        """Copy the checkpoint of a trial, its figures, records and tables into the model directory, as a whole."""
+        with replace_folder(self.out, empty=True) as fresh:
+            shutil.copytree(trial.folder / "checkpoint", fresh, dirs_exist_ok=True)
+            for made in trial.folder.iterdir():
+                if made.name in ("checkpoint", "tensorboard", "resume") or _is_temporary(made):
+                    continue
+                if made.is_dir():
+                    shutil.copytree(made, fresh / made.name)
+                else:
+                    shutil.copy2(made, fresh / made.name)
+            write_json(fresh / METRICS, metrics)
+
+    def _is_published(self, trial: Trial, model: Path) -> bool:
+        """Whether a model directory is what this training directory has given."""
+        try:
+            return checkpoint.about(trial.folder / "checkpoint") == checkpoint.about(model)
+        except Problem:
+            return False
+
     def convert(self, source: Path, folder: Path, variant: str = "") -> nn.Module:
-        """Turn weights that the authors released into a model directory."""
-        with tempfile.TemporaryDirectory() as scratch:
-            model = self.study_in(Path(scratch)).convert(source, variant)
-        checkpoint.save(model, folder, **about(self.card.id, self.study.method, 0, self.config), source=source.name)
+        """Turn weights that the authors released into a model directory.
+
+        Raises:
+            Problem: the folder is not empty or cannot be written to, or the weights do not fit.
+        """
+        check_output(folder, empty=True, remedy="name another folder")
+        with scratch_folder() as scratch:
+            model = self.study_in(scratch).convert(source, variant)
+        origin = about(self.card.id, self.study.method, 0, self.config)
+        checkpoint.save(model, folder, empty=True, **origin, source=source.name)
         return model
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, "restore the file, or use --fresh to start over")
+
+
+def _data_file(run_dir: Path) -> DataFile:
+    return read_stored(run_dir / DATA, DataFile, "restore the file, or use --fresh to start over")
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") or ".damaged" in path.name
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

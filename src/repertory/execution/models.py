@@ -14,7 +14,7 @@ from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
-from repertory.core.problem import Problem
+from repertory.core.problem import Damaged, Problem
 from repertory.core.settings import changed, saved_config
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
@@ -39,11 +39,14 @@ def open_model(
     paper = str(origin.get("paper", ""))
     study = catalog.load(paper)
     package = catalog.packages()[paper]
+    seed = origin.get("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
+        raise Damaged(f"{checkpoint.ABOUT} is damaged: seed is {seed!r}", model_dir, "restore it, or train it anew")
     config = changed(study, saved_config(study, origin.get("config", {}), model_dir), settings)
     fabric = Hardware().fabric()
     with progress_display(console) as display, torch.no_grad(), threads(config.threads):
         session = Session(
-            int(origin.get("seed", 0)),
+            seed,
             out,
             data,
             fabric=fabric,

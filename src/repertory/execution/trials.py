@@ -1,10 +1,9 @@
-"""One trial: train (or resume, or load) one arm under one seed, evaluate it, write down what came of it."""
+"""One trial: train (or resume, or load) one arm under one seed, and evaluate it."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.files import write_json
 from repertory.core.loops import Diverged
-from repertory.core.problem import Problem
-from repertory.core.study import Session, Study, StudyConfig
+from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
+from repertory.core.study import Session, Study, StudyConfig, warn_set_aside
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import now, provenance
-from repertory.verdicts.results import MEASURE, Outcome
+from repertory.verdicts.results import MEASURE, Outcome, read_trial_file
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,25 @@ def about(paper: str, arm: str, seed: int, config: StudyConfig) -> dict[str, Any
 
 
 def finished(trial: Trial) -> bool:
-    path = trial.folder / "result.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "done"
+    """Whether the trial has ended well.
+
+    Raises:
+        Damaged: its result.json cannot be read.
+    """
+    try:
+        return read_trial_file(trial.folder / "result.json").status == "done"
+    except FileNotFoundError:
+        return False
+
+
+def write_outcome(trial: Trial, outcome: Outcome) -> None:
+    """Write result.json of a trial, and the files that came with the outcome."""
+    for name, content in outcome.files.items():
+        path = trial.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    status = "failed" if outcome.error else "done"
+    write_json(trial.folder / "result.json", {"status": status, **outcome.to_json(), "date": now()})
 
 
 def perform(
@@ -90,8 +106,14 @@ def perform(
     )
     study = study_class(study_class.Config.model_validate_json(trial.config), session)
     with threads(study.config.threads):
-        session.reseed()
-        return _measure(study, trial) if trial.arm == MEASURE else _train_and_evaluate(study, trial, before_training)
+        while True:
+            try:
+                session.reseed()
+                if trial.arm == MEASURE:
+                    return _measure(study, trial)
+                return _train_and_evaluate(study, trial, before_training)
+            except SetAside:
+                continue
 
 
 def _measure(study: Study, trial: Trial) -> dict[str, float]:
@@ -134,13 +156,23 @@ def _train_and_evaluate(
         before_training(study, trial.arm, data)
     saved = trial.folder / "checkpoint"
     session.reseed("train")
-    if not fabric.broadcast(saved.exists()):
+    found = fabric.broadcast(saved.exists())
+    if not found:
         model = study.train(trial.arm, data)
         if fabric.is_global_zero:
             checkpoint.save(model, saved, **about(trial.paper, trial.arm, trial.seed, study.config))
         fabric.barrier()
     # Evaluated as loaded: what is reported is what the files on disk do.
-    model = fabric.to_device(checkpoint.load(saved, session.package))
+    try:
+        model = fabric.to_device(checkpoint.load(saved, session.package))
+    except Damaged as damage:
+        if not found:
+            raise
+        fabric.barrier()
+        if fabric.is_global_zero:
+            warn_set_aside(saved, damage.what)
+        fabric.barrier()
+        raise SetAside(damage.what, saved, "the same command trains it anew") from damage
     metrics = adapt_and_evaluate(study, model, data)
     session.finish()
     return metrics
@@ -157,7 +189,11 @@ def adapt_and_evaluate(study: Study, model: nn.Module, data: Any) -> dict[str, f
 
 
 def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None = None) -> Outcome:
-    """Carry out a trial and write its result.json, also when it fails."""
+    """Execute a trial; its failure is an outcome too.
+
+    Raises:
+        Problem: bad input, or a fault of the system: the other trials would fare no better.
+    """
     fabric = fabric or trial.hardware.fabric()
     started = time.perf_counter()
     error = ""
@@ -167,14 +203,27 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
     except Diverged as diverged:
         error = diverged.what
     except Problem:
-        raise  # bad input: the other trials would fare no better
-    except Exception:
+        raise
+    except Exception as failure:
+        if isinstance(failure, OSError) and is_system_fault(failure):
+            raise system_problem(failure) from failure
+        if fabric.world_size > 1 and _lost_peer(failure):
+            raise Problem(
+                "a process of the distributed run has ended, and the others cannot go on",
+                f"{trial.arm} seed {trial.seed}, process {fabric.global_rank} of {fabric.world_size}: "
+                f"{str(failure).splitlines()[0]}",
+                "see its own error above, if any; the same command goes on from the last resume point",
+            ) from failure
         error = traceback.format_exc()
-    outcome = Outcome(trial.name, trial.seed, metrics, time.perf_counter() - started, error)
-    if fabric.is_global_zero:
-        result = {"status": "failed" if error else "done", **vars(outcome), "date": now()}
-        write_json(trial.folder / "result.json", result)
-    return outcome
+    return Outcome(trial.name, trial.seed, metrics, time.perf_counter() - started, error)
+
+
+def _lost_peer(error: Exception) -> bool:
+    """Whether a collective failed, as it does when another process has ended."""
+    words = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in words for word in ("gloo", "nccl", "closed by peer"))
+    )
 
 
 @contextlib.contextmanager

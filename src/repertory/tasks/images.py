@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory.core import checkpoint
+from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit, loader
@@ -262,10 +264,10 @@ class ImageStudy(Study[R, ImageData, M]):
         for row, values, labels in zip(
             table, ranked.values[:, :5].tolist(), ranked.indices[:, :5].tolist(), strict=True
         ):
-            row["top5"] = ", ".join(f"{names[k]} {100 * p:.1f} %" for k, p in zip(labels, values, strict=True))
+            row["top5"] = "; ".join(f"{names[k]} {100 * p:.1f} %" for k, p in zip(labels, values, strict=True))
 
         x = torch.stack([data[i][0] for i in range(min(MAX_PICTURES, len(data)))])
-        titles = [f"{row['class']}\n{100 * row['probability']:.0f} %" for row in table]
+        titles = [f"{figure_text(row['class'])}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
         return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
@@ -325,14 +327,24 @@ def as_picture(model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def label_texts(model: nn.Module) -> list[str]:
-    """Text for each class: the first term of its description, else its name, else its number."""
+    """What the classes are called: distinct descriptions, else their names, else their numbers.
+
+    Descriptions of ImageNet are lists of synonyms: the first stands for all where no other class has the same.
+    """
     names = _cfg(model).get("label_names") or [str(k) for k in range(cast(int, model.num_classes))]
     described = _cfg(model).get("label_descriptions") or {}
-    return [described.get(name, name).partition(",")[0] for name in names]
+    texts = [described.get(name, name) for name in names]
+    first = Counter(text.partition(",")[0] for text in texts)
+    short = [
+        text.partition(",")[0] if name in described and first[text.partition(",")[0]] == 1 else text
+        for name, text in zip(names, texts, strict=True)
+    ]
+    taken = Counter(short)
+    return [text if taken[text] == 1 else f"{text} ({name})" for name, text in zip(names, short, strict=True)]
 
 
 def predictions_picture(pictures: list[np.ndarray], titles: list[str]) -> Figure:
-    """Images (H, W, 3) with their predicted classes as titles."""
+    """Images (H, W, 3) with their predicted classes as titles, escaped for matplotlib: see `figure_text`."""
     columns = min(6, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")

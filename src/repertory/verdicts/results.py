@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from repertory import catalog
-from repertory.core.files import write_json
-from repertory.core.problem import Problem
+from repertory.core.card import explain
+from repertory.core.files import read_json, write_json
+from repertory.core.problem import Damaged, Problem
 from repertory.verdicts.judge import Verdict, judge
 
 MEASURE = "measure"
@@ -21,13 +23,106 @@ MEASURE = "measure"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial."""
+    """What came of a trial: all that the process which started it needs to know."""
 
     arm: str
     seed: int
     metrics: dict[str, float]
     seconds: float
     error: str = ""
+    files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """Path below the trial's folder -> content, where the trial ran on a machine that does not share the folder."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the files."""
+        return {name: getattr(self, name) for name in ("arm", "seed", "metrics", "seconds", "error")}
+
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""JSON has no NaN: it is stored as null."""
+Metrics = dict[str, Number]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class TrialFile(_Stored):
+    """result.json of a trial."""
+
+    status: Literal["done", "failed"]
+    arm: str
+    seed: int
+    metrics: Metrics
+    seconds: float
+    error: str
+
+    def outcome(self) -> Outcome:
+        return Outcome(self.arm, self.seed, self.metrics, self.seconds, self.error)
+
+
+class RunFile(_Stored):
+    """config.json of a run directory."""
+
+    paper: str
+    scale: str
+    data: str
+    data_dir: str | None = None
+    dry_run: bool
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    date: str
+    machine: str
+    fresh: bool = False
+    """Begun by --fresh, and not ended yet."""
+
+
+class DataFile(_Stored):
+    """data.json of a run directory: what the data were when the run began."""
+
+    files: dict[str, str]
+    refused: list[str]
+    """Files that a Problem complained about, which may be mended."""
+
+
+S = TypeVar("S", bound=_Stored)
+
+
+def read_stored(path: Path, kind: type[S], remedy: str) -> S:
+    """Read and check a JSON file of a run directory.
+
+    Raises:
+        Damaged: cut short, or without the fields that belong there; names the field.
+        FileNotFoundError: absent.
+    """
+    content = read_json(path, remedy)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise Damaged(f"{path.name} is damaged: {explain(error)}", path, remedy) from error
+
+
+def read_run_file(run_dir: Path) -> RunFile:
+    """config.json of a run directory.
+
+    Raises:
+        Damaged: see `read_stored`.
+        FileNotFoundError: absent.
+    """
+    remedy = "restore the file, or use --fresh to start over"
+    return read_stored(run_dir / "config.json", RunFile, remedy)
+
+
+def read_trial_file(path: Path) -> TrialFile:
+    """result.json of a trial.
+
+    Raises:
+        Damaged: see `read_stored`.
+        FileNotFoundError: absent.
+    """
+    return read_stored(path, TrialFile, "delete the file: the trial is evaluated again from its checkpoint")
 
 
 @dataclass(frozen=True)
@@ -50,24 +145,27 @@ class Result:
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
-        """Read a run directory. Raises `Problem` if it is none."""
+        """Read a run directory.
+
+        Raises:
+            Damaged: a file of it is damaged; names the file.
+            Problem: not a run directory.
+        """
         try:
-            head = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-        except OSError as error:
+            head = read_run_file(run_dir)
+        except FileNotFoundError as error:
             raise Problem("not a run directory", run_dir, "give the folder that `repertory run --out` wrote") from error
-        results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(run_dir.glob("trials/*/result.json"))]
-        measured = next((r for r in results if r["arm"] == MEASURE), {"metrics": {}})
-        study = catalog.load(head["paper"])
-        arms, figures = list(study.arms), _numbers(measured["metrics"])
-        of_points = {r["arm"]: _numbers(r["metrics"]) for r in results if r["arm"] not in arms}
+        outcomes = [read_trial_file(path).outcome() for path in sorted(run_dir.glob("trials/*/result.json"))]
+        study = catalog.load(head.paper)
+        arms, figures = list(study.arms), next((dict(o.metrics) for o in outcomes if o.arm == MEASURE), {})
+        of_points = {o.arm: o.metrics for o in outcomes if o.arm not in arms}
         for sweep in study.sweeps:
-            points = sweep.points(head["config"].get(sweep.values, ()))
+            points = sweep.points(head.config.get(sweep.values, ()))
             figures |= sweep.figures({x: of_points[name] for name, x in points.items() if name in of_points})
-        trials = sorted((r for r in results if r["arm"] in arms), key=lambda r: (arms.index(r["arm"]), r["seed"]))
+        trials = sorted((o for o in outcomes if o.arm in arms), key=lambda o: (arms.index(o.arm), o.seed))
         return cls(
-            head["paper"], head["scale"], head["data"], head["config"], head["versions"], head["commit"], head["date"],
-            tuple(_outcome(r) for r in trials), figures, run_dir,
-            head["dry_run"], head["machine"],
+            head.paper, head.scale, head.data, head.config, head.versions, head.commit, head.date,
+            tuple(trials), figures, run_dir, head.dry_run, head.machine,
         )  # fmt: skip
 
     @classmethod
@@ -85,7 +183,7 @@ class Result:
         names = ("paper", "scale", "data", "dry_run", "date", "machine", "versions", "commit", "config", "figures")
         return {
             **{name: getattr(self, name) for name in names},
-            "trials": [vars(outcome) for outcome in self.outcomes],
+            "trials": [outcome.to_json() for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
         }
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
+from repertory.core.printing import figure_text
 from repertory.nn.spiking import LIF
 from repertory.papers.apb.model import APBConv2d, APBNet
 
@@ -74,7 +75,7 @@ def association_picture(values: np.ndarray, what: str, name: str) -> Figure:
         maps.append(axes.imshow(values_t, cmap="RdBu_r", vmin=neutral - reach, vmax=neutral + reach))
         axes.set_title(f"step {step}", fontsize=8)
     figure.colorbar(maps[0], ax=panels.ravel().tolist(), shrink=0.8, label=f"{what}, mean over channels")
-    figure.suptitle(name, fontsize=9)
+    figure.suptitle(figure_text(name), fontsize=9)
     return figure
 
 
@@ -91,7 +92,7 @@ def raster(spikes: np.ndarray, name: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{len(shown)} of the {len(firing)} that fire, of {spikes.shape[1]}")
-    axes.set_title(f"{name}: {int(spikes.sum())} spikes of the last layer", fontsize=9)
+    axes.set_title(f"{figure_text(name)}: {int(spikes.sum())} spikes of the last layer", fontsize=9)
     return figure
 
 

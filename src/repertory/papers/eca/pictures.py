@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from repertory.core.printing import figure_text
 from repertory.papers.eca.layers import Gate
 from repertory.papers.eca.model import stages_of
 
@@ -63,7 +64,7 @@ def weights_picture(stages: Sequence[NDArray[np.float32]], classes: Sequence[str
     rows = figure.subplots(len(stages), 1, squeeze=False).flat
     for number, (axes, weights) in enumerate(zip(rows, stages, strict=True), 1):
         shown = axes.imshow(weights, aspect="auto", cmap="viridis", interpolation="nearest")
-        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        axes.set_yticks(range(len(classes)), [figure_text(name) for name in classes], fontsize=8)
         axes.set_title(f"stage {number}, last block: {weights.shape[1]} channels", fontsize=9)
         figure.colorbar(shown, ax=axes, label="weight")
     figure.axes[len(stages) - 1].set_xlabel("channel")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from repertory.core.printing import figure_text
 from repertory.data.events import Size, count_frames, pick
 
 BRIGHTER, DARKER = "#cf222e", "#0969da"
@@ -45,7 +46,7 @@ def frames_picture(events: np.ndarray, size: Size, bins: int, title: str) -> Fig
         if number < bins:
             axes.imshow(difference[..., number], cmap="RdBu_r", vmin=-bound, vmax=bound)
             axes.set_title(f"bin {number + 1}", fontsize=8)
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     return figure
 
 

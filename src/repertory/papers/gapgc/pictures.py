@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from repertory.core.printing import figure_text
 from repertory.core.problem import require
 from repertory.data.molecules import Molecules
 
@@ -111,7 +112,7 @@ def projection_picture(features: Mapping[str, np.ndarray], groups: Mapping[str, 
         for label, colour in enumerate(GROUPS):
             chosen = groups[name] == bool(label)
             axes.scatter(*points[chosen].T, s=9, color=colour, alpha=0.7, label=f"pseudo-label {label}: {chosen.sum()}")
-        axes.set_title(f"{name} ({task})")
+        axes.set_title(f"{name} ({figure_text(task)})")
         axes.legend(frameon=False, fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -135,6 +136,6 @@ def roc_picture(labels: np.ndarray, scores: Mapping[str, np.ndarray], tasks: Seq
             false, true, _ = roc_curve(labels[known, k], values[known, k])
             axes.plot(false, true, color=colour, label=f"{name}: AUC {auc(labels[:, k], values[:, k]):.3f}")
         axes.plot([0, 1], [0, 1], ":", color=BEFORE, linewidth=0.8)
-        axes.set(title=tasks[k], xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+        axes.set(title=figure_text(tasks[k]), xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure

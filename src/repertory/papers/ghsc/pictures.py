@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from repertory.core.printing import figure_text
 from repertory.data.hypergraphs import CSR
 
 MOST_POINTS = 3000
@@ -157,4 +158,4 @@ def _color(group: int) -> str:
 
 
 def _name(group: int, names: Sequence[str]) -> str:
-    return "unlabelled" if group < 0 else names[group]
+    return "unlabelled" if group < 0 else figure_text(names[group])

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from repertory.core.printing import figure_text
 from repertory.papers.proton_dose.metrics import r80
 from repertory.papers.proton_dose.simulator import Array
 
@@ -23,7 +24,7 @@ def beam_figure(title: str, activity: Array, hu: NDArray, predicted: Array, true
         edge = float(r80(dose))
         above.plot(depth, dose, color=colour, label=f"{name}, R80 = {edge:.1f} mm")
         above.axvline(edge, color=colour, linestyle="--", linewidth=1)
-    above.set(title=title, ylabel="relative to the maximum", ylim=(0, None))
+    above.set(title=figure_text(title), ylabel="relative to the maximum", ylim=(0, None))
     above.legend(loc="upper right")
     strip.imshow(hu[None], extent=(0, len(hu), 0, 1), aspect="auto", cmap="gray", vmin=-200, vmax=300)
     strip.set(xlabel="depth / mm", ylabel="CT", yticks=[])

@@ -1,0 +1,107 @@
+"""Text from data in terminals and figures: literal, whole, and without control characters.
+
+Names of files, classes and molecules are data. Printed as they are, they can be read as markup by rich, as
+mathematics by matplotlib, and as commands by a terminal (title, clipboard, links). Everything that the command line
+prints goes through `console` or `print_json`; everything from data in a figure through `figure_text`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.segment import Segment
+
+from repertory.core.files import json_text
+from repertory.core.problem import Problem
+
+if TYPE_CHECKING:
+    from rich.console import ConsoleOptions, RenderableType
+    from rich.text import Text
+
+# C0 and C1 controls, invisible and direction-changing format characters (but for the joiners that Persian and emoji
+# need), line separators, lone surrogates (undecodable file names), tags.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    r"""Control and invisible characters as escapes; all else unchanged.
+
+    Args:
+        text: anything, from anywhere.
+        lines: keep newlines and tabs; else they are escaped too, for what must stay on one line.
+
+    Example:
+        >>> print(visible("a\x1b[31mb"))
+        a\x1b[31mb
+    """
+    shown = _HIDDEN.sub(lambda found: _escape(found[0]), text)
+    return shown if lines else shown.replace("\n", r"\n").replace("\t", r"\t")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def figure_text(text: str) -> str:
+    r"""A name from data as matplotlib shows it literally: in titles, labels, ticks and legends.
+
+    Dollar signs would begin mathematics, and a legend leaves out labels that begin with an underscore.
+
+    Example:
+        >>> print(figure_text("$5_a$"))
+        \$5_a\$
+    """
+    shown = visible(text, lines=False).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+class _Literal(Console):
+    """A console that prints strings literally: no markup, no emoji codes, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The console that the command line prints to. Styled output is given as `rich.text.Text`."""
+    return _Literal(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def print_problem(console: Console, problem: Problem) -> None:
+    """What, where and remedy, a line each."""
+    labelled = (problem.what, f"where: {problem.where}", f"remedy: {problem.remedy}")
+    console.print("\n".join(visible(line, lines=False) for line in labelled), style="red", soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """JSON to standard output; hidden characters become escapes of JSON, so that the values stay the same."""
+    text = json_text(content)
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(re.sub(r"[^\x00-\x7f]", _json_escape, text) if ascii_only else _HIDDEN.sub(_json_escape, text))
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def set_streams() -> None:
+    """Let standard output and error escape what their encoding lacks, rather than raise UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
