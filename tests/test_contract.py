@@ -41,7 +41,6 @@ def spoilt(tmp_path: Path) -> Iterator[Callable[[str, str, str], str]]:
     [
         ("card.toml", 'keywords = ["classification", ', "keywords = [", "the_card_is_complete", "keywords: 2"),
         ("card.toml", '"分类", ', '"sorting", ', "the_card_is_complete", "none is Chinese"),
-        ("card.toml", "minutes = 1.0", "minutes = 0", "the_card_is_complete", "minutes"),
         ("card.toml", 'extra = ""', 'extra = "audio"', "the_card_is_complete", "none that is called 'audio'"),
         ("study.py", '"paper": ', '"papers": ', "the_study_fits_the_card", "scales: paper missing"),
         ("study.py", "ge=1, le=4096, ", "", "settings_are_documented_and_bounded", "setting hidden: no bounds"),

@@ -74,7 +74,8 @@ def test_extras_are_those_of_the_package_and_all_names_those_that_code_uses() ->
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     cards = {card.extra for card in catalog.cards(built_in=True)} - {""}
     sources = "".join(path.read_text(encoding="utf-8") for path in (root / "src").rglob("*.py"))
-    used = cards | set(re.findall(r"""require\([^)]*?"(\w+)"\)""", sources))
+    # The contract asks for pytest.
+    used = cards | set(re.findall(r"""require\([^)]*?"(\w+)"\)""", sources)) - {"test"}
     assert used <= set(extras)
     (everything,) = extras["all"]
     assert set(re.findall(r"\[(.*)\]", everything)[0].split(",")) == used

@@ -104,7 +104,7 @@ def test_what_is_no_model_directory_is_said(tmp_path: Path, content: str | None)
     [
         "os:system", "tests_evil.model:Net", "torch.nn:Linear", "repertoryx.model:Net", "", ":", "subprocess",
         # What our own modules import is foreign all the same.
-        "repertory.core.study:os", "repertory.core.checkpoint:json",
+        "repertory.core.study:os", "repertory.core.checkpoint:re",
         "repertory.papers.proton_dose.model:PyTorchModelHubMixin",
         "repertory.core.study:Session",
     ],

@@ -64,7 +64,7 @@ def test_a_problem_stays_three_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     print_problem(console(stderr=True), Problem("bad\nremedy: rm -rf /", "a\x1b[2Jb [x]", "mend it"))
-    assert stream.getvalue().splitlines() == [r"bad\nremedy: rm -rf /", r"where: a\x1b[2Jb [x]", "remedy: mend it"]
+    assert stream.getvalue().splitlines() == ["bad remedy: rm -rf /", r"where: a\x1b[2Jb [x]", "remedy: mend it"]
 
 
 def test_json_keeps_values_and_sends_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

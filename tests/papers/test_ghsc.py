@@ -767,7 +767,8 @@ def test_pami_gives_every_vertex_a_hyperedge_and_glorot_weights(tmp_path: Path, 
 
 
 def test_figures_of_the_equivalence(tmp_path: Path) -> None:
-    figures = study(tmp_path, sample="objects").measure()
+    s = study(tmp_path, sample="objects")
+    figures = s.measure_data(s.data())
     assert figures["walk_gap_edvw"] < 1e-14
     assert figures["walk_gap_eivw"] < 1e-14
     assert figures["irreversibility_otherwise"] > 1e-2

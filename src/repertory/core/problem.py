@@ -6,16 +6,17 @@ import difflib
 import errno
 import importlib
 import re
-import unicodedata
 from collections.abc import Iterable
 from types import ModuleType
+
+from repertory.core.text import visible
 
 
 class Problem(ValueError):
     """Something the user can put right: what is wrong, where, and what to do about it.
 
     A ValueError too, since layers that others import raise it. The command line prints the three lines and
-    exits with status 2; `--debug` shows the traceback too. Each part is one line: runs of whitespace become one
+    exits with status 2; `--debug` shows the traceback too. Each part is one line: line ends become a
     space, and control characters are escaped, so that text from files cannot add lines or steer the terminal.
 
     Example:
@@ -34,15 +35,8 @@ class Problem(ValueError):
 
 
 def _one_line(text: str) -> str:
-    """Fold whitespace, line ends included, and escape control characters, surrogates and bidirectional overrides."""
-    folded = re.sub(r"\s+", " ", text).strip()
-    return "".join(c.encode("unicode_escape").decode("ascii") if _is_control(c) else c for c in folded)
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in (
-        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
-    )  # fmt: skip
+    """Join lines by a space and escape control characters."""
+    return visible(re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text).strip(), lines=False)
 
 
 class Damaged(Problem):
@@ -104,5 +98,5 @@ def suggest(name: str, known: Iterable[str], before: str = ": ") -> str:
         >>> suggest("momentum", ["epochs", "lr"])
         ''
     """
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"{before}did you mean {' or '.join(close)}?" if close else ""

@@ -54,7 +54,7 @@ class EventAugConfig(EventRecipe):
             import timm  # here, since it imports torch
 
             if not timm.is_model(name):
-                raise ValueError("neither cnn, snn nor a network that timm knows")
+                raise ValueError("neither cnn, snn nor a model name of timm")
         return name
 
 
