@@ -51,8 +51,6 @@ def main() -> None:
     set_streams()
     warnings.showwarning = _print_warning
     sys.excepthook = _print_traceback
-    # Meant for timm, which compiles with it; our users can do nothing about it.
-    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     try:
         app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
     except (Problem, OSError) as error:

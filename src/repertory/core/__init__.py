@@ -1,1 +1,6 @@
 """What a paper is written against."""
+
+import warnings
+
+# Meant for timm, which compiles with it; our users can do nothing about it.
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")

@@ -26,6 +26,8 @@ from repertory.verdicts.results import MEASURE, Outcome
 TOKEN = secrets.token_hex(32)
 """Of the Ray that this process starts; Ray reads it once."""
 SPAWN = multiprocessing.get_context("spawn")  # a forked torch with threads may hang
+SECONDS_TO_END = 10.0
+"""How long an idle worker may take to end."""
 
 
 def announce(console: Console, outcome: Outcome, count: str) -> None:
@@ -85,9 +87,12 @@ class _Worker:
             raise answer
         return answer
 
-    def stop(self) -> None:
+    def stop(self, idle: bool) -> None:
+        """End the process: an idle one by itself, a busy one at once, since resume points are written whole."""
         self.connection.close()
-        self.process.kill()  # resume points are written whole
+        if idle:
+            self.process.join(SECONDS_TO_END)
+        self.process.kill()
         self.process.join()
 
 
@@ -127,6 +132,9 @@ def _end_with_parent() -> None:
 
 
 def _in_processes(trials: list[Trial], jobs: int) -> Iterator[tuple[Trial, Outcome]]:
+    # multiprocessing reports semaphores of workers that were killed; nothing is left of them.
+    known = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [known, "ignore:resource_tracker:UserWarning"]))
     jobs = min(jobs, len(trials))
     threads = max(1, (os.cpu_count() or 1) // max(jobs, 1))
     waiting = deque(trials)
@@ -150,8 +158,9 @@ def _in_processes(trials: list[Trial], jobs: int) -> Iterator[tuple[Trial, Outco
                     idle.append(worker)
                 yield trial, outcome
     finally:
+        os.environ["PYTHONWARNINGS"] = known
         for worker in started:
-            worker.stop()
+            worker.stop(worker in idle)
 
 
 # -- Ray ----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def write_skeleton(paper: str, into: Path, task: str = "plain", package: str = "
     """
     if task not in TASKS:
         raise Problem(f"no task {task!r}", "--task", f"choose from {', '.join(TASKS)}")
-    templates = {name: _template(f"{task}/{name}.py") for name in ("model", "study", "test")}
+    templates = {name: _template(f"{task}/{name}.py") for name in ("model", "settings", "study", "test")}
     _demand_identifier(paper, "the identifier of a paper")
     if paper in catalog.packages():
         raise Problem(f"the paper {paper} is there already", catalog.folder(paper), "choose another identifier")
@@ -102,6 +102,7 @@ def write_skeleton(paper: str, into: Path, task: str = "plain", package: str = "
         room / "__init__.py": _template("__init__.py"),
         room / "card.toml": _template("card.toml"),
         room / "model.py": templates["model"],
+        room / "settings.py": templates["settings"],
         room / "study.py": templates["study"],
         test: templates["test"],
     }
