@@ -205,7 +205,7 @@ def test_kill_9_in_the_middle_of_a_trial_loses_nothing(toy_net: str, tmp_path: P
     assert not (disturbed / "trials" / "toy_net-0" / "result.json").exists()
 
     for folder in (disturbed, undisturbed):
-        subprocess.run([*COMMAND, *LONG, str(folder)], env=environment, check=True, capture_output=True)
+        Experiment(toy_net, "smoke", out=folder, settings={"epochs": 100, "hidden": 256}).run(arms=["toy_net"])
     assert {name: mtimes(disturbed)[name] for name in kept} == kept, "finished trials are skipped"
     metrics = [Result.read(folder).metrics["toy_net"] for folder in (disturbed, undisturbed)]
     assert metrics[0] == metrics[1]

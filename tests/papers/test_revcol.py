@@ -387,6 +387,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -407,6 +408,7 @@ def test_two_processes_see_the_gradient_of_the_whole_batch(tmp_path: Path) -> No
     assert difference(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_under_torch_compile() -> None:
     """The columns are one break in the graph; plain training compiles whole, and so may the levels by themselves."""
     x, options = torch.randn(2, 3, 32, 32), {"layers": (1, 1, 1, 1), "columns": 2}
