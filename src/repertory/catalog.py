@@ -110,6 +110,11 @@ def packages() -> dict[str, str]:
     return {paper: entry.package for paper, entry in _registrations()[0].items() if not entry.problem}
 
 
+def distribution(paper: str) -> str:
+    """The name of the distribution that brings a paper. Raises `KeyError` for an unknown one."""
+    return _registrations()[0][paper].distribution
+
+
 def broken() -> list[tuple[str, Problem]]:
     """(distribution, problem) of every package of somebody else that brings a paper which cannot be shown."""
     found, faults = _registrations()

@@ -37,7 +37,6 @@ from unittest import mock
 from annotated_types import Ge, Gt, Le, Lt
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel
 
 from repertory import catalog
 from repertory.core.card import Card
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OWN = "repertory"
-"""The distribution of the built-in papers."""
 SCALES = ("smoke", "laptop", "paper")
 KEYWORDS = 3
 """Fewest keywords of a card."""
@@ -190,15 +187,9 @@ def missing_extra(paper: str) -> str:
         extra = catalog.card(paper).extra
     except Problem:
         return ""  # the check of the card says what is wrong with it
-    distribution = _distribution(paper)
+    distribution = catalog.distribution(paper)
     missing = [name for name in _requirements(distribution, extra) if not _installed(name)]
     return f"pip install '{distribution}[{extra}]'" if extra and missing else ""
-
-
-def _distribution(paper: str) -> str:
-    """The name of the distribution that brings a paper."""
-    entries = importlib.metadata.entry_points(group=catalog.ENTRY_POINTS, name=paper)
-    return next((entry.dist.name for entry in entries if entry.dist), OWN)
 
 
 def _extras(distribution: str) -> list[str]:
@@ -236,10 +227,10 @@ def _requirements(distribution: str, extra: str = "") -> frozenset[str]:
 
 def undeclared_packages(paper: str) -> frozenset[str]:
     """The distributions that extras bring, but neither the base installation nor the extra that the card names."""
-    distribution = _distribution(paper)
-    declared = _requirements(distribution, catalog.card(paper).extra) | _requirements(OWN)
-    optional = {name for d in {distribution, OWN} for extra in _extras(d) for name in _direct(d, extra)}
-    return frozenset(optional - declared - {canonicalize_name(d) for d in (distribution, OWN)})
+    distribution = catalog.distribution(paper)
+    declared = _requirements(distribution, catalog.card(paper).extra) | _requirements(catalog.OWN)
+    optional = {name for d in {distribution, catalog.OWN} for extra in _extras(d) for name in _direct(d, extra)}
+    return frozenset(optional - declared - {canonicalize_name(d) for d in (distribution, catalog.OWN)})
 
 
 def _direct(distribution: str, extra: str) -> set[str]:
@@ -304,7 +295,7 @@ def _demand(kept: object, otherwise: str) -> None:
 
 
 def it_loads(room: Room) -> None:
-    """Card and study are there and valid; the packages that they need are installed."""
+    """Card and study are there and valid, the claims test what the study has, and the packages are installed."""
 
 
 def the_card_is_complete(room: Room) -> None:
@@ -316,7 +307,7 @@ def the_card_is_complete(room: Room) -> None:
     texts = {"summary": card.summary} | {f"claim {claim.id}": claim.text for claim in card.claim}
     for place, text in texts.items():
         _demand(CHINESE.search(text.zh), f"{place}: zh is not Chinese")
-    distribution = _distribution(room.paper)
+    distribution = catalog.distribution(room.paper)
     _demand(
         not card.extra or card.extra in _extras(distribution),
         f"extra: {distribution} has none that is called {card.extra!r}",
@@ -324,7 +315,7 @@ def the_card_is_complete(room: Room) -> None:
 
 
 def the_study_fits_the_card(room: Room) -> None:
-    """Scales, arms and method are there; the claims test arms that the study has."""
+    """Scales, arms and method are there."""
     study = room.study
     missing = [scale for scale in SCALES if scale not in study.scales]
     _demand(not missing, f"scales: {', '.join(missing)} missing")
@@ -332,33 +323,19 @@ def the_study_fits_the_card(room: Room) -> None:
         _demand(type(config) is study.Config, f"scale {scale}: not a {study.Config.__name__}")
     _demand(study.method in study.arms, f"method: {study.method!r} is not an arm")
     _demand(MEASURE not in study.arms, f"arms: none may be called {MEASURE!r}")
-    for claim in room.card.claim:
-        for test in claim.test:
-            tested = [name for name in (getattr(test, "arm", ""), *getattr(test, "controls", ())) if name]
-            unknown = [name for name in tested if name not in study.arms]
-            _demand(not unknown, f"claim {claim.id}: the study has no arm {', '.join(unknown)}")
     unknown = [name for name in study.sample_fields if name not in study.Config.model_fields]
     _demand(not unknown, f"sample_fields: the configuration has no {', '.join(unknown)}")
 
 
 def settings_are_documented_and_bounded(room: Room) -> None:
     """Every field of the configuration has a description; a number has bounds."""
-    for name, field in _fields(room.study.Config):
+    for name, field in room.study.Config.model_fields.items():
         _demand(field.description, f"setting {name}: no description")
         kind = field.annotation
         alternatives = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         numeric = alternatives - {NoneType} <= {int, float}
         bounded = any(isinstance(part, Ge | Gt | Le | Lt) for part in field.metadata)
         _demand(bounded or not numeric, f"setting {name}: no bounds (ge, gt, le, lt)")
-
-
-def _fields(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and fields, those of nested groups too."""
-    for name, field in config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
 
 
 def the_usage_snippet_runs(room: Room) -> None:
