@@ -7,6 +7,7 @@ repertory needs no deep-learning library.
 from __future__ import annotations
 
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -85,12 +86,17 @@ class _Region(_Part):
         return low, high
 
 
-class Compare(_Part):
-    """Paired over seeds: `arm` is better than `over` in `metric` by more than `margin`.
+class Assay(_Region):
+    """What a control must reach for a comparison with it to mean anything: not collapsed, above chance."""
 
-    A negative margin tests non-inferiority. With several controls in `over`, each seed's difference is
-    taken to the control with the best mean. `over_metric` compares two metrics, for example the error
-    after and before a disturbance of the same arm.
+    metric: str
+
+
+class Compare(_Part):
+    """`arm` is better than each arm of `over` in `metric` by more than `margin`; every control has a test of its own.
+
+    A negative margin tests non-inferiority, which needs a control that works: state `assay`. `over_metric`
+    compares two metrics, for example the error after and before a disturbance of the same arm.
     """
 
     kind: Literal["compare"]
@@ -99,11 +105,26 @@ class Compare(_Part):
     over: str | Annotated[tuple[str, ...], Field(min_length=1)]
     over_metric: str = Field(default="", description="metric of `over`; empty: the same metric")
     margin: float = 0.0
+    least: float = Field(
+        default=0.0,
+        ge=0,
+        description="smallest effect beyond the margin worth having, in the metric's unit: a smaller one fails",
+    )
+    fixed: date | None = Field(default=None, description="day on which margin and `least` were fixed")
+    paired: bool = Field(default=True, description="False: Welch's test, where pairing over seeds gains nothing")
+    exact: bool = Field(
+        default=False, description="the seed cannot change the difference: equal differences decide by themselves"
+    )
+    assay: Assay | None = None
     better: Literal["higher", "lower"] = "higher"
 
     @property
     def controls(self) -> tuple[str, ...]:
         return (self.over,) if isinstance(self.over, str) else self.over
+
+    def one_by_one(self) -> list[Compare]:
+        """A comparison with each control."""
+        return [self.model_copy(update={"over": over}) for over in self.controls]
 
     def measurements(self) -> list[tuple[str, str]]:
         """(arm, metric) of all that the test looks at."""
@@ -116,6 +137,7 @@ class Value(_Region):
     kind: Literal["value"]
     metric: str
     arm: str = ""
+    exact: bool = Field(default=False, description="the seed cannot change the value: equal values decide")
 
     def measurements(self) -> list[tuple[str, str]]:
         """(arm, metric) of what the test looks at; no arm: a figure of `Study.measure`."""
@@ -181,6 +203,11 @@ class Claim(_Part):
     @property
     def text(self) -> Text:
         return Text(en=self.en, zh=self.zh)
+
+    @property
+    def elementary(self) -> tuple[Test, ...]:
+        """The tests with one control each: a comparison with several is as many tests."""
+        return tuple(one for test in self.test for one in (test.one_by_one() if isinstance(test, Compare) else [test]))
 
 
 class Note(_Part):

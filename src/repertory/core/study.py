@@ -32,11 +32,14 @@ from repertory.core.settings import C, Design, StudyConfig, real_data
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Metric", "Prediction", "Session", "Study", "StudyConfig", "real_data", "set_generators"]
+__all__ = ["Measured", "Metric", "Prediction", "Session", "Study", "StudyConfig", "real_data", "set_generators"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 M = TypeVar("M", bound=nn.Module)
+
+Measured = float | list[float]
+"""An exact figure, or the medians of a timing."""
 
 DRY_RUN_STEPS = 2
 
@@ -537,11 +540,14 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     def evaluate(self, model: M, data: D) -> dict[str, float]:
         """Metrics of a trained (and adapted) module on the held-out part of `data`; runs without gradients."""
 
-    def measure(self) -> dict[str, float]:
-        """Figures that need neither training nor data: parameters, multiply-accumulates, memory, speed."""
+    def measure(self) -> Mapping[str, Measured]:
+        """Figures that need neither training nor data: parameters, multiply-accumulates, memory.
+
+        A timing is a list of at least 5 medians of interleaved rounds (`core.timing.medians`): it has an interval.
+        """
         return {}
 
-    def measure_data(self, data: D) -> dict[str, float]:
+    def measure_data(self, data: D) -> Mapping[str, Measured]:
         """Figures of the data themselves, without training."""
         return {}
 

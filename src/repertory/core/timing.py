@@ -32,6 +32,24 @@ def ratio(times: Mapping[str, NDArray[np.float64]], one: str, peer: str) -> floa
     return float(np.median(times[peer] / times[one]))
 
 
+def medians(times: Mapping[str, NDArray[np.float64]], one: str, peer: str, count: int = 5) -> list[float]:
+    """Speed of `one` relative to `peer`, `count` times: the rounds are dealt out in turn, a median for each hand.
+
+    `Study.measure` gives these for a timing, so that its verdict has an interval.
+
+    Raises:
+        ValueError: fewer rounds than medians.
+
+    Example:
+        >>> medians({"ours": np.full(10, 1.0), "theirs": np.full(10, 3.0)}, "ours", "theirs")
+        [3.0, 3.0, 3.0, 3.0, 3.0]
+    """
+    speeds = times[peer] / times[one]
+    if len(speeds) < count:
+        raise ValueError(f"{len(speeds)} rounds give no {count} medians")
+    return [float(np.median(speeds[first::count])) for first in range(count)]
+
+
 def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
     """The torch operators with the most CPU time: name -> share of the run in per cent, largest first."""
     from torch.profiler import ProfilerActivity, profile  # a lazy import: races do not need torch

@@ -44,7 +44,7 @@ from repertory.execution.executors import announce, execute, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.plan import plan
 from repertory.execution.provenance import commit, data_difference, describe_data, provenance
-from repertory.execution.trials import Trial, about, finished, forget_data, perform, write_outcome
+from repertory.execution.trials import Trial, about, finished, forget_data, perform, single, write_outcome
 from repertory.reports.html import Report
 from repertory.verdicts.results import MEASURE, DataFile, read_run_file, read_stored
 
@@ -406,7 +406,9 @@ class Experiment:
             check_output(self.out, empty=True)
         with work._opened(fresh, console) as (fabric, display):
             try:
-                metrics = perform(trial, fabric, display, self._announce_plan if console and self.lead else None)
+                metrics = single(
+                    perform(trial, fabric, display, self._announce_plan if console and self.lead else None)
+                )
             finally:
                 forget_data()
             if self.lead:

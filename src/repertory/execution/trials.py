@@ -6,11 +6,12 @@ import contextlib
 import copy
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
@@ -21,7 +22,7 @@ from repertory.core import checkpoint
 from repertory.core.files import write_json
 from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
-from repertory.core.study import Session, Study, StudyConfig, warn_set_aside
+from repertory.core.study import Measured, Session, Study, StudyConfig, warn_set_aside
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import now, provenance
 from repertory.verdicts.results import MEASURE, Outcome, read_trial_file
@@ -87,7 +88,7 @@ def perform(
     fabric: Fabric,
     display: Progress | None,
     before_training: Callable[[Study, str, Any], None] | None = None,
-) -> dict[str, float]:
+) -> Mapping[str, Measured]:
     """Train (or resume, or load what is trained already) and evaluate one trial; or measure the study.
 
     `before_training` is called with the study, the arm and the data.
@@ -116,11 +117,9 @@ def perform(
                 continue
 
 
-def _measure(study: Study, trial: Trial) -> dict[str, float]:
-    figures = study.measure()
-    if type(study).measure_data is not Study.measure_data:
-        figures |= study.measure_data(_data(study, trial))
-    return figures
+def _measure(study: Study, trial: Trial) -> dict[str, Measured]:
+    of_data = study.measure_data(_data(study, trial)) if type(study).measure_data is not Study.measure_data else {}
+    return {**study.measure(), **of_data}
 
 
 _latest: dict[tuple[Any, ...], Any] = {}
@@ -197,9 +196,9 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
     fabric = fabric or trial.hardware.fabric()
     started = time.perf_counter()
     error = ""
-    metrics: dict[str, float] = {}
+    measured: Mapping[str, Measured] = {}
     try:
-        metrics = perform(trial, fabric, display)
+        measured = perform(trial, fabric, display)
     except Diverged as diverged:
         error = diverged.what
     except Problem:
@@ -215,7 +214,13 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
                 "see its own error above, if any; the same command goes on from the last resume point",
             ) from failure
         error = traceback.format_exc()
-    return Outcome(trial.name, trial.seed, metrics, time.perf_counter() - started, error)
+    repeats = {name: value for name, value in measured.items() if isinstance(value, list)}
+    return Outcome(trial.name, trial.seed, single(measured), time.perf_counter() - started, error, repeats)
+
+
+def single(measured: Mapping[str, Measured]) -> dict[str, float]:
+    """One number each: of a timing the median of its medians."""
+    return {name: float(np.median(value)) for name, value in measured.items()}
 
 
 def _lost_peer(error: Exception) -> bool:

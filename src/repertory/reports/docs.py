@@ -18,7 +18,7 @@ from repertory.core.card import Card, Claim
 from repertory.core.problem import Problem
 from repertory.reports.html import cell, chart, template
 from repertory.reports.words import accepted, duration, estimate_of, measured_in, metrics_of, number
-from repertory.verdicts.judge import Word
+from repertory.verdicts.decisions import Word
 from repertory.verdicts.results import Result
 
 Results = Mapping[str, Sequence[Result]]
@@ -168,7 +168,7 @@ def _claim(
             ("measured", arm, metric, value, where) for arm, metric, value in measured_in(claim, result) if value != "-"
         ]
         verdicts.append(verdict.sentence)
-        for test, finding in zip(claim.test, verdict.findings, strict=True):
+        for test, finding in zip(claim.elementary, verdict.findings, strict=True):
             if test.kind == "untested":
                 continue
             label, estimate = estimate_of(test, finding, metrics_of(result))

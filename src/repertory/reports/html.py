@@ -28,8 +28,8 @@ from repertory.reports.words import (
     spread,
     with_unit,
 )
-from repertory.verdicts.judge import t_interval
 from repertory.verdicts.results import Result
+from repertory.verdicts.statistics import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def _page(result: Result) -> dict[str, Any]:
             "measured": measured_in(claim, result),
             "findings": [
                 (interval_of(test, finding, declared), finding.word, HEX[finding.word], finding.reason)
-                for test, finding in zip(claim.test, verdict.findings, strict=True)
+                for test, finding in zip(claim.elementary, verdict.findings, strict=True)
             ],
         }
         for claim, verdict in zip(card.claim, result.verdicts, strict=True)
@@ -128,11 +128,11 @@ def chart(result: Result, metric: str, lang: str = "en", arms: Sequence[str] | N
         values = [m[metric] for m in result.metrics[arm].values() if math.isfinite(m.get(metric, math.nan))]
         if not values:
             continue
-        mean, low, high = t_interval(values)
+        found = mean_interval(values)
         axes.plot(values, [row] * len(values), "o", color="#8c959f", markersize=4, alpha=0.8)
-        if math.isfinite(low):
-            axes.plot([low, high], [row, row], color="#0969da", linewidth=2)
-        axes.plot([mean], [row], "|", color="#0969da", markersize=12, markeredgewidth=2)
+        if math.isfinite(found.low):
+            axes.plot([found.low, found.high], [row, row], color="#0969da", linewidth=2)
+        axes.plot([found.estimate], [row], "|", color="#0969da", markersize=12, markeredgewidth=2)
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
     axes.set_xlabel(axis_of(metric_named(metrics_of(result), metric), lang))

@@ -66,7 +66,7 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
         lines = [f"{arm}: {metric} {values}" if arm else f"{metric} {values}" for arm, metric, values in rows]
         body.append(Line.assemble(heads["measured"], indent.join(lines)))
     metrics = metrics_of(result)
-    for test, finding in zip(claim.test, verdict.findings, strict=True):
+    for test, finding in zip(claim.elementary, verdict.findings, strict=True):
         line = Line.assemble(heads["test"], interval_of(test, finding, metrics, lang)) if finding.label else Line()
         if len(verdict.findings) > 1 and finding.label:
             line.append(f"  {words[finding.word]}", style=COLOURS[finding.word])

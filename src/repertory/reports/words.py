@@ -10,7 +10,8 @@ import numpy as np
 from repertory import catalog
 from repertory.core.card import Claim, Compare, Published, Test, Trend
 from repertory.core.study import Metric, find_metric
-from repertory.verdicts.judge import Finding, Verdict
+from repertory.verdicts.decisions import Finding
+from repertory.verdicts.judge import Verdict
 from repertory.verdicts.results import Result
 
 WORDS = {

@@ -15,6 +15,7 @@ from repertory import catalog
 from repertory.core.card import explain
 from repertory.core.files import read_json, write_json
 from repertory.core.problem import Damaged, Problem
+from repertory.verdicts.evidence import Evidence
 from repertory.verdicts.judge import Verdict, judge
 
 MEASURE = "measure"
@@ -30,12 +31,15 @@ class Outcome:
     metrics: dict[str, float]
     seconds: float
     error: str = ""
+    repeats: dict[str, list[float]] = field(default_factory=dict)
+    """Of a timing: the medians that its metric is the median of."""
     files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """Path below the trial's folder -> content, where the trial ran on a machine that does not share the folder."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the files."""
-        return {name: getattr(self, name) for name in ("arm", "seed", "metrics", "seconds", "error")}
+        told = {name: getattr(self, name) for name in ("arm", "seed", "metrics", "seconds", "error")}
+        return {**told, "repeats": self.repeats} if self.repeats else told
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -56,9 +60,10 @@ class TrialFile(_Stored):
     metrics: Metrics
     seconds: float
     error: str
+    repeats: dict[str, list[float]] = Field(default_factory=dict)
 
     def outcome(self) -> Outcome:
-        return Outcome(self.arm, self.seed, self.metrics, self.seconds, self.error)
+        return Outcome(self.arm, self.seed, self.metrics, self.seconds, self.error, self.repeats)
 
 
 class RunFile(_Stored):
@@ -77,6 +82,8 @@ class RunFile(_Stored):
     machine: str
     fresh: bool = False
     """Begun by --fresh, and not ended yet."""
+    looks: list[int] = Field(default_factory=list)
+    """Numbers of seeds at which verdicts were formed."""
 
 
 class DataFile(_Stored):
@@ -142,6 +149,10 @@ class Result:
     folder: Path | None = None
     dry_run: bool = False
     machine: str = ""
+    repeats: dict[str, list[float]] = field(default_factory=dict)
+    """Of the figures that are timings: their medians."""
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which verdicts were formed, this one included."""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -157,7 +168,8 @@ class Result:
             raise Problem("not a run directory", run_dir, "give the folder that `repertory run --out` wrote") from error
         outcomes = [read_trial_file(path).outcome() for path in sorted(run_dir.glob("trials/*/result.json"))]
         study = catalog.load(head.paper)
-        arms, figures = list(study.arms), next((dict(o.metrics) for o in outcomes if o.arm == MEASURE), {})
+        measured = next((o for o in outcomes if o.arm == MEASURE), Outcome(MEASURE, 0, {}, 0.0))
+        arms, figures = list(study.arms), dict(measured.metrics)
         of_points = {o.arm: o.metrics for o in outcomes if o.arm not in arms}
         for sweep in study.sweeps:
             points = sweep.points(head.config.get(sweep.values, ()))
@@ -165,7 +177,7 @@ class Result:
         trials = sorted((o for o in outcomes if o.arm in arms), key=lambda o: (arms.index(o.arm), o.seed))
         return cls(
             head.paper, head.scale, head.data, head.config, head.versions, head.commit, head.date,
-            tuple(trials), figures, run_dir, head.dry_run, head.machine,
+            tuple(trials), figures, run_dir, head.dry_run, head.machine, measured.repeats, tuple(head.looks),
         )  # fmt: skip
 
     @classmethod
@@ -176,6 +188,8 @@ class Result:
             **{name: content[name] for name in names},
             outcomes=tuple(_outcome(t) for t in content["trials"]),
             figures=_numbers(content["figures"]),
+            repeats=content.get("repeats", {}),
+            looks=tuple(content.get("looks", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -183,6 +197,8 @@ class Result:
         names = ("paper", "scale", "data", "dry_run", "date", "machine", "versions", "commit", "config", "figures")
         return {
             **{name: getattr(self, name) for name in names},
+            "repeats": self.repeats,
+            "looks": list(self.looks),
             "trials": [outcome.to_json() for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
         }
@@ -203,8 +219,13 @@ class Result:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on each claim of the card."""
-        declared = catalog.load(self.paper).metrics
-        return judge(catalog.card(self.paper), self.metrics, self.figures, self.data, self.scale, declared)
+        return judge(catalog.card(self.paper), self.evidence, self.data, self.scale)
+
+    @property
+    def evidence(self) -> Evidence:
+        """All that verdicts rest on."""
+        figures = {**self.figures, **self.repeats}
+        return Evidence(self.metrics, figures, catalog.load(self.paper).metrics, self.looks)
 
     @property
     def failures(self) -> list[Outcome]:
@@ -225,7 +246,10 @@ class Result:
 
 
 def _outcome(fields: Mapping[str, Any]) -> Outcome:
-    return Outcome(fields["arm"], fields["seed"], _numbers(fields["metrics"]), fields["seconds"], fields["error"])
+    return Outcome(
+        fields["arm"], fields["seed"], _numbers(fields["metrics"]), fields["seconds"], fields["error"],
+        fields.get("repeats", {}),
+    )  # fmt: skip
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
