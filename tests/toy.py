@@ -56,13 +56,13 @@ id = "wide-is-better"
 en = "The network with a hidden layer is more accurate than the linear model."
 zh = "带隐藏层的网络比线性模型更准确。"
 published = [{ data = "rings", metric = "accuracy", arm = "wide", value = 97.25, std = 0.5, source = "abstract" }]
-test = { kind = "compare", metric = "accuracy", arm = "wide", over = "plain", margin = 5.0 }
+test = { kind = "compare", metric = "accuracy", arm = "wide", over = "plain", margin = 5.0, least = 2.0 }
 
 [[claim]]
 id = "plain-is-better"
 en = "The linear model is more accurate."
 zh = "线性模型更准确。"
-test = { kind = "compare", metric = "accuracy", arm = "plain", over = "wide" }
+test = { kind = "compare", metric = "accuracy", arm = "plain", over = "wide", least = 1.0 }
 
 [[claim]]
 id = "same-classes"

@@ -602,12 +602,13 @@ def record(
 def table(
     check: Annotated[bool, typer.Option("--check", help="only say whether they are up to date")] = False,
 ) -> None:
-    """Generate README's table, the pages of the papers and the picture, from cards, studies and recorded results."""
+    """Judge the recorded results by the cards as they are; generate README's table, the pages and the picture."""
     from repertory.reports import docs
 
     root = _checkout()
     there = docs.present(root)
-    files = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results())
+    pages = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results())
+    files = {**pages, **docs.rejudged(root)}
     stale = [name for name in {**files, **there} if not docs.same(name, there.get(name, ""), files.get(name, ""))]
     if check and stale:
         raise Problem(f"out of date: {', '.join(sorted(stale))}", root, "run `repertory table`")

@@ -22,7 +22,7 @@ from repertory.execution.experiment import Experiment
 from repertory.reports import docs, html, terminal
 from repertory.reports.html import Report
 from repertory.reports.words import axis_of, duration, figure_of, head_of, interval_of, number, spread
-from repertory.verdicts.judge import Finding
+from repertory.verdicts.decisions import Finding
 from repertory.verdicts.results import Outcome
 from tests.toy import CARD
 
@@ -30,15 +30,16 @@ NAN = math.nan
 
 
 def result(failed: bool = False, **changes: Any) -> Report:
-    """Three seeds of the toy, as if measured."""
-    accuracy = {"plain": (60.0, 61.0, 62.0), "wide": (90.0, 91.5, 93.0)}
+    """Five seeds of the toy, as if measured."""
+    accuracy = {"plain": (60.0, 61.0, 62.0, 61.0, 61.0), "wide": (90.0, 91.5, 93.0, 91.5, 91.5)}
     outcomes = [
         Outcome(arm, seed, {"accuracy": value, "classes": 2.0}, seconds=1.5)
         for arm, values in accuracy.items()
         for seed, value in enumerate(values)
     ]
     if failed:
-        outcomes.append(Outcome("wide", 3, {}, 0.5, error="Traceback\n  ...\nZeroDivisionError: <division> by zero\n"))
+        outcomes.append(Outcome("plain", 5, {"accuracy": 61.0, "classes": 2.0}, seconds=1.5))
+        outcomes.append(Outcome("wide", 5, {}, 0.5, error="Traceback\n  ...\nZeroDivisionError: <division> by zero\n"))
     fields: dict[str, Any] = {
         "paper": "toy", "scale": "laptop", "data": "rings", "config": {"epochs": 8, "lr": 0.05},
         "versions": {"python": "3.11", "repertory": "0.1.0", "torch": "2.10"}, "commit": "abc123",
@@ -152,14 +153,16 @@ def test_the_terminal_report_sets_claim_published_measured_and_verdict_side_by_s
     text = printed(terminal.report(result()))
     for words in (
         "Rings Need a Hidden Layer", "Journal of Toys 2024, arXiv 2401.00001",
-        "scale laptop · data: rings · 3 seeds · 9 s of computing",
+        "scale laptop · data: rings · 5 seeds · 15 s of computing",
         "The network with a hidden layer is more accurate than the linear model.",
         "wide: accuracy 97.25 ± 0.5 (rings; abstract)",
-        "wide: accuracy 91.5 ± 1.5 %", "plain: accuracy 61.0 ± 1 %", "accuracy (%)",
-        # differences 30, 30.5, 31: mean 30.5, half 4.30265 * 0.5 / sqrt(3) = 1.2421
-        "accuracy: wide - plain = 30.5 points, 95 % interval [29.26, 31.74], n = 3; claimed: above 5",
+        "wide: accuracy 91.5 ± 1.1 %", "plain: accuracy 61.0 ± 0.71 %", "accuracy (%)",
+        # differences 30, 30.5, 31, 30.5, 30.5: mean 30.5, half 4.85 * 0.35355 / sqrt(5) = 0.7669
+        "accuracy: wide - plain = 30.5 points, 95 % interval [29.73, 31.27], n = 5 (t, group-sequential); "
+            "claimed: above 5, matters from 7 on",
+            "3 of 3 claims decided by an interval survive the Benjamini-Hochberg correction at 5 %",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
-        "every seed gives exactly the margin", "needs a billion rings",
+        "every seed gives the same value", "needs a billion rings",
         "parameters, 8 hidden units = 42; claimed: 42", "parameters, 4 hidden units 22",
         "mean ± standard deviation over seeds",
     ):  # fmt: skip
@@ -181,7 +184,7 @@ def test_the_terminal_report_in_chinese(toy: Path) -> None:
     text = printed(terminal.report(result(), lang="zh"))
     assert "带隐藏层的网络比线性模型更准确。" in text
     assert "需要十亿个圆环" in text
-    assert "wide: 准确率 91.5 ± 1.5 %" in text
+    assert "wide: 准确率 91.5 ± 1.1 %" in text
     assert "准确率: wide - plain = 30.5 个百分点, 95% 区间" in text
     assert "准确率 (%)" in text
     assert "成立（rings，laptop）" in text
@@ -189,9 +192,9 @@ def test_the_terminal_report_in_chinese(toy: Path) -> None:
 
 def test_failed_trials_are_named_and_counted_out(toy: Path) -> None:
     text = printed(terminal.report(result(failed=True)))
-    assert "failed: wide seed 3: ZeroDivisionError: <division> by zero" in text
-    assert "1 of 4 pairs" in text
-    assert "seeds 3" in text
+    assert "failed: wide seed 5: ZeroDivisionError: <division> by zero" in text
+    assert "1 of 6 pairs" in text
+    assert "seeds 5" in text
     assert "● The network with a hidden layer is more accurate than the linear model.  undecided" in text
 
 
@@ -234,11 +237,11 @@ def test_the_html_report_says_all_that_the_terminal_says(toy: Path, tmp_path: Pa
     for words in (
         "Rings Need a Hidden Layer", "Ada Toy, Bo Example", "Journal of Toys 2024", "arXiv 2401.00001",
         "A hidden layer separates a ring", "隐藏层能够把圆环",
-        "scale laptop, data: rings; 10 s of computing", "repertory 0.1.0 (abc123), torch 2.10; a small machine",
-        "带隐藏层的网络比线性模型更准确。", "wide: accuracy 97.25 ± 0.5 (rings; abstract)", "91.5 ± 1.5",
-        "95 % interval [29.26, 31.74], n = 3; claimed: above 5",
+        "scale laptop, data: rings; 17 s of computing", "repertory 0.1.0 (abc123), torch 2.10; a small machine",
+        "带隐藏层的网络比线性模型更准确。", "wide: accuracy 97.25 ± 0.5 (rings; abstract)", "91.5 ± 1.1",
+        "95 % interval [29.73, 31.27], n = 5 (t, group-sequential); claimed: above 5, matters from 7 on",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
-        "needs a billion rings", "failed: wide seed 3", "ZeroDivisionError: <division> by zero",
+        "needs a billion rings", "failed: wide seed 5", "ZeroDivisionError: <division> by zero",
         "parameters, 8 hidden units", "There is no paper.", "The radius is ours.", "半径由我们选定。", "epochs", "0.05",
     ):  # fmt: skip
         assert words in text, words
@@ -281,17 +284,17 @@ def test_a_notebook_shows_the_report(toy: Path, tmp_path: Path) -> None:
 def test_charts_have_a_row_for_every_arm_and_a_dot_for_every_finite_seed(toy: Path) -> None:
     outcomes = (
         *result().outcomes,
-        Outcome("wide", 3, {"accuracy": NAN}, 1.0),
-        Outcome("wide", 4, {}, 1.0, error="RuntimeError"),
+        Outcome("wide", 5, {"accuracy": NAN}, 1.0),
+        Outcome("wide", 6, {}, 1.0, error="RuntimeError"),
     )
     (axes,) = html.chart(replace(result(), outcomes=outcomes), "accuracy").axes
     assert axes.get_xlabel() == "accuracy (%), higher is better"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "wide"]
     dots = [list(map(float, line.get_xdata())) for line in axes.lines if line.get_marker() == "o"]  # pyright: ignore[reportArgumentType]
-    assert dots == [[60, 61, 62], [90, 91.5, 93]]
-    # 61 ± 4.30265 / sqrt(3) = 2.48414
+    assert dots == [[60, 61, 62, 61, 61], [90, 91.5, 93, 91.5, 91.5]]
+    # 61 ± 2.77645 * 0.70711 / sqrt(5) = 0.87799
     bars = [list(map(float, line.get_xdata())) for line in axes.lines if line.get_linewidth() == 2]  # pyright: ignore[reportArgumentType]
-    assert bars[0] == pytest.approx([58.51586, 63.48414], abs=1e-5)
+    assert bars[0] == pytest.approx([60.12201, 61.87799], abs=1e-5)
 
 
 def test_a_real_run_shows_its_pictures(toy: Path, tmp_path: Path) -> None:
@@ -343,7 +346,7 @@ def test_readme_has_a_row_for_every_paper(toy: Path) -> None:
     (mine,) = [row for row in table if row[0].startswith("[toy]")]
     assert mine == [
         "[toy](docs/papers/toy.md)", "Journal of Toys 2024", "a hidden layer for what no line separates",
-        "2/1/1/1 on rings, 3 seeds; 2/1/1/1 on big rings, 3 seeds",
+        "2/1/1/1 on rings, 5 seeds; 2/1/1/1 on big rings, 5 seeds",
     ]  # fmt: skip
     assert all(row[3] == "not recorded" for row in table[2:] if row != mine)
 
@@ -365,12 +368,14 @@ def test_a_page_has_claims_figures_tests_arms_settings_layout_and_notes(toy: Pat
         "### The network with a hidden layer is more accurate than the linear model.",
         "**holds on rings, laptop; holds on big rings, desk**",
         "| published | wide | accuracy | 97.25 ± 0.5 | rings; abstract |",
-        "| measured | wide | accuracy | 91.5 ± 1.5 % | rings, laptop |",
-        "| accuracy: wide - plain | 30.5 points | [29.26, 31.74] | 3 | above 5 | rings, laptop | holds |",
-        "| parameters, 8 hidden units | 42 |  | 1 | 42 | rings, laptop | holds |",
+        "| measured | wide | accuracy | 91.5 ± 1.1 % | rings, laptop |",
+        "| accuracy: wide - plain | 30.5 points | [29.73, 31.27] | 5 | t, group-sequential | "
+            "above 5, matters from 7 on | rings, laptop | holds |",
+        "| parameters, 8 hidden units | 42 |  | 1 | exact | 42 | rings, laptop | holds |",
         "needs a billion rings", "| wide (the method) | one hidden layer |", "train.csv, test.csv: one point a row",
         "| samples | points in the sample, a third of them held out | ", "- decision: The radius is ours.",
-        "- fidelity, reconstruction: There is no paper.", "| laptop | rings | 3 | 9 s | 2026-01-01 | a small machine |",
+        "- fidelity, reconstruction: There is no paper.",
+            "| laptop | rings | 5 |  | 15 s | 2026-01-01 | a small machine |",
     ):  # fmt: skip
         assert words in text, words
     heads = [line for line in text.splitlines() if line.startswith("## ")]

@@ -15,9 +15,19 @@ from pydantic import BaseModel
 
 from repertory import catalog
 from repertory.core.card import Card, Claim
+from repertory.core.files import json_text
 from repertory.core.problem import Problem
 from repertory.reports.html import cell, chart, template
-from repertory.reports.words import accepted, duration, estimate_of, measured_in, metrics_of, number
+from repertory.reports.words import (
+    claimed,
+    duration,
+    estimate_of,
+    measured_in,
+    metrics_of,
+    multiplicity_of,
+    number,
+    seeds_of,
+)
 from repertory.verdicts.decisions import Word
 from repertory.verdicts.results import Result
 
@@ -56,6 +66,16 @@ def generated(readme: str, cards: Sequence[Card], results: Results) -> dict[str,
     }
 
 
+def rejudged(root: Path) -> dict[str, str]:
+    """Path below the checkout -> content of every recorded result, with the verdicts of the cards as they are now."""
+    files = {}
+    for path in sorted(root.glob("results/*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        verdicts = Result.from_json(content).to_json()["verdicts"]
+        files[path.relative_to(root).as_posix()] = json_text({**content, "verdicts": verdicts}) + "\n"
+    return files
+
+
 def same(path: str, old: str, new: str) -> bool:
     """Whether a generated file is up to date: pictures if they show the same figures, whatever drew them."""
     if not path.endswith(".svg"):
@@ -80,11 +100,7 @@ def rows(cards: Sequence[Card], results: Results) -> str:
 
 def _counts(result: Result) -> str:
     words = [verdict.word for verdict in result.verdicts]
-    return f"{'/'.join(str(words.count(word)) for word in WORDS)} on {result.data}, {_seeds(result)} seeds"
-
-
-def _seeds(result: Result) -> int:
-    return len({outcome.seed for outcome in result.outcomes})
+    return f"{'/'.join(str(words.count(word)) for word in WORDS)} on {result.data}, {seeds_of(result)} seeds"
 
 
 def with_rows(readme: str, table: str) -> str:
@@ -174,9 +190,9 @@ def _claim(
             label, estimate = estimate_of(test, finding, metrics_of(result))
             exact = math.isinf(finding.low) or finding.low == finding.high or not estimate
             interval = "" if exact else f"[{number(finding.low)}, {number(finding.high)}]"
-            claimed = accepted(finding.accepted) if estimate else ""
+            wanted = claimed(finding) if estimate else ""
             said = f"{finding.word}: {finding.reason}" if finding.reason else finding.word
-            tests.append((label, estimate, interval, str(finding.n or ""), claimed, where, said))
+            tests.append((label, estimate, interval, str(finding.n or ""), finding.method, wanted, where, said))
     return claim, figures, tests, list(dict.fromkeys(verdicts)), reasons
 
 
@@ -184,8 +200,8 @@ def _record(result: Result) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     commit = f" ({result.commit})" if result.commit else ""
     return (
-        result.scale, result.data, str(_seeds(result)), duration(result.seconds), result.date[:10], result.machine,
-        versions + commit,
+        result.scale, result.data, seeds_of(result), ", ".join(map(str, result.looks)), duration(result.seconds),
+        result.date[:10], result.machine, versions + commit, multiplicity_of(result.verdicts),
     )  # fmt: skip
 
 
@@ -208,5 +224,6 @@ def _plain(value: Any) -> str:
 def present(root: Path) -> dict[str, str]:
     """The generated files that a checkout holds, as `generated` gives them."""
     pages = (path for path in root.glob("docs/papers/*.md") if path.read_text(encoding="utf-8").startswith(MARK))
-    paths = [path for path in (root / "README.md", root / "docs" / "claim.svg", *pages) if path.exists()]
+    fixed = (root / "README.md", root / "docs" / "claim.svg", *root.glob("results/*.json"))
+    paths = [path for path in (*fixed, *pages) if path.exists()]
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}

@@ -24,6 +24,7 @@ from repertory.reports.words import (
     measured_in,
     metric_named,
     metrics_of,
+    multiplicity_of,
     number,
     spread,
     with_unit,
@@ -106,6 +107,7 @@ def _page(result: Result) -> dict[str, Any]:
     return {
         "card": card, "result": result, "claims": claims, "heads": [head_of(metric) for metric in metrics.values()],
         "rows": rows, "figures": figures, "charts": charts, "pictures": pictures, "duration": duration(result.seconds),
+        "multiplicity": multiplicity_of(result.verdicts),
     }  # fmt: skip
 
 

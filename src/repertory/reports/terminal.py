@@ -23,6 +23,8 @@ from repertory.reports.words import (
     measured_in,
     metric_named,
     metrics_of,
+    multiplicity_of,
+    seeds_of,
     spread,
     verdict_of,
 )
@@ -33,9 +35,10 @@ from repertory.verdicts.results import Result
 def report(result: Result, lang: str = "en") -> RenderableType:
     """The whole report for a terminal."""
     card = catalog.card(result.paper)
-    seeds = sorted({outcome.seed for outcome in result.outcomes})
-    words = WORDS[lang]
-    count = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if lang == "en" else f"{len(seeds)} 个种子"
+    words, seeds = WORDS[lang], seeds_of(result)
+    count = f"{seeds} seed{'s' * (seeds != '1')}" if lang == "en" else f"{seeds} 个种子"
+    if len(result.looks) > 1:
+        count += f", {words['looks'].format(', '.join(map(str, result.looks)))}"
     time = f"{duration(result.seconds)} {words['of computing']}"
     head = Line.assemble(
         (card.title, "bold"), "\n",
@@ -47,6 +50,7 @@ def report(result: Result, lang: str = "en") -> RenderableType:
     return Group(
         head,
         *(_claim(claim, verdict, result, lang) for claim, verdict in verdicts),
+        *([Line("\n" + told, "dim")] if (told := multiplicity_of(result.verdicts, lang)) else []),
         "",
         _arms(result, lang),
         *_failed(result, lang),

@@ -11,7 +11,7 @@ from repertory import catalog
 from repertory.core.card import Claim, Compare, Published, Test, Trend
 from repertory.core.study import Metric, find_metric
 from repertory.verdicts.decisions import Finding
-from repertory.verdicts.judge import Verdict
+from repertory.verdicts.judge import Verdict, survivors
 from repertory.verdicts.results import Result
 
 WORDS = {
@@ -21,7 +21,10 @@ WORDS = {
         "over seeds": "mean ± standard deviation over seeds", "holds": "holds", "fails": "fails",
         "undecided": "undecided", "not tested": "not tested", "higher": "higher is better", "lower": "lower is better",
         "interval": "95 % interval", "same": "the same in all {n} seeds", "claimed": "claimed", "above": "above {}",
-        "at most": "at most {}", "between": "{} to {}", "points": "points",
+        "at most": "at most {}", "between": "{} to {}", "points": "points", "matters": "matters from {} on",
+        "small": "but by less than matters",
+        "multiplicity": "{kept} of {of} claims decided by an interval survive the Benjamini-Hochberg correction at 5 %",
+        "looks": "looks at {} seeds",
     },
     "zh": {
         "published": "发表", "measured": "实测", "test": "检验", "reason": "原因", "scale": "规模",
@@ -29,7 +32,10 @@ WORDS = {
         "over seeds": "各随机种子的均值 ± 标准差", "holds": "成立", "fails": "不成立",
         "undecided": "未定", "not tested": "未检验", "higher": "越高越好", "lower": "越低越好",
         "interval": "95% 区间", "same": "{n} 个种子结果相同", "claimed": "主张", "above": "高于 {}",
-        "at most": "至多 {}", "between": "{} 至 {}", "points": "个百分点",
+        "at most": "至多 {}", "between": "{} 至 {}", "points": "个百分点", "matters": "自 {} 起才有意义",
+        "small": "但差异小于有意义的幅度",
+        "multiplicity": "在由区间判定的 {of} 条主张中，{kept} 条通过 Benjamini-Hochberg 校正（5%）",
+        "looks": "在 {} 个种子时判定",
     },
 }  # fmt: skip
 
@@ -57,6 +63,15 @@ def spread(values: Sequence[float], decimals: int | None = None) -> str:
         return "-"
     mean = number(float(np.mean(finite)), decimals)
     return f"{mean} ± {number(float(f'{np.std(finite, ddof=1):.2g}'))}" if len(finite) > 1 else mean
+
+
+def seeds_of(result: Result) -> str:
+    """Seeds of an arm: a number, or its range, where arms of open tests have more than others.
+
+    Example: "5", or "5-18".
+    """
+    counts = {len(seeds) for seeds in result.metrics.values()} or {0}
+    return "-".join(map(str, sorted({min(counts), max(counts)})))
 
 
 # -- metrics ------------------------------------------------------------------------------------
@@ -131,7 +146,16 @@ def verdict_of(verdict: Verdict, lang: str = "en") -> str:
     word = WORDS[lang][verdict.word]
     if verdict.word == "not tested":
         return word
-    return verdict.sentence if lang == "en" else f"{word}（{verdict.data}，{verdict.scale}）"
+    if lang == "en":
+        return verdict.sentence
+    small = f"，{WORDS[lang]['small']}" if verdict.small else ""
+    return f"{word}{small}（{verdict.data}，{verdict.scale}）"
+
+
+def multiplicity_of(verdicts: Sequence[Verdict], lang: str = "en") -> str:
+    """How many of the claims that an interval decides survive a correction for their number; "" if there are none."""
+    kept, of = survivors(verdicts)
+    return WORDS[lang]["multiplicity"].format(kept=kept, of=of) if of else ""
 
 
 def interval_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> str:
@@ -146,7 +170,8 @@ def interval_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lan
         interval = "" if finding.n == 1 else f" ({words['same'].format(n=finding.n)})"
     else:
         interval = f", {words['interval']} [{number(finding.low)}, {number(finding.high)}], n = {finding.n}"
-    return f"{label} = {estimate}{interval}; {words['claimed']}: {accepted(finding.accepted, lang)}"
+        interval += f" ({finding.method})" if finding.method else ""
+    return f"{label} = {estimate}{interval}; {words['claimed']}: {claimed(finding, lang)}"
 
 
 def estimate_of(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: str = "en") -> tuple[str, str]:
@@ -176,6 +201,17 @@ def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: st
     if not test.arm:
         return metric[lang], metric.unit
     return f"{test.arm}: {metric[lang]}", metric.unit
+
+
+def claimed(finding: Finding, lang: str = "en") -> str:
+    """What a finding accepts, and from where on the effect matters.
+
+    Example:
+        >>> claimed(Finding("holds", "", accepted=(-1.0, math.inf), least=1.5))
+        'above -1, matters from 0.5 on'
+    """
+    matters = WORDS[lang]["matters"].format(number(finding.accepted[0] + finding.least))
+    return f"{accepted(finding.accepted, lang)}{f', {matters}' if finding.least else ''}"
 
 
 def accepted(region: tuple[float, float], lang: str = "en") -> str:

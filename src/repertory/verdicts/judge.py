@@ -59,8 +59,12 @@ class Verdict:
         """The verdict with the data and the scale it speaks for: "holds on digits, laptop"."""
         if self.word == "not tested":
             return self.word
-        small = self.word == "holds" and any(SMALL in finding.reason for finding in self.findings)
-        return f"{self.word}{f', {SMALL},' if small else ''} on {self.data}, {self.scale}"
+        return f"{self.word}{f', {SMALL},' if self.small else ''} on {self.data}, {self.scale}"
+
+    @property
+    def small(self) -> bool:
+        """Whether it holds by less than matters."""
+        return self.word == "holds" and any(SMALL in finding.reason for finding in self.findings)
 
     @property
     def p(self) -> float:
