@@ -39,12 +39,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from repertory import catalog
-from repertory.core.card import Card
+from repertory.core.card import Card, Compare
 from repertory.core.problem import Problem, require
 from repertory.core.study import Session, Study, undeclared
 from repertory.execution import models
 from repertory.execution.experiment import Experiment
 from repertory.verdicts.results import MEASURE, Result
+from repertory.verdicts.sequential import LOOKS
 
 if TYPE_CHECKING:
     import pytest
@@ -327,6 +328,23 @@ def the_study_fits_the_card(room: Room) -> None:
     _demand(not unknown, f"sample_fields: the configuration has no {', '.join(unknown)}")
 
 
+def the_claims_can_be_decided(room: Room) -> None:
+    """A comparison says from where on its effect matters, or what a control must reach; scales stop at a look."""
+    for claim in room.card.claim:
+        for test in claim.test:
+            if not isinstance(test, Compare) or test.exact:
+                continue
+            place = f"claim {claim.id}, {test.metric} of {test.arm}"
+            if test.margin < 0:
+                _demand(test.assay, f"{place}: non-inferiority needs `assay`, what a working control reaches")
+            else:
+                _demand(test.least > 0, f"{place}: `least` is missing, the smallest effect that matters")
+            _demand(test.fixed, f"{place}: `fixed` is missing, the day of margin, `least` and `assay`")
+    for scale in {"laptop", "desk"} & set(room.study.scales):
+        seeds = room.study.scales[scale].seeds
+        _demand(seeds in LOOKS, f"scale {scale}: {seeds} seeds; verdicts are formed at {', '.join(map(str, LOOKS))}")
+
+
 def settings_are_documented_and_bounded(room: Room) -> None:
     """Every field of the configuration has a description; a number has bounds."""
     for name, field in room.study.Config.model_fields.items():
@@ -508,6 +526,7 @@ CHECKS: tuple[Check, ...] = (
     Check(it_loads),
     Check(the_card_is_complete),
     Check(the_study_fits_the_card),
+    Check(the_claims_can_be_decided),
     Check(settings_are_documented_and_bounded),
     Check(the_usage_snippet_runs),
     Check(the_smoke_run_succeeds),

@@ -120,6 +120,7 @@ def write_skeleton(paper: str, into: Path, task: str = "plain", package: str = "
         "module": module,
         "distribution": module.partition(".")[0].replace("_", "-"),
         "year": str(datetime.now(UTC).year),
+        "today": datetime.now(UTC).date().isoformat(),
         "topic": kind.topic,
         "metric": kind.metric,
         "keywords": ", ".join(f'"{word}"' for word in kind.keywords),

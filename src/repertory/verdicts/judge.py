@@ -84,7 +84,7 @@ def judge(card: Card, evidence: Evidence, data: str, scale: str) -> list[Verdict
         data: what the data are called.
         scale: name of the scale.
     """
-    return [_judge_claim(claim, evidence, data, scale) for claim in card.claim]
+    return [judge_claim(claim, evidence, data, scale) for claim in card.claim]
 
 
 def survivors(verdicts: Sequence[Verdict]) -> tuple[int, int]:
@@ -112,7 +112,8 @@ def arms_of(test: Test) -> tuple[str, ...]:
             return ()
 
 
-def _judge_claim(claim: Claim, evidence: Evidence, data: str, scale: str) -> Verdict:
+def judge_claim(claim: Claim, evidence: Evidence, data: str, scale: str) -> Verdict:
+    """Judge one claim; arguments as for `judge`."""
     # One that fails sinks the claim, so all share the error of failing.
     tests = claim.elementary
     findings = tuple(examine(test, evidence, len(tests)) for test in tests)
