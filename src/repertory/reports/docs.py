@@ -29,6 +29,7 @@ from repertory.reports.words import (
     seeds_of,
 )
 from repertory.verdicts.decisions import Word
+from repertory.verdicts.judge import Verdict
 from repertory.verdicts.results import Result
 
 Results = Mapping[str, Sequence[Result]]
@@ -95,7 +96,42 @@ def rows(cards: Sequence[Card], results: Results) -> str:
         counts = "; ".join(map(_counts, results.get(card.id, ()))) or "not recorded"
         cells = (f"[{card.id}](docs/papers/{card.id}.md)", venue, card.clause.en, counts)
         lines.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(lines) + "\n\n" + summary(cards, results)
+
+
+def summary(cards: Sequence[Card], results: Results) -> str:
+    """Share of decided claims by scale, structural and empirical apart; claims that scales decide differently.
+
+    A claim is empirical if a test of it looks at trials, structural if it rests on figures of `Study.measure` alone.
+    """
+    lines = []
+    for scale in dict.fromkeys(result.scale for found in results.values() for result in found):
+        kinds: dict[str, list[bool]] = {"empirical": [], "structural": []}
+        for card in cards:
+            for result in results.get(card.id, ()):
+                for claim, verdict in zip(card.claim, result.verdicts, strict=True):
+                    if result.scale == scale and verdict.word != "not tested":
+                        kinds[_kind(claim)].append(verdict.word != "undecided")
+        shares = (f"{sum(decided)} of {len(decided)} {kind}" for kind, decided in kinds.items() if decided)
+        lines.append(f"Decided at {scale} scale: {', '.join(shares)} claims.")
+    differing = [
+        f"{card.id} {claim.id} ({'; '.join(verdict.sentence for verdict in verdicts)})"
+        for card in cards
+        for claim, verdicts in _by_claim(card, results.get(card.id, ()))
+        if {"holds", "fails"} <= {verdict.word for verdict in verdicts}
+    ]
+    if differing:
+        lines.append(f"Decided differently by scale: {', '.join(differing)}.")
     return "\n".join(lines) + "\n"
+
+
+def _kind(claim: Claim) -> str:
+    return "empirical" if any(arm for test in claim.test for arm, _ in test.measurements()) else "structural"
+
+
+def _by_claim(card: Card, results: Sequence[Result]) -> Iterator[tuple[Claim, list[Verdict]]]:
+    for position, claim in enumerate(card.claim):
+        yield claim, [result.verdicts[position] for result in results]
 
 
 def _counts(result: Result) -> str:
