@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -22,7 +25,7 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.nn.macs import count_macs
-from repertory.papers.emo import EMO, VARIANTS, group, iRMB, ungroup
+from repertory.papers.emo import EMO, VARIANTS, group, iRMB, race, ungroup
 from repertory.papers.emo.pictures import attention_picture, pixel_attention
 from repertory.papers.emo.study import ARMS, MINI, EMOConfig, EMOStudy, fitting_variant
 from repertory.papers.emo.weights import with_our_names
@@ -445,12 +448,39 @@ def test_measured_figures(tmp_path: Path) -> None:
     figures = study(tmp_path).measure()
     for variant, (parameters, macs) in COUNTS.items():
         assert (figures[f"{variant}_parameters"], figures[f"{variant}_macs"]) == (parameters, macs)
-    assert figures["attn_order_difference"] < 1e-5
+    assert cast(float, figures["attn_order_difference"]) < 1e-5
     assert figures["attn_product_factor"] == 3.0
     assert (figures["reach_of_window"], figures["reach_outside_window"], figures["reach_rows"]) == (1, 0, 13)
     assert (tmp_path / "session" / "figures" / "accuracy-vs-macs.png").stat().st_size > 5000
-    timed = study(tmp_path, speed_rounds=1).measure()
-    assert timed["speed_over_edgenext"] > 0
+
+
+def test_the_race_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    figures = study(tmp_path, speed_rounds=1)._speed()
+    assert set(figures) <= set(EMOStudy.metrics)
+    times = json.loads((tmp_path / "session" / "race.json").read_text())
+    assert {len(seconds) for seconds in times.values()} == {1}
+    ours, theirs = times["emo_1m_batch_8"], times["edgenext_xx_small_256_batch_8"]
+    assert figures["emo_1m_speed_over_edgenext_xx_small_256_batch_8"] == [
+        b / a for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert sum(isinstance(value, list) for value in figures.values()) == 8
+
+
+def test_the_contestants_see_the_same_number_of_images() -> None:
+    runs = race.contestants()
+    assert set(runs) == {f"{name}_batch_{n}" for name in race.SIZES for n in (1, 8)}
+    for name, run in runs.items():
+        batches = cast(Any, run).args[1]
+        assert sum(len(x) for x in batches) == 8
+        assert {x.shape[-1] for x in batches} == {256 if "_256_" in name else 224}
+        assert {len(x) for x in batches} == {int(name.rpartition("_")[2])}
+        assert not cast(Any, run).args[0].training
+
+
+def test_a_race_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(subprocess.CalledProcessError):
+        study(tmp_path, speed_rounds=5)._speed()
 
 
 def test_the_picture_shows_the_strided_group() -> None:

@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import timm
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Metric
-from repertory.core.timing import race, ratio
+from repertory.core.study import Measured, Metric
+from repertory.core.timing import medians
 from repertory.nn.imagenet import label_names
 from repertory.nn.macs import count_macs
 from repertory.papers.emo import pictures
 from repertory.papers.emo.model import EMO, VARIANTS, group, iRMB
+from repertory.papers.emo.race import BATCHES, IMAGES, SIZES, race_apart
 from repertory.papers.emo.settings import EMOConfig, EMODesign
 from repertory.papers.emo.weights import with_our_names
 from repertory.tasks.images import (
@@ -42,7 +41,8 @@ from repertory.tasks.images import (
     speed_metrics,
 )
 
-SPEED_BATCH = 8
+OURS, PEERS = ("emo_1m", "emo_1m_fused"), ("edgenext_xx_small", "edgenext_xx_small_256")
+"""Contestants of the race."""
 
 MINI: dict[str, Any] = {
     "depths": (1, 3, 2, 1),
@@ -85,10 +85,14 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
         **IMAGE_METRICS,
         **size_metrics(VARIANTS),
         **speed_metrics(
-            ("emo_1m", "emo_1m_fused", "edgenext_xx_small"),
+            (f"{name}_batch_{n}" for n in BATCHES for name in SIZES),
             {
-                "speed_over_edgenext": "EMO-1M over EdgeNeXt-XXS",
-                "speed_over_edgenext_fused": "fused EMO-1M over EdgeNeXt-XXS",
+                f"{ours}_speed_over_{peer}_batch_{n}": (
+                    f"{ours} at {SIZES[ours]} px over EdgeNeXt-XXS at {SIZES[peer]} px, batch {n}"
+                )
+                for n in BATCHES
+                for ours in OURS
+                for peer in PEERS
             },
         ),
         "attn_order_difference": Metric(
@@ -148,7 +152,7 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
 
     # -- figures that need no training ----------------------------------------------------------
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Measured]:
         """Size and cost of the published networks, two properties of the block, and speed on this machine."""
         figures: dict[str, float] = {}
         x = torch.zeros(1, 3, 224, 224)
@@ -156,14 +160,12 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
             model = EMO(**arguments)
             figures[f"{name}_parameters"] = float(sum(p.numel() for p in model.parameters()))
             figures[f"{name}_macs"] = float(count_macs(model, x))
-        figures |= self._order_of_attention() | self._reach()
-        if self.config.speed_rounds:
-            figures |= self._speed()
         own = [(name, figures[f"{name}_macs"] / 1e6, top1) for name, top1 in PUBLISHED_TOP1.items()]
         others = [(name, macs, top1) for name, (macs, top1) in BASELINES.items()]
         cost = "multiply-accumulates of an image, millions (of EMO: counted here)"
         self.session.figure("accuracy-vs-macs", accuracy_picture({"EMO": own}, others, cost, scale="log"))
-        return figures
+        speed = self._speed() if self.config.speed_rounds else {}
+        return {**figures, **self._order_of_attention(), **self._reach(), **speed}
 
     def _order_of_attention(self) -> dict[str, float]:
         """A block of EMO-1M's stage 3 with attention before the expansion, compared with attention after it."""
@@ -198,22 +200,17 @@ class EMOStudy(EMODesign, ImageStudy[EMOConfig, EMO]):
             "reach_rows": float(rows.max() - rows.min() + 1),
         }
 
-    def _speed(self) -> dict[str, float]:
-        """Images per second on the CPU at 224 pixels, compared with timm's EdgeNeXt-XXS."""
-        models = {
-            "emo_1m": EMO(**VARIANTS["emo_1m"]),
-            "emo_1m_fused": EMO(**VARIANTS["emo_1m"]).eval().fuse(),
-            "edgenext_xx_small": timm.create_model("edgenext_xx_small"),
+    def _speed(self) -> dict[str, Measured]:
+        """Images per second on the CPU, compared with timm's EdgeNeXt-XXS at as many pixels and at 256."""
+        times = race_apart(self.session, self.config.speed_rounds)
+        ratios = {
+            f"{ours}_speed_over_{peer}_batch_{n}": medians(times, f"{ours}_batch_{n}", f"{peer}_batch_{n}")
+            for n in BATCHES
+            for ours in OURS
+            for peer in PEERS
         }
-        x = torch.randn(SPEED_BATCH, 3, 224, 224, generator=self.session.generator("speed"))
-        contestants = {name: partial(model.eval(), x) for name, model in models.items()}
-        with torch.inference_mode():
-            times = race(contestants, self.session.progress(range(1 + self.config.speed_rounds), "race"))
-        return {
-            **{f"{name}_images_per_second": SPEED_BATCH / float(np.median(times[name])) for name in models},
-            "speed_over_edgenext": ratio(times, "emo_1m", "edgenext_xx_small"),
-            "speed_over_edgenext_fused": ratio(times, "emo_1m_fused", "edgenext_xx_small"),
-        }
+        speeds = {f"{name}_images_per_second": IMAGES / float(np.median(seconds)) for name, seconds in times.items()}
+        return {**speeds, **ratios}
 
     # -- use ------------------------------------------------------------------------------------
 

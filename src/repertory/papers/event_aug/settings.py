@@ -78,10 +78,12 @@ class EventAugDesign(Design[EventAugConfig]):
             seeds=1, epochs=1, batch_size=8, optimizer="adam", shift=3, sample_train=4, sample_test=2
         ),
         # A shift of 3 pixels is to 34 what the usual 20 are to 240.
-        "laptop": EventAugConfig(seeds=3, epochs=30, batch_size=32, optimizer="adam", shift=3),
+        "laptop": EventAugConfig(
+            seeds=5, first_seed=100, epochs=30, batch_size=32, optimizer="adam", shift=3
+        ),
         # The recipe of EST: https://arxiv.org/abs/1904.08245.
         "paper": EventAugConfig(
-            seeds=3, representation="est", bins=9, network="resnet34", side=224, mirror=True, epochs=30, batch_size=4,
+            seeds=5, representation="est", bins=9, network="resnet34", side=224, mirror=True, epochs=30, batch_size=4,
             optimizer="adam", lr=1e-4, schedule="step", decay_epochs=10, decay_rate=0.5, workers=8,
         ),
         # The recipe of TET: https://arxiv.org/abs/2202.11946.

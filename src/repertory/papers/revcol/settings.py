@@ -73,7 +73,9 @@ class RevColConfig(ImageRecipe):
     head_init_scale: float = Field(
         default=1.0, gt=0, description="factor of the classifier's initial weights; published: 0.001 in fine-tuning"
     )
-    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race against plain training; 0: no race")
+    speed_rounds: int = Field(
+        default=25, ge=0, description="rounds of the race against plain training, a verdict needs 5; 0: no race"
+    )
 
 
 class RevColDesign(Design[RevColConfig]):
@@ -95,11 +97,11 @@ class RevColDesign(Design[RevColConfig]):
             seeds=1, epochs=1, batch_size=50, lr=2e-3, sample="digits", sample_labels=20, speed_rounds=0
         ),
         "laptop": RevColConfig(
-            seeds=5, epochs=20, batch_size=10, lr=2e-3, schedule="onecycle", weight_decay=0.05, sample="digits",
-            sample_labels=5,
+            seeds=5, first_seed=100, epochs=20, batch_size=10, lr=2e-3, schedule="onecycle", weight_decay=0.05,
+            sample="digits", sample_labels=5,
         ),
         "desk": RevColConfig(
-            seeds=3, real="cifar10-subset", epochs=12, batch_size=50, lr=2e-3, schedule="onecycle",
+            seeds=5, first_seed=100, real="cifar10-subset", epochs=12, batch_size=50, lr=2e-3, schedule="onecycle",
             weight_decay=0.05, crop_scale=0.5,
         ),
         "paper": RevColConfig(arch="revcol_tiny", **PRETRAIN),

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.core.study import Metric
-from repertory.core.timing import race, ratio
+from repertory.core.study import Measured, Metric
+from repertory.core.timing import medians, race
 from repertory.core.training import loader
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.revcol import pictures
@@ -175,7 +175,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
 
     # -- figures that need no training ----------------------------------------------------------
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Measured]:
         """Size and cost of the published networks; the loss of zero outputs; memory, gradients and speed."""
         figures: dict[str, float] = {}
         with torch.device("meta"):
@@ -191,9 +191,7 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
         figures["loss_of_zeros"] = float(torch.stack(terms).sum())
         figures |= self._memory()
         figures |= {f"gradient_difference_{columns}": self._gradient_difference(columns) for columns in (4, 16)}
-        if self.config.speed_rounds:
-            figures |= self._speed()
-        return figures
+        return {**figures, **(self._speed() if self.config.speed_rounds else {})}
 
     def _memory(self) -> dict[str, float]:
         """Memory of a training step of the mini network against columns: saved by autograd, and peak.
@@ -226,13 +224,13 @@ class RevColStudy(RevColDesign, ImageStudy[RevColConfig, RevCol]):
             found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, own)]))
         return float((found[1] - found[0]).norm() / found[0].norm())
 
-    def _speed(self) -> dict[str, float]:
+    def _speed(self) -> dict[str, Measured]:
         """Speed of a training step of RevCol-T on small images, reversible relative to plain."""
         x = torch.randn(SPEED_BATCH, 3, 64, 64, generator=self.session.generator("speed"))
         models = {name: RevCol(**VARIANTS["revcol_tiny"], reversible=name == "reversible") for name in RACED}
         steps = {name: lambda model=model: model(x).square().sum().backward() for name, model in models.items()}
         rounds = self.session.progress(range(1 + self.config.speed_rounds), "race")
-        return {"reversible_speed": ratio(race(steps, rounds), "reversible", "plain")}
+        return {"reversible_speed": medians(race(steps, rounds), "reversible", "plain")}
 
     def _pair(self, columns: int, **arguments: Any) -> dict[str, RevCol]:
         """The mini network in training mode, plain and reversible, with equal weights."""
