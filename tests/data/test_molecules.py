@@ -16,6 +16,7 @@ from repertory.data.molecules import (
     UNKNOWN_ATOM,
     featurise,
     find_table,
+    random_scaffold_split,
     read_molecules,
     scaffold,
     scaffold_split,
@@ -158,6 +159,20 @@ def test_the_layout_of_ogb(tmp_path: Path) -> None:
 
 
 # -- the scaffold split -----------------------------------------------------------------------------
+
+
+def test_a_random_scaffold_split_keeps_scaffolds_whole(tmp_path: Path) -> None:
+    write_sample(tmp_path / "m.csv", np.random.default_rng(0), 400)
+    smiles = read_molecules(tmp_path / "m.csv").smiles
+    draws = [random_scaffold_split(smiles, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    for split in draws:
+        assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(400))
+        assert 0 < len(split["test"]) <= 40
+        assert 0 < len(split["valid"]) <= 40
+        scaffolds = [{scaffold(smiles[row]) for row in rows} for rows in split.values()]
+        assert len(set.union(*scaffolds)) == sum(map(len, scaffolds))  # no scaffold in two parts
+    tests = [set(split["test"].tolist()) for split in draws]
+    assert tests[0] == tests[1] != tests[2]
 
 
 def test_scaffolds_stay_together_and_rare_ones_go_to_the_test() -> None:

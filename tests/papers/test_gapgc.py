@@ -637,6 +637,18 @@ def table_of(path: Path, data: Molecules, **columns: list[Any]) -> Path:
     return path
 
 
+def test_seeds_draw_scaffold_splits_of_their_own(tmp_path: Path, data: Molecules) -> None:
+    table = table_of(tmp_path / "t.csv", data, active=data.labels[:, 0].astype(int).tolist())
+
+    def tested(seed: int, split: str) -> list[int]:
+        config = GAPGCConfig.model_validate({**SMALL, "split": split})
+        study = GAPGCStudy(config, Session(seed, tmp_path / "session"))
+        return study.read(table).split["test"].tolist()
+
+    assert tested(1, "random-scaffold") == tested(1, "random-scaffold") != tested(2, "random-scaffold")
+    assert tested(1, "scaffold") == tested(2, "scaffold") == molecules.scaffold_split(data.smiles)["test"].tolist()
+
+
 def test_a_task_of_one_class_is_dropped_with_a_warning(tmp_path: Path, data: Molecules) -> None:
     study = study_in(tmp_path / "session")
     y = data.labels[:, 0].astype(int).tolist()

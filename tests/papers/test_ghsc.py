@@ -627,14 +627,29 @@ def test_settings_are_those_of_the_release_unless_given() -> None:
 
 
 def test_roles_keep_the_training_ids_whole(tmp_path: Path, papers: Hypergraph) -> None:
-    for seed in (0, 1, 11):
+    for seed in (0, 1, 9):
         role = roles(papers, GHSCConfig(validation_ids=7), Session(seed, tmp_path)).numpy()
-        train, test = papers.splits[seed % 10]
+        train, test = papers.splits[seed]
         np.testing.assert_array_equal(np.flatnonzero(role == TRAIN), train)
         assert (role == VALID).sum() == 7
         np.testing.assert_array_equal(np.flatnonzero((role == VALID) | (role == TEST)), test)
     many = roles(papers, GHSCConfig(), Session(0, tmp_path)).numpy()
     assert (many == VALID).sum() == len(papers.splits[0][1]) // 2
+
+
+def test_seeds_beyond_the_published_splits_draw_their_own_of_the_same_sizes(tmp_path: Path, papers: Hypergraph) -> None:
+    def parts(seed: int) -> list[tuple[int, ...]]:
+        role = roles(papers, GHSCConfig(validation_ids=7), Session(seed, tmp_path)).numpy()
+        return [tuple(np.flatnonzero(role == part).tolist()) for part in (TRAIN, VALID, TEST)]
+
+    published = [tuple(train.tolist()) for train, _ in papers.splits]
+    drawn = [parts(seed) for seed in (10, 11, 20, 110)]
+    assert parts(11) == drawn[1]
+    assert len({train for train, _, _ in drawn} | set(published)) == 14  # none twice
+    for train, valid, test in drawn:
+        assert np.bincount(papers.labels[list(train)]).tolist() == [10] * 4
+        assert (len(valid), len(test)) == (7, len(papers.splits[0][1]) - 7)
+        assert len({*train, *valid, *test}) == papers.size
 
 
 def test_labelled_vertices_are_shared_out_where_there_is_no_split(tmp_path: Path) -> None:

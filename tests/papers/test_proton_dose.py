@@ -285,6 +285,15 @@ def test_seeds_draw_their_own_beams(sample: Path, tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_seeds_of_the_sample_simulate_their_own_beams(tmp_path: Path) -> None:
+    drawn = [_study(tmp_path / "out", seed=seed).data() for seed in (0, 0, 1)]
+    # Two depths identify a beam: the CT's noise differs from beam to beam.
+    beams = [{tuple(hu[:2]) for part in (data.train, data.test) for hu in part.hu} for data in drawn]
+    assert beams[0] == beams[1]
+    assert len(beams[0]) == 24
+    assert not beams[0] & beams[2]
+
+
 def test_a_patient_is_never_on_both_sides(sample: Path, tmp_path: Path) -> None:
     shutil.copytree(sample, tmp_path / "data")
     for i, path in enumerate(sorted((tmp_path / "data").glob("*/beam.json"))):

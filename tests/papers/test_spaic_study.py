@@ -186,3 +186,15 @@ def test_mnist_trains(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     data = study.data()
     assert data.train.shape == (1, 28, 28)
     assert study.evaluate(study.train("atan", data), data)["accuracy"] > 60
+
+
+def test_the_race_gives_medians_for_an_interval(tmp_path: Path) -> None:
+    figures = study_in(tmp_path, speed_steps=4).measure()
+    speeds = figures["speed_over_loop"]
+    assert isinstance(speeds, list)
+    assert len(speeds) == 5
+    assert all(speed > 0 for speed in speeds)
+    study = SpaicStudy(SpaicConfig(**SMALL, speed_steps=4), Session(0, tmp_path / "dry", dry_run=True))
+    assert "speed_over_loop" not in study.measure()
+    with pytest.raises(ValueError, match="greater than or equal to 5"):
+        study_in(tmp_path, speed_repeats=4)

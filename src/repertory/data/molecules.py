@@ -249,12 +249,9 @@ def scaffold_split(smiles: Sequence[str], train: float = 0.8, valid: float = 0.1
     Returns:
         Part -> numbers of molecules.
     """
-    groups: dict[str, list[int]] = {}
-    for row, text in enumerate(_scaffolds(tuple(smiles))):
-        groups.setdefault(text, []).append(row)
     most = {"train": train * len(smiles), "valid": (train + valid) * len(smiles)}
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
-    for group in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+    for group in sorted(_by_scaffold(smiles), key=lambda rows: (len(rows), rows[0]), reverse=True):
         if len(parts["train"]) + len(group) <= most["train"]:
             parts["train"] += group
         elif len(parts["train"]) + len(parts["valid"]) + len(group) <= most["valid"]:
@@ -262,6 +259,33 @@ def scaffold_split(smiles: Sequence[str], train: float = 0.8, valid: float = 0.1
         else:
             parts["test"] += group
     return {part: np.array(rows, np.int64) for part, rows in parts.items()}
+
+
+def random_scaffold_split(
+    smiles: Sequence[str], rng: np.random.Generator, valid: float = 0.1, test: float = 0.1
+) -> dict[str, np.ndarray]:
+    """Whole scaffolds to train, valid or test, in random order: every draw is a split of its own.
+
+    A scaffold goes to test while that stays within its share, else to valid likewise, else to train.
+
+    Returns:
+        Part -> numbers of molecules.
+    """
+    groups = _by_scaffold(smiles)
+    most = {"test": test * len(smiles), "valid": valid * len(smiles)}
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for k in rng.permutation(len(groups)):
+        room = (part for part, share in most.items() if len(parts[part]) + len(groups[k]) <= share)
+        parts[next(room, "train")] += groups[k]
+    return {part: np.array(rows, np.int64) for part, rows in parts.items()}
+
+
+def _by_scaffold(smiles: Sequence[str]) -> list[list[int]]:
+    """Numbers of the molecules of each scaffold, in order of appearance."""
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(_scaffolds(tuple(smiles))):
+        groups.setdefault(text, []).append(row)
+    return list(groups.values())
 
 
 # -- the sample -------------------------------------------------------------------------------------

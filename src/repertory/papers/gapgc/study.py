@@ -52,7 +52,7 @@ BOTH_CLASSES = "a task with both classes in the test split"
 
 
 class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier]):
-    """Train a classifier on frequent scaffolds; adapt it to a stream of molecules with rare ones."""
+    """Train a classifier on some scaffolds; adapt it to a stream of molecules with others."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "auc": Metric("ROC-AUC, adapted", "自适应后的 ROC-AUC", better="higher", decimals=3, needs=BOTH_CLASSES),
@@ -90,7 +90,6 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
     }
     sample_name = "generated molecules"
     sample_fields = ("sample_molecules",)
-    seeded_data = False
     layout = molecules.FORMATS
 
     # -- data -----------------------------------------------------------------------------------
@@ -111,7 +110,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         data = molecules.read_molecules(table, [task.strip() for task in self.config.tasks.split(",") if task.strip()])
         if not data.tasks:
             raise Problem("no column of labels (0, 1 or blank)", table, "name the columns: --set tasks=a,b")
-        split = data.split or molecules.scaffold_split(data.smiles)
+        split = data.split or self._drawn_split(data)
         empty = [part for part, rows in split.items() if not len(rows)]
         if empty:
             raise Problem(f"nothing is left for {empty[0]}: {data.size} molecules", table, "give more scaffolds")
@@ -123,6 +122,11 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         if dropped:
             warnings.warn(f"dropped, one class only in train: {', '.join(dropped)}", stacklevel=2)
         return replace(data.of_tasks(divided), split=split)
+
+    def _drawn_split(self, data: Molecules) -> dict[str, np.ndarray]:
+        if self.config.split == "scaffold":
+            return molecules.scaffold_split(data.smiles)
+        return molecules.random_scaffold_split(data.smiles, self.session.rng("split"))
 
     def _graphs(self, data: Molecules, rows: np.ndarray) -> Graphs:
         return self.session.fabric.to_device(collate(data, rows))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from repertory.core.loops import Loop, Picks
 from repertory.core.study import Session
-from repertory.data.hypergraphs import Hypergraph
+from repertory.data.hypergraphs import Hypergraph, Split
 from repertory.papers.ghsc.model import Features, Network
 from repertory.papers.ghsc.settings import GHSCConfig, Setting
 from repertory.tasks.graphs import TEST, TRAIN, VALID, Protocol, accuracy, drawn_roles, having, published_roles
@@ -27,8 +28,9 @@ LOG_EVERY = 10
 def roles(data: Hypergraph, config: GHSCConfig, session: Session) -> Tensor:
     """The role of every vertex for this seed, (n,) int8.
 
-    With published splits, seed s takes split s (and starts over after the last); its training ids stay whole, and
-    random ids of its test list become the validation set. Without, the labelled vertices are shuffled and divided.
+    With published splits, seed s takes split s, and a seed beyond them draws a split of the same sizes anew. The
+    training ids stay whole, and random ids of the test list become the validation set. Without, the labelled vertices
+    are shuffled and divided.
 
     Raises:
         Problem: too few labelled vertices.
@@ -37,7 +39,33 @@ def roles(data: Hypergraph, config: GHSCConfig, session: Session) -> Tensor:
     if not data.splits:
         return drawn_roles(data.labels, rng, config.train_share, config.valid_share, data.name)
     train, test = data.splits[session.seed % len(data.splits)]
+    if session.seed >= len(data.splits):
+        train, test = redrawn(data.labels, train, test, rng)
     return published_roles(data.labels, train, test, rng, config.validation_ids, data.name)
+
+
+def redrawn(labels: np.ndarray, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+    """A random split of the ids of another, with as many of each class on either side.
+
+    Args:
+        labels: class of each vertex (n,).
+        train: ids for training.
+        test: ids for test.
+        rng: draws the ids.
+
+    Example:
+        >>> labels, rng = np.array([0, 0, 0, 1, 1, 1]), np.random.default_rng(0)
+        >>> train, test = redrawn(labels, np.array([0, 3]), np.array([1, 2, 4, 5]), rng)
+        >>> np.bincount(labels[train]), np.bincount(labels[test])
+        (array([1, 1]), array([2, 2]))
+    """
+    ids = np.concatenate([train, test])
+    parts: list[Split] = []
+    for group in np.unique(labels[ids]):
+        order, count = rng.permutation(ids[labels[ids] == group]), int((labels[train] == group).sum())
+        parts.append((order[:count], order[count:]))
+    drawn, rest = (np.sort(np.concatenate(side)) for side in zip(*parts, strict=True))
+    return drawn, rest
 
 
 def train_network(

@@ -46,7 +46,7 @@ class ProtonDoseConfig(Recipe):
     radius_mm: float = Field(
         default=10.0, gt=0, le=200, description="radius around the axis within which activity is summed"
     )
-    pool: int = Field(default=1500, ge=2, le=100_000, description="beams in the sample")
+    pool: int = Field(default=500, ge=2, le=100_000, description="beams in the sample, simulated anew for each seed")
 
 
 class ProtonDoseDesign(Design[ProtonDoseConfig]):
@@ -65,6 +65,6 @@ class ProtonDoseDesign(Design[ProtonDoseConfig]):
     Config = ProtonDoseConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": ProtonDoseConfig(seeds=1, epochs=2, beams=40, pool=40, length=120, **VARIANTS["laptop"]),
-        "laptop": ProtonDoseConfig(**VARIANTS["laptop"]),
-        "paper": ProtonDoseConfig(epochs=200, beams=0, length=300, **VARIANTS["liu19"]),
+        "laptop": ProtonDoseConfig(seeds=5, first_seed=100, **VARIANTS["laptop"]),
+        "paper": ProtonDoseConfig(seeds=5, epochs=200, beams=0, pool=1500, length=300, **VARIANTS["liu19"]),
     }

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -152,6 +153,7 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
     }
     sample_name = "simulated beams"
     sample_fields = ("pool", "length")
+    sample_version = 2
     layout = (
         'CASE/beam.json         {"energy_MeV": 120, "axis": "z", "entry_mm": [0, 0, 0], "direction": 1}\n'
         "CASE/ct.mhd            CT numbers in HU\n"
@@ -162,12 +164,20 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
     )
 
     def write_sample(self, folder: Path) -> None:
-        beams = simulate(np.random.default_rng(0), self.config.pool, self.config.length)
+        beams = simulate(np.random.default_rng(self.session.seed), self.config.pool, self.config.length)
         for i, energy in enumerate(beams.energy):
             nuclei = dict(zip(ISOTOPES, beams.nuclei[i], strict=True))
             write_case(folder / f"beam_{i:05d}", energy, beams.ct[i], beams.dose[i], nuclei)
 
     # -- reading --------------------------------------------------------------------------------
+
+    def data(self) -> DoseData:
+        """The user's cases, or a sample of this seed's own: the seeds' beams are independent."""
+        if self.data_source() is not None:
+            return super().data()
+        with TemporaryDirectory(prefix="beams-") as folder:
+            self.write_sample(Path(folder))
+            return self.read(Path(folder))
 
     def read(self, folder: Path) -> DoseData:
         cases = find_cases(folder)

@@ -38,7 +38,7 @@ class SpaicConfig(Recipe):
     stdp_batch: int = Field(default=16, ge=1, description="samples per batch in STDP; their weight changes are summed")
     theta_plus: float = Field(default=1.0, ge=0, description="mV by which a spike raises the threshold, batch mean")
     input_rate: float = Field(default=0.5, gt=0, le=1, description="spikes per step of a white pixel, unsupervised")
-    speed_repeats: int = Field(default=5, ge=2, description="repeats of the speed race, for its interval")
+    speed_repeats: int = Field(default=5, ge=5, description="medians of the speed race, for its interval")
     speed_steps: int = Field(default=100, ge=2, description="time steps of the speed race")
 
 
@@ -56,8 +56,8 @@ class SpaicDesign(Design[SpaicConfig]):
     method = "stca"
     Config = SpaicConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
-        "smoke": SpaicConfig(seeds=1, epochs=1, images=200, net="mlp:32", neurons=20, speed_repeats=2, speed_steps=10),
-        "laptop": SpaicConfig(seeds=5),
-        "desk": SpaicConfig(real="mnist-png", epochs=10, stdp_norm=78.4),
-        "paper": SpaicConfig(epochs=20, steps=100, net="mlp:512", neurons=400, stdp_norm=78.4, batch_size=64),
+        "smoke": SpaicConfig(seeds=1, epochs=1, images=200, net="mlp:32", neurons=20, speed_steps=10),
+        "laptop": SpaicConfig(seeds=5, first_seed=100),
+        "desk": SpaicConfig(seeds=5, first_seed=100, real="mnist-png", epochs=10, stdp_norm=78.4),
+        "paper": SpaicConfig(seeds=5, epochs=20, steps=100, net="mlp:512", neurons=400, stdp_norm=78.4, batch_size=64),
     }

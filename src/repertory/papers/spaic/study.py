@@ -9,7 +9,6 @@ repertory train spaic --data mine.npz --out model/ --set net=my_net.py   # a fil
 
 from __future__ import annotations
 
-import math
 import runpy
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,12 +18,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study
-from repertory.core.timing import race
+from repertory.core.study import Measured, Metric, Prediction, Study
+from repertory.core.timing import medians, race
 from repertory.core.training import fit, loader
 from repertory.data import idx, shd
 from repertory.papers.spaic import circuits, pictures, sources
@@ -41,7 +39,7 @@ EVALUATED = 256
 SCORE_SCALE = 0.5
 """Factor from spike counts to logits."""
 PER_REPEAT = 5
-"""Rounds of a race per repeat; a repeat's result is their median."""
+"""Rounds of the race per median."""
 
 
 class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
@@ -61,16 +59,9 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
         "izhikevich_adaptation": Metric(
             "last over first interval, Izhikevich", "Izhikevich 末次与首次间隔之比", unit="×"
         ),
-        **{
-            f"speed_over_loop{end}": Metric(
-                f"speed over a loop in time{en}", f"相对时间循环的速度{zh}", unit="×", better="higher", decimals=2
-            )
-            for end, en, zh in (
-                ("", "", ""),
-                ("_low", ", lower end of the 95 % interval", "（95% 区间下限）"),
-                ("_high", ", upper end of the 95 % interval", "（95% 区间上限）"),
-            )
-        },
+        "speed_over_loop": Metric(
+            "speed over a loop in time", "相对时间循环的速度", unit="×", better="higher", decimals=2
+        ),
     }
     sample_name = "digits"
     sample_fields = ("modality",)
@@ -251,13 +242,13 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
 
     # -- measurements without training --------------------------------------------------------------
 
-    def measure(self) -> dict[str, float]:
-        """Errors of circuits with reference solutions; speed of a training step relative to a loop over time."""
+    def measure(self) -> dict[str, Measured]:
+        """Errors of circuits with reference solutions; medians of the speed of a training step over that of a loop."""
         hh, izh = circuits.hodgkin_huxley(), circuits.izhikevich()
         currents, spikes, expected = circuits.lif_trains()
         curve = pictures.current_curve_picture(currents, spikes.mean(0), expected.mean(0))
         self.session.figure("firing-rates", curve)
-        found = {
+        found: dict[str, Measured] = {
             "lif_mismatches": float((spikes != expected).any(0).sum()),
             "hh_peak_mv": hh["peak_mv"],
             "hh_trough_mv": hh["trough_mv"],
@@ -267,12 +258,8 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
         repeats, steps = self.config.speed_repeats, self.config.speed_steps
         rounds = self.session.progress(range(1 + PER_REPEAT * repeats), "speed")
         times = race({"ours": step_of_ours(steps), "loop": step_of_loop(steps)}, rounds)
-        if len(times["ours"]) == PER_REPEAT * repeats:  # not in a dry run
-            medians = np.median((times["loop"] / times["ours"]).reshape(repeats, PER_REPEAT), axis=1)
-            half = float(student.ppf(0.975, repeats - 1) * medians.std(ddof=1)) / math.sqrt(repeats)
-            found["speed_over_loop"] = float(medians.mean())
-            found["speed_over_loop_low"] = float(medians.mean()) - half
-            found["speed_over_loop_high"] = float(medians.mean()) + half
+        if len(times["ours"]) >= repeats:  # not in a dry run
+            found["speed_over_loop"] = medians(times, "ours", "loop", repeats)
         return found
 
     # -- prediction -------------------------------------------------------------------------------------
