@@ -276,8 +276,8 @@ UNDECLARED = "which the study of toy does not declare"
             "did you mean wide?",
         ),
         (
-            'over = "wide" }',
-            'over = ["wide", "plian"] }',
+            'over = "wide",',
+            'over = ["wide", "plian"],',
             "claim 'plain-is-better' tests the arm 'plian', which the study of toy does not have",
             "did you mean plain?",
         ),

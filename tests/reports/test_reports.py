@@ -351,6 +351,20 @@ def test_readme_has_a_row_for_every_paper(toy: Path) -> None:
     assert all(row[3] == "not recorded" for row in table[2:] if row != mine)
 
 
+def test_readme_counts_decided_claims_by_scale_and_kind(toy: Path) -> None:
+    """Three of the toy's four testable claims look at trials; at desk scale the networks change places."""
+    outcomes = tuple(
+        replace(outcome, arm={"plain": "wide", "wide": "plain"}[outcome.arm]) for outcome in result().outcomes
+    )
+    desk = result(scale="desk", data="big rings", outcomes=outcomes)
+    assert docs.summary([catalog.card("toy")], {"toy": [result(), desk]}).splitlines() == [
+        "Decided at laptop scale: 2 of 3 empirical, 1 of 1 structural claims.",
+        "Decided at desk scale: 2 of 3 empirical, 1 of 1 structural claims.",
+        "Decided differently by scale: toy wide-is-better (holds on rings, laptop; fails on big rings, desk), "
+        "toy plain-is-better (fails on rings, laptop; holds on big rings, desk).",
+    ]
+
+
 def test_readme_stays_small_with_many_papers() -> None:
     """At 32 papers below 12 kB, rows as long as they are now."""
     root = Path(docs.__file__).parents[3]

@@ -61,7 +61,7 @@ def generated(readme: str, cards: Sequence[Card], results: Results) -> dict[str,
     paper, scale, claim = PICTURE
     shown = next((result for result in results.get(paper, ()) if result.scale == scale), None)
     return {
-        "README.md": with_rows(readme, rows(cards, results)),
+        "README.md": with_rows(readme, f"{rows(cards, results)}\n{summary(cards, results)}"),
         **{f"docs/papers/{card.id}.md": page(card, results.get(card.id, ())) for card in cards},
         **({"docs/claim.svg": picture(shown, claim)} if shown else {}),
     }
@@ -96,7 +96,7 @@ def rows(cards: Sequence[Card], results: Results) -> str:
         counts = "; ".join(map(_counts, results.get(card.id, ()))) or "not recorded"
         cells = (f"[{card.id}](docs/papers/{card.id}.md)", venue, card.clause.en, counts)
         lines.append(f"| {' | '.join(map(cell, cells))} |")
-    return "\n".join(lines) + "\n\n" + summary(cards, results)
+    return "\n".join(lines) + "\n"
 
 
 def summary(cards: Sequence[Card], results: Results) -> str:
