@@ -113,7 +113,7 @@ class ReliantDesign(Design[ReliantConfig]):
     Config = ReliantConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": ReliantConfig(seeds=1, sample_nodes=120, teacher_epochs=20, cpf_epochs=10, akd_epochs=10, curve=()),
-        "laptop": ReliantConfig(seeds=5),
-        "desk": ReliantConfig(seeds=5, real="german-credit"),
-        "paper": ReliantConfig(seeds=1, teacher_epochs=1000, cpf_epochs=1000, released=True, curve=()),
+        "laptop": ReliantConfig(seeds=5, first_seed=100),
+        "desk": ReliantConfig(seeds=5, first_seed=100, real="german-credit"),
+        "paper": ReliantConfig(seeds=5, teacher_epochs=1000, cpf_epochs=1000, released=True, curve=()),
     }
