@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from repertory import __version__, catalog, cli
+from repertory.execution import provenance
 from tests.toy import CARD, importable, install
 
 
@@ -165,6 +166,17 @@ def test_run_prints_the_report_and_writes_it(say, toy_net: str, tmp_path: Path) 
     refused = say("run", toy_net, "--scale", "smoke", "--set", "epochs=3")
     assert refused.code == 2
     assert "epochs: 1 -> 3" in refused.err
+
+
+def test_mixed_commits_are_told(say, toy_net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("run", toy_net, "--scale", "smoke", "--arms", "baseline", "--seeds")
+    monkeypatch.setattr(provenance, "commit", lambda: "aaa")
+    assert "computed by" not in say(*command, 1).out
+    monkeypatch.setattr(provenance, "commit", lambda: "bbb")
+    assert "computed by aaa (1 trial), bbb (1 trial); this is bbb; --fresh" in say(*command, 2).out
+    now = provenance.versions()
+    monkeypatch.setattr(provenance, "versions", lambda: {**now, "torch": "9.9"})
+    assert f"computed by aaa with torch {now['torch']} (1 trial), bbb" in say(*command, 2).out
 
 
 def test_a_run_with_failed_trials_ends_with_status_1(say, toy_net: str) -> None:

@@ -319,17 +319,31 @@ def run(
 
 
 def _print_result(result: Result, lang: str, as_json: bool) -> None:
-    from repertory.execution.provenance import commit
     from repertory.reports import terminal
 
     if as_json:
         print_json(result.to_json())
         return
     out.print(terminal.report(result, lang))
-    if result.commit != commit():
-        then, now = result.commit or "no commit", commit() or "no commit"
-        out.print(f"computed by {then}, this is {now}; --fresh computes anew", style="yellow")
+    if computed := _computed_by(result):
+        out.print(computed, style="yellow", highlight=False)
     out.print(f"\nreport: {result.folder}/report.html", soft_wrap=True, highlight=False)
+
+
+def _computed_by(result: Result) -> str:
+    """By which commits and versions the trials were computed; "" if all by this code."""
+    from repertory.execution.provenance import commit, versions
+
+    origins = result.origins
+    if all((origin.commit, origin.versions) == (commit(), versions()) for origin in origins):
+        return ""
+    now, differing = versions(), []
+    for origin in origins:
+        others = [f"{name} {found}" for name, found in origin.versions.items() if now.get(name) != found]
+        told = " with ".join(filter(None, [origin.commit or "no commit", ", ".join(others)]))
+        count = f" ({origin.trials} trial{'s' * (origin.trials != 1)})" if len(origins) > 1 else ""
+        differing.append(told + count)
+    return f"computed by {', '.join(differing)}; this is {commit() or 'no commit'}; --fresh computes anew"
 
 
 # -- one's own data -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from repertory.core.problem import Problem, require
+from repertory.execution.provenance import origin
 from repertory.execution.trials import Trial, attempt, forget_data
 from repertory.verdicts.results import MEASURE, Outcome
 
@@ -58,7 +59,7 @@ def execute(
 def _ended(trial: Trial, how: str) -> Outcome:
     """The outcome of a trial whose process ended without one."""
     reason = f"the process of this trial ended without a result ({how}): killed, out of memory, or crashed"
-    return Outcome(trial.name, trial.seed, {}, 0.0, f"{reason}; run again to retry")
+    return Outcome(trial.name, trial.seed, {}, 0.0, f"{reason}; run again to retry", **origin(trial.paper))
 
 
 # -- local processes ----------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def _on_ray(trials: list[Trial], address: str) -> Iterator[tuple[Trial, Outcome]
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, Problem):
                     raise error.cause from error
-                outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error))
+                outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error), **origin(trial.paper))
             except ray.exceptions.RayError as error:  # a worker or a machine is gone
                 outcome = _ended(trial, f"{type(error).__name__}: {str(error).splitlines()[0]}")
             yield trial, outcome

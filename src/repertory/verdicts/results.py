@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,13 +34,31 @@ class Outcome:
     error: str = ""
     repeats: dict[str, list[float]] = field(default_factory=dict)
     """Of a timing: the medians that its metric is the median of."""
+    commit: str = ""
+    """That the trial ran under; empty: not known, or outside a checkout."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that it ran under; empty: not known."""
+    card: str = ""
+    """Digest of the card.toml that it ran under; empty: not known."""
+    date: str = ""
+    """When it began; empty: not known."""
     files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """Path below the trial's folder -> content, where the trial ran on a machine that does not share the folder."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the files."""
-        told = {name: getattr(self, name) for name in ("arm", "seed", "metrics", "seconds", "error")}
+        told = {name: value for name, value in vars(self).items() if name not in ("repeats", "files")}
         return {**told, "repeats": self.repeats} if self.repeats else told
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The code that some trials of a result ran under."""
+
+    commit: str
+    versions: dict[str, str]
+    trials: int
+    """How many they are."""
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -61,9 +80,13 @@ class TrialFile(_Stored):
     seconds: float
     error: str
     repeats: dict[str, list[float]] = Field(default_factory=dict)
+    commit: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    card: str = ""
+    date: str = ""
 
     def outcome(self) -> Outcome:
-        return Outcome(self.arm, self.seed, self.metrics, self.seconds, self.error, self.repeats)
+        return Outcome(**{name: value for name, value in self if name != "status"})
 
 
 class RunFile(_Stored):
@@ -78,6 +101,7 @@ class RunFile(_Stored):
     config: dict[str, Any]
     versions: dict[str, str]
     commit: str
+    """That the run began with; its trials name their own."""
     date: str
     machine: str
     fresh: bool = False
@@ -142,6 +166,7 @@ class Result:
     config: dict[str, Any]
     versions: dict[str, str]
     commit: str
+    """That the run began with; `origins` lists those of its trials."""
     date: str
     outcomes: tuple[Outcome, ...]
     figures: dict[str, float]
@@ -186,7 +211,7 @@ class Result:
         names = ("paper", "scale", "data", "config", "versions", "commit", "date", "machine", "dry_run")
         return cls(
             **{name: content[name] for name in names},
-            outcomes=tuple(_outcome(t) for t in content["trials"]),
+            outcomes=tuple(_outcome(trial) for trial in content["trials"]),
             figures=_numbers(content["figures"]),
             repeats=content.get("repeats", {}),
             looks=tuple(content.get("looks", ())),
@@ -199,9 +224,14 @@ class Result:
             **{name: getattr(self, name) for name in names},
             "repeats": self.repeats,
             "looks": list(self.looks),
-            "trials": [outcome.to_json() for outcome in self.outcomes],
+            "trials": [self._trial_json(outcome) for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
         }
+
+    def _trial_json(self, outcome: Outcome) -> dict[str, Any]:
+        """A trial names its versions only where they differ from those that the run began with."""
+        same = outcome.versions in ({}, self.versions)
+        return {name: value for name, value in outcome.to_json().items() if name != "versions" or not same}
 
     def save(self, path: str | Path) -> Path:
         """Write the result as one JSON file: date, versions, configuration, all metrics, verdicts."""
@@ -228,6 +258,20 @@ class Result:
         return Evidence(self.metrics, figures, catalog.load(self.paper).metrics, self.looks)
 
     @property
+    def origins(self) -> list[Origin]:
+        """The distinct commits and versions that the trials ran under, in the order in which they came.
+
+        Trials that name none, as earlier versions wrote them, count as the commit that the run began with.
+        """
+        distinct: dict[str, Origin] = {}
+        for outcome in sorted(self.outcomes, key=lambda o: o.date):
+            commit, versions = (outcome if outcome.card else self).commit, outcome.versions or self.versions
+            key = json.dumps([commit, versions], sort_keys=True)
+            before = distinct.get(key)
+            distinct[key] = Origin(commit, versions, before.trials + 1 if before else 1)
+        return list(distinct.values())
+
+    @property
     def failures(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.error]
 
@@ -246,10 +290,7 @@ class Result:
 
 
 def _outcome(fields: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        fields["arm"], fields["seed"], _numbers(fields["metrics"]), fields["seconds"], fields["error"],
-        fields.get("repeats", {}),
-    )  # fmt: skip
+    return Outcome(**{**fields, "metrics": _numbers(fields["metrics"])})
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
