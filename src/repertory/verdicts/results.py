@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from repertory import catalog
 from repertory.core.card import explain
 from repertory.core.files import read_json, write_json
 from repertory.core.problem import Damaged, Problem
-from repertory.verdicts.evidence import Evidence
+from repertory.core.study import OUTPUTS
+from repertory.verdicts.evidence import Evidence, Metrics
 from repertory.verdicts.judge import Verdict, judge
+from repertory.verdicts.sequential import LOOKS
 
 MEASURE = "measure"
 """Folder name of the figures that need no training; no arm may be called so."""
@@ -63,7 +68,7 @@ class Origin:
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """JSON has no NaN: it is stored as null."""
-Metrics = dict[str, Number]
+Stored = dict[str, Number]
 
 
 class _Stored(BaseModel):
@@ -76,7 +81,7 @@ class TrialFile(_Stored):
     status: Literal["done", "failed"]
     arm: str
     seed: int
-    metrics: Metrics
+    metrics: Stored
     seconds: float
     error: str
     repeats: dict[str, list[float]] = Field(default_factory=dict)
@@ -108,6 +113,10 @@ class RunFile(_Stored):
     """Begun by --fresh, and not ended yet."""
     looks: list[int] = Field(default_factory=list)
     """Numbers of seeds at which verdicts were formed."""
+    scheduled: bool = False
+    """Seeds are added until the claims are decided: verdicts are formed at the scheduled looks alone."""
+    under_way: dict[str, int] = Field(default_factory=dict)
+    """Of a look that is not finished: arm -> number of seeds that it gets."""
 
 
 class DataFile(_Stored):
@@ -178,6 +187,10 @@ class Result:
     """Of the figures that are timings: their medians."""
     looks: tuple[int, ...] = ()
     """Numbers of seeds at which verdicts were formed, this one included."""
+    scheduled: bool = False
+    """Verdicts rest on the trials up to the last scheduled look that each arm completed."""
+    closing: str = ""
+    """What a run until decided came to: what is decided, what is open and why; empty for other runs."""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -203,6 +216,7 @@ class Result:
         return cls(
             head.paper, head.scale, head.data, head.config, head.versions, head.commit, head.date,
             tuple(trials), figures, run_dir, head.dry_run, head.machine, measured.repeats, tuple(head.looks),
+            head.scheduled,
         )  # fmt: skip
 
     @classmethod
@@ -215,6 +229,7 @@ class Result:
             figures=_numbers(content["figures"]),
             repeats=content.get("repeats", {}),
             looks=tuple(content.get("looks", ())),
+            scheduled=content.get("scheduled", False),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -224,6 +239,7 @@ class Result:
             **{name: getattr(self, name) for name in names},
             "repeats": self.repeats,
             "looks": list(self.looks),
+            "scheduled": self.scheduled,
             "trials": [self._trial_json(outcome) for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
         }
@@ -246,6 +262,26 @@ class Result:
             table.setdefault(outcome.arm, {})[outcome.seed] = outcome.metrics
         return table
 
+    @property
+    def completed(self) -> dict[str, int]:
+        """Arm -> the largest scheduled look that it completed, with all seeds from the first; 0: none."""
+        first = self.config.get("first_seed", 0)
+        return {
+            arm: max((look for look in LOOKS if seeds.keys() >= set(range(first, first + look))), default=0)
+            for arm, seeds in self.metrics.items()
+        }
+
+    @property
+    def seen(self) -> Metrics:
+        """The metrics that verdicts rest on: of all trials, or up to the last scheduled look of each arm."""
+        if not self.scheduled:
+            return self.metrics
+        first = self.config.get("first_seed", 0)
+        return {
+            arm: {seed: self.metrics[arm][seed] for seed in range(first, first + look)}
+            for arm, look in self.completed.items()
+        }
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on each claim of the card."""
@@ -255,7 +291,7 @@ class Result:
     def evidence(self) -> Evidence:
         """All that verdicts rest on."""
         figures = {**self.figures, **self.repeats}
-        return Evidence(self.metrics, figures, catalog.load(self.paper).metrics, self.looks)
+        return Evidence(self.seen, figures, catalog.load(self.paper).metrics, self.looks)
 
     @property
     def origins(self) -> list[Origin]:
@@ -270,6 +306,29 @@ class Result:
             before = distinct.get(key)
             distinct[key] = Origin(commit, versions, before.trials + 1 if before else 1)
         return list(distinct.values())
+
+    def outputs(self, arm: str, seed: int) -> dict[str, np.ndarray]:
+        """What came out for each example of the test part in one trial, as `Session.keep_outputs` stored it.
+
+        Returns:
+            Name -> (N, ...), such as label, prediction and probability; the same examples for all arms of a seed.
+
+        Raises:
+            Problem: a recorded result, which holds no outputs; or the trial kept none.
+            Damaged: the file cannot be read.
+        """
+        if self.folder is None:
+            raise Problem("recorded results hold no outputs of examples", self.paper, "run the study")
+        path = self.folder / "trials" / f"{arm}-{seed}" / OUTPUTS
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except FileNotFoundError as error:
+            remedy = "give an arm and a seed of a trial of a study that keeps them"
+            raise Problem("there are no outputs of this trial", path, remedy) from error
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            remedy = "delete it and the result.json beside it: the trial is evaluated again from its checkpoint"
+            raise Damaged(f"{path.name} is damaged: {error}", path, remedy) from error
 
     @property
     def failures(self) -> list[Outcome]:
