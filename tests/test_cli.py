@@ -12,6 +12,8 @@ import pytest
 import typer
 
 from repertory import __version__, catalog, cli
+from repertory.execution import provenance
+from repertory.execution.experiment import Experiment
 from tests.toy import CARD, importable, install
 
 
@@ -76,6 +78,14 @@ def test_list_show_and_search(say) -> None:
         (("convert", "ccgc", "absent.pth", "out"), "absent.pth"),
         (("new", "Bad Name"), "not an identifier"),
         (("train", "emoo", "--out", "m"), "did you mean emo"),
+        (("run", "ccgc", "--until-decided", "--seeds", "5"), "one of them; --max-seeds limits"),
+        (("run", "ccgc", "--until-decided", "--max-seeds", "10"), "choose from 5, 8, 12, 18, 30"),
+        (("run", "ccgc", "--until-decided", "--budget", "soon"), "not a time: 'soon'"),
+        (("run", "ccgc", "--until-decided", "--budget", "20"), "write 90s, 20m or 1h30m"),
+        (("run", "ccgc", "--until-decided", "--budget", "0m"), "not a time: '0m'"),
+        (("run", "ccgc", "--until-decided", "--dry-run"), "decide nothing"),
+        (("run", "ccgc", "--budget", "20m"), "give --until-decided too"),
+        (("record", "ccgc", "--max-seeds", "7"), "no look at 7 seeds"),
     ],
 )
 def test_a_problem_is_three_lines_and_exit_status_2(say, tmp_path: Path, words: tuple, complaint: str) -> None:
@@ -165,6 +175,73 @@ def test_run_prints_the_report_and_writes_it(say, toy_net: str, tmp_path: Path) 
     refused = say("run", toy_net, "--scale", "smoke", "--set", "epochs=3")
     assert refused.code == 2
     assert "epochs: 1 -> 3" in refused.err
+
+
+def test_mixed_commits_are_told(say, toy_net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("run", toy_net, "--scale", "smoke", "--arms", "baseline", "--seeds")
+    monkeypatch.setattr(provenance, "commit", lambda: "aaa")
+    assert "computed by" not in say(*command, 1).out
+    monkeypatch.setattr(provenance, "commit", lambda: "bbb")
+    assert "computed by aaa (1 trial), bbb (1 trial); this is bbb; --fresh" in say(*command, 2).out
+    now = provenance.versions()
+    monkeypatch.setattr(provenance, "versions", lambda: {**now, "torch": "9.9"})
+    assert f"computed by aaa with torch {now['torch']} (1 trial), bbb" in say(*command, 2).out
+
+
+def test_a_run_until_decided_ends_with_what_is_open_and_why(say, toy: Path, tmp_path: Path) -> None:
+    command = ("run", "toy", "--scale", "smoke", "--until-decided", "--max-seeds", 5, "--budget", "1h30m")
+    said = say(*command)
+    assert said.code == 0
+    assert "look 1: plain, wide to 5 seeds" in said.out
+    (head,) = [line for line in said.out.splitlines() if "testable claims are decided, after" in line]
+    after = said.out[said.out.index(head) :].splitlines()
+    assert "  size: holds" in after
+    assert "  same-classes: open; 5 seeds of wide, plain, the last look, do not decide it" in after
+    assert after[-1].startswith("report: ")
+    machine = json.loads(say(*command, "--json").out)
+    assert (machine["looks"], machine["scheduled"]) == ([5], True)
+
+
+def test_a_recording_is_written_after_every_look_and_goes_on_after_an_interruption(
+    say, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_checkout", lambda: tmp_path)
+    monkeypatch.setattr(cli, "table", lambda: None)
+    monkeypatch.setattr(provenance, "commit", lambda: "aaa")
+    monkeypatch.setattr("repertory.execution.experiment.commit", lambda: "bbb")
+    study = catalog.load("toy")
+    command = ("record", "toy", "--scale", "smoke", "--max-seeds", 8)
+    target, trials = tmp_path / "results/toy.smoke.json", tmp_path / "runs/recorded/toy.smoke/trials"
+    train = study.train
+
+    def cut(self, arm, data):
+        if (arm, self.session.seed) == ("wide", 6):
+            raise KeyboardInterrupt
+        return train(self, arm, data)
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in trials.glob("*/result.json")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "train", cut)
+        said = say(*command)
+    assert said.code == 130
+    assert "the same command goes on" in said.err
+    first, kept = json.loads(target.read_text()), written()
+    assert first["looks"] == [5]
+    assert len(first["trials"]) == 10
+
+    assert say(*command).code == 0
+    second = json.loads(target.read_text())
+    assert second["looks"] == [5, 8]
+    assert len(second["trials"]) == 16
+    assert {path: written()[path] for path in kept} == kept, "finished trials are not repeated"
+
+    experiment = Experiment("toy", "smoke", out=trials.parent)
+    assert not experiment.reusable(), "it has ended, and the code has changed: it starts over"
+    monkeypatch.setattr("repertory.execution.experiment.commit", lambda: "aaa")
+    assert experiment.reusable(), "this very code has computed the trials"
+    assert not Experiment("toy", "smoke", out=trials.parent, settings={"lr": 0.1}).reusable()
 
 
 def test_a_run_with_failed_trials_ends_with_status_1(say, toy_net: str) -> None:

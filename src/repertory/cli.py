@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,8 @@ Data = Annotated[Path | None, typer.Option(help="your data; default: the sample"
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a setting")]
 Lang = Annotated[str, typer.Option(help="en | zh")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+MaxSeeds = Annotated[int | None, typer.Option(metavar="N", help="last look of --until-decided: 5 | 8 | 12 | 18 | 30")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="computing time of --until-decided: 90s, 20m, 1h30m")]
 Accelerator = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 Devices = Annotated[int, typer.Option(min=1, help="processes per node")]
 Nodes = Annotated[int, typer.Option("--num-nodes", min=1)]
@@ -126,6 +129,25 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
         except json.JSONDecodeError:
             changes[name] = value
     return changes
+
+
+def _until(wanted: bool, seeds: int | None, max_seeds: int | None, budget: str, dry_run: bool) -> dict[str, Any]:
+    """Keyword arguments of `Experiment.run` for these options.
+
+    Raises:
+        Problem: options that do not go together, no look at this number of seeds, or not a time.
+    """
+    limits = {"--max-seeds": max_seeds is not None, "--budget": bool(budget)}
+    if not wanted:
+        if given := next((flag for flag, there in limits.items() if there), ""):
+            raise Problem("this limits a run until decided", given, "give --until-decided too")
+        return {}
+    from repertory.execution.options import check_options, seconds_of
+    from repertory.verdicts.sequential import LOOKS
+
+    last, seconds = LOOKS[-1] if max_seeds is None else max_seeds, seconds_of(budget) if budget else math.inf
+    check_options(seeds, last, seconds, dry_run)
+    return {"until_decided": True, "max_seeds": last, "budget": seconds}
 
 
 def _lang(lang: str) -> str:
@@ -254,6 +276,7 @@ def settings(paper: Paper, scale: Scale = "laptop", as_json: Json = False) -> No
         "run emo",
         "run emo --arms both,dw_only --seeds 5 --jobs 2",
         "run emo --set epochs=3 --out runs/short",
+        "run ccgc --until-decided --budget 20m",
         "run emo --scale paper --data imagenet/ --devices 8 --precision 16-mixed",
     )
 )
@@ -262,6 +285,11 @@ def run(
     all_papers: Annotated[bool, typer.Option("--all", help="every paper")] = False,
     scale: Scale = "laptop",
     seeds: Annotated[int | None, typer.Option(min=1, help="repetitions; default: the scale's")] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="add seeds to the arms of undecided claims, look by look")
+    ] = False,
+    max_seeds: MaxSeeds = None,
+    budget: Budget = "",
     arms: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
     settings: Settings = None,
     data: Data = None,
@@ -288,6 +316,7 @@ def run(
     if (paper is None) != all_papers:
         raise Problem("name one paper, or give --all", "repertory run", "`repertory list` names them")
     failed, changes, wanted = False, _settings(settings), arms.split(",") if arms else []
+    until = _until(until_decided, seeds, max_seeds, budget, dry_run)
     for name in catalog.packages() if all_papers else [paper or ""]:
         folder = out_dir / name if out_dir and all_papers else out_dir
         _check(name, scale, changes, data, wanted, "--arms")
@@ -310,6 +339,7 @@ def run(
                 ray=ray,
                 fresh=fresh,
                 console=err if as_json else out,
+                **until,
             )
         if experiment.lead:
             _print_result(result, lang, as_json)
@@ -319,17 +349,33 @@ def run(
 
 
 def _print_result(result: Result, lang: str, as_json: bool) -> None:
-    from repertory.execution.provenance import commit
     from repertory.reports import terminal
 
     if as_json:
         print_json(result.to_json())
         return
     out.print(terminal.report(result, lang))
-    if result.commit != commit():
-        then, now = result.commit or "no commit", commit() or "no commit"
-        out.print(f"computed by {then}, this is {now}; --fresh computes anew", style="yellow")
+    if computed := _computed_by(result):
+        out.print(computed, style="yellow", highlight=False)
+    if result.closing:
+        out.print(f"\n{result.closing}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"\nreport: {result.folder}/report.html", soft_wrap=True, highlight=False)
+
+
+def _computed_by(result: Result) -> str:
+    """By which commits and versions the trials were computed; "" if all by this code."""
+    from repertory.execution.provenance import commit, versions
+
+    origins = result.origins
+    if all((origin.commit, origin.versions) == (commit(), versions()) for origin in origins):
+        return ""
+    now, differing = versions(), []
+    for origin in origins:
+        others = [f"{name} {found}" for name, found in origin.versions.items() if now.get(name) != found]
+        told = " with ".join(filter(None, [origin.commit or "no commit", ", ".join(others)]))
+        count = f" ({origin.trials} trial{'s' * (origin.trials != 1)})" if len(origins) > 1 else ""
+        differing.append(told + count)
+    return f"computed by {', '.join(differing)}; this is {commit() or 'no commit'}; --fresh computes anew"
 
 
 # -- one's own data -----------------------------------------------------------------------------
@@ -576,25 +622,38 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(epilog=examples("record emo", "record emo --scale desk --jobs 2"))
+@app.command(epilog=examples("record emo", "record emo --scale desk --jobs 2 --budget 3h", "record --max-seeds 12"))
 def record(
     papers: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
     scale: Scale = "laptop",
+    max_seeds: MaxSeeds = None,
+    budget: Budget = "30m",
     jobs: Annotated[int, typer.Option(min=1)] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget the trials of an interrupted recording")] = False,
 ) -> None:
-    """Re-run studies afresh and write results/PAPER.json; then README's table."""
-    from repertory.execution.experiment import Experiment
-    from repertory.reports import terminal
+    """Run studies until decided and write results/PAPER.json after every look; then README's table.
 
+    `--budget` is for each paper. A recording goes on where it was interrupted, and repeats no trial that this very code
+    has computed; it starts over when the code has changed since it ended.
+    """
+    until = _until(True, None, max_seeds, budget, dry_run=False)
     for name in ("results", "runs"):
         check_output(_checkout() / name, remedy="record in a checkout that can be written to")
-    for paper in papers or [card.id for card in catalog.cards(built_in=True)]:
+    wanted = papers or [card.id for card in catalog.cards(built_in=True)]
+    for paper in wanted:
+        _check(paper, scale, {})
+    from repertory.execution.experiment import Experiment
+
+    for paper in wanted:
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
-        with interruptible():
-            result = experiment.run(fresh=True, jobs=jobs, console=out)
-        result.save(_checkout() / "results" / f"{name}.json")
-        out.print(terminal.report(result))
+        target = _checkout() / "results" / f"{name}.json"
+        with interruptible(GOES_ON):
+            anew = fresh or not experiment.reusable()
+            result = experiment.run(
+                fresh=anew, jobs=jobs, console=out, on_look=lambda result, to=target: result.save(to), **until
+            )
+        _print_result(result, "en", as_json=False)
     table()
 
 

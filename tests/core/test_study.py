@@ -21,7 +21,16 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem, SetAside
-from repertory.core.study import Metric, Session, StudyConfig, cache_dir, find_metric, real_data, undeclared
+from repertory.core.study import (
+    Metric,
+    Session,
+    StudyConfig,
+    _interleaved,
+    cache_dir,
+    find_metric,
+    real_data,
+    undeclared,
+)
 from tests.toy import ToyConfig, ToyNet, ToyStudy
 
 
@@ -577,3 +586,29 @@ def test_a_metric_is_found_by_its_name_else_by_the_longest_template() -> None:
 
 def test_what_a_study_does_not_declare_is_listed() -> None:
     assert undeclared(ToyStudy, ["accuracy", "parameters_3", "acuracy", "parameters_"]) == ["acuracy", "parameters_"]
+
+
+# -- outputs of examples ------------------------------------------------------------------------
+
+
+def test_outputs_of_examples_are_stored_small_and_added_up(tmp_path: Path) -> None:
+    session = Session(0, tmp_path)
+    probability = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    session.keep_outputs(label=torch.arange(50), probability=probability)
+    session.keep_outputs(loss=np.array([0.5, 1e6]), right=np.array([True, False]), shift=np.array([-1, 200]))
+    with np.load(tmp_path / "outputs.npz", allow_pickle=False) as stored:
+        outputs = {name: stored[name] for name in stored.files}
+    types = {name: str(array.dtype) for name, array in outputs.items()}
+    assert types == {
+        "label": "uint8", "probability": "float16", "loss": "float32", "right": "bool", "shift": "int16",
+    }  # fmt: skip
+    assert outputs["label"].tolist() == list(range(50))
+    assert outputs["shift"].tolist() == [-1, 200]
+    np.testing.assert_allclose(outputs["probability"], probability, rtol=2**-11)
+    assert not list(tmp_path.glob(".*")), "written whole"
+
+
+def test_outputs_of_several_processes_are_put_into_the_order_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [{"label": np.array([0, 2, 4])}, {"label": np.array([1, 3])}]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, _: into.__setitem__(slice(None), parts))
+    assert _interleaved(parts[0], 2)["label"].tolist() == [0, 1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -22,10 +23,10 @@ import torch
 from filelock import FileLock
 from lightning_fabric import Fabric
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
 from repertory.core import checkpoint
-from repertory.core.files import cache_dir, replace_folder, set_aside, write_text
+from repertory.core.files import cache_dir, replace_folder, set_aside, write_bytes, write_text
 from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
 from repertory.core.settings import C, Design, StudyConfig, real_data
 
@@ -42,6 +43,8 @@ Measured = float | list[float]
 """An exact figure, or the medians of a timing."""
 
 DRY_RUN_STEPS = 2
+OUTPUTS = "outputs.npz"
+"""File of a trial with what came out for each example of the test part."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def undeclared(study: type[Study], names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A curve over one setting: an arm trained once, under seed 0, with each of several values of the setting.
+    """A curve over one setting: an arm trained once, under the first seed, with each of several values of the setting.
 
     Every point is a trial of its own, called "alpha-10" where alpha is 10, with its own resume points and result.
     Its metrics become figures beside those of `Study.measure` ("accuracy_10"), which claims can test.
@@ -193,6 +196,7 @@ class Session:
         self.keep_seconds = _keep_seconds() if keep_seconds is None else keep_seconds
         self._kept = time.monotonic()
         self._board: Any = None
+        self._outputs: dict[str, np.ndarray] = {}
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
     # -- randomness -----------------------------------------------------------------------------
@@ -267,6 +271,27 @@ class Session:
             figure.savefig(path, dpi=110, bbox_inches="tight")
         figure.clear()
         return path
+
+    def keep_outputs(self, *, sharded: bool = False, **arrays: Tensor | np.ndarray) -> None:
+        """Store what came out for each example of the test part in outputs.npz of this trial, compressed.
+
+        Labels, predictions, probabilities or losses: the first axis counts the examples, in the order of the data, so
+        that trials of one seed can be compared example by example (`Result.outputs`). Integers are stored in the
+        smallest type that holds them; floating-point numbers as float16 (relative error 2^-11, zero below 3e-8: enough
+        for ranks, thresholds and means), as float32 where one exceeds its range. Arrays of further calls are added.
+
+        Args:
+            sharded: process r of w has the examples r, r + w, ... (`loader` with `shard`); all are gathered.
+            arrays: name -> (N, ...).
+        """
+        rows = {name: torch.as_tensor(array).detach().cpu().numpy() for name, array in arrays.items()}
+        if sharded and self.fabric.world_size > 1:
+            rows = _interleaved(rows, self.fabric.world_size)
+        self._outputs |= {name: _compact(array) for name, array in rows.items()}
+        if self.fabric.is_global_zero:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **self._outputs)
+            write_bytes(self.out_dir / OUTPUTS, buffer.getvalue())
 
     # -- resume points --------------------------------------------------------------------------
 
@@ -395,6 +420,30 @@ class Session:
         except Damaged as damage:
             warn_set_aside(folder, damage.what)
         return folder.exists()
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the smallest type that loses nothing that matters: see `Session.keep_outputs`."""
+    if array.dtype.kind == "f":
+        finite = array[np.isfinite(array)]
+        small = not finite.size or np.abs(finite).max() <= np.finfo(np.float16).max
+        return array.astype(np.float16 if small else np.float32)
+    if array.dtype.kind in "iu" and array.size:
+        return array.astype(np.promote_types(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
+    return array
+
+
+def _interleaved(rows: dict[str, np.ndarray], world: int) -> dict[str, np.ndarray]:
+    """The examples of all processes in the order of the data: process r has r, r + w, ..."""
+    parts: list[dict[str, np.ndarray]] = [{}] * world
+    torch.distributed.all_gather_object(parts, rows)
+    whole = {}
+    for name in rows:
+        shares = [part[name] for part in parts]
+        whole[name] = np.empty((sum(map(len, shares)), *shares[0].shape[1:]), shares[0].dtype)
+        for rank, share in enumerate(shares):
+            whole[name][rank::world] = share
+    return whole
 
 
 def _keep_seconds() -> float:

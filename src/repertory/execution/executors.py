@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import secrets
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from repertory.core.problem import Problem, require
+from repertory.execution.provenance import origin
 from repertory.execution.trials import Trial, attempt, forget_data
 from repertory.verdicts.results import MEASURE, Outcome
 
@@ -39,26 +41,44 @@ def announce(console: Console, outcome: Outcome, count: str) -> None:
         console.print(f"{name}: {outcome.seconds:.1f} s", highlight=False)
 
 
-def execute(
-    trials: list[Trial], fabric: Fabric, display: Progress | None, jobs: int, ray: str | None
-) -> Iterator[tuple[Trial, Outcome]]:
-    """Trials with their outcomes as they come, from the executor that was asked for."""
+Proceed = Callable[[], bool]
+"""Asked before a trial begins; once it says no, the trials under way are finished and no other begins."""
+Execute = Callable[[list[Trial], Proceed | None], Iterator[tuple[Trial, Outcome]]]
+"""Gives trials with their outcomes as they come."""
+
+
+@contextlib.contextmanager
+def executor(fabric: Fabric, display: Progress | None, jobs: int, ray: str | None) -> Iterator[Execute]:
+    """What executes trials, several times in a row where seeds are added: workers stay until the end."""
     if ray is not None:
-        yield from _on_ray(trials, ray)
+        with _ray(ray) as connection:
+            yield functools.partial(_on_ray, connection)
     elif jobs > 1:
-        yield from _in_processes(trials, jobs)
+        workers = _Workers(jobs)
+        try:
+            yield workers.execute
+        finally:
+            workers.stop()
     else:
         try:
-            for trial in trials:
-                yield trial, attempt(trial, fabric, display)
+            yield functools.partial(_inline, fabric, display)
         finally:
             forget_data()
+
+
+def _inline(
+    fabric: Fabric, display: Progress | None, trials: list[Trial], proceed: Proceed | None
+) -> Iterator[tuple[Trial, Outcome]]:
+    for trial in trials:
+        if proceed and not proceed():
+            return
+        yield trial, attempt(trial, fabric, display)
 
 
 def _ended(trial: Trial, how: str) -> Outcome:
     """The outcome of a trial whose process ended without one."""
     reason = f"the process of this trial ended without a result ({how}): killed, out of memory, or crashed"
-    return Outcome(trial.name, trial.seed, {}, 0.0, f"{reason}; run again to retry")
+    return Outcome(trial.name, trial.seed, {}, 0.0, f"{reason}; run again to retry", **origin(trial.paper))
 
 
 # -- local processes ----------------------------------------------------------------------------
@@ -131,58 +151,77 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _in_processes(trials: list[Trial], jobs: int) -> Iterator[tuple[Trial, Outcome]]:
-    # multiprocessing reports semaphores of workers that were killed; nothing is left of them.
-    known = os.environ.get("PYTHONWARNINGS", "")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [known, "ignore:resource_tracker:UserWarning"]))
-    jobs = min(jobs, len(trials))
-    threads = max(1, (os.cpu_count() or 1) // max(jobs, 1))
-    waiting = deque(trials)
-    started: list[_Worker] = []
-    idle: list[_Worker] = []
-    busy: dict[Any, tuple[_Worker, Trial]] = {}
-    try:
+class _Workers:
+    """Up to `jobs` workers."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.started: list[_Worker] = []
+        self.idle: list[_Worker] = []
+
+    def execute(self, trials: list[Trial], proceed: Proceed | None) -> Iterator[tuple[Trial, Outcome]]:
+        """Trials with their outcomes; a worker that dies is replaced."""
+        jobs, waiting = min(self.jobs, len(trials)), deque(trials)
+        busy: dict[Any, tuple[_Worker, Trial]] = {}
         while waiting or busy:
+            if proceed and not proceed():
+                waiting.clear()
             while waiting and len(busy) < jobs:
-                if not idle:
-                    idle.append(_Worker(threads))
-                    started.append(idle[-1])
-                worker, trial = idle.pop(), waiting.popleft()
+                worker, trial = self.idle.pop() if self.idle else self._start(jobs), waiting.popleft()
                 busy[worker.connection] = worker, trial
                 with contextlib.suppress(ConnectionError):  # it has ended: its answer says so
                     worker.connection.send(trial)
-            for ready in wait(list(busy)):
+            for ready in wait(list(busy)) if busy else ():
                 worker, trial = busy.pop(ready)
                 outcome = worker.answer(trial)
                 if worker.process.exitcode is None:
-                    idle.append(worker)
+                    self.idle.append(worker)
                 yield trial, outcome
-    finally:
-        os.environ["PYTHONWARNINGS"] = known
-        for worker in started:
-            worker.stop(worker in idle)
+
+    def _start(self, jobs: int) -> _Worker:
+        # multiprocessing reports semaphores of workers that were killed; nothing is left of them.
+        known = os.environ.get("PYTHONWARNINGS", "")
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [known, "ignore:resource_tracker:UserWarning"]))
+        try:
+            self.started.append(_Worker(max(1, (os.cpu_count() or 1) // jobs)))
+        finally:
+            os.environ["PYTHONWARNINGS"] = known
+        return self.started[-1]
+
+    def stop(self) -> None:
+        """End all: idle ones by themselves, busy ones at once."""
+        for worker in self.started:
+            worker.stop(worker in self.idle)
 
 
 # -- Ray ----------------------------------------------------------------------------------------
 
 
-def _on_ray(trials: list[Trial], address: str) -> Iterator[tuple[Trial, Outcome]]:
-    with _ray(address) as ray:
-        gpus = 1 if torch.cuda.is_available() else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)(_attempt_elsewhere)
-        waiting = {remote.remote(trial, _run_file(trial)): trial for trial in trials}
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            trial = waiting.pop(ready)
-            try:
-                outcome = ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, Problem):
-                    raise error.cause from error
-                outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error))
-            except ray.exceptions.RayError as error:  # a worker or a machine is gone
-                outcome = _ended(trial, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-            yield trial, outcome
+def _on_ray(ray: Any, trials: list[Trial], proceed: Proceed | None) -> Iterator[tuple[Trial, Outcome]]:
+    gpus = 1 if torch.cuda.is_available() else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)(_attempt_elsewhere)
+    # What Ray has queued is under way: where trials may be called off, no more are queued than can run.
+    slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)) if proceed else len(trials)
+    waiting, busy = deque(trials), {}
+    while waiting or busy:
+        if proceed and not proceed():
+            waiting.clear()
+        while waiting and len(busy) < max(slots, 1):
+            trial = waiting.popleft()
+            busy[remote.remote(trial, _run_file(trial))] = trial
+        if not busy:
+            return
+        (ready,), _ = ray.wait(list(busy), num_returns=1)
+        trial = busy.pop(ready)
+        try:
+            outcome = ray.get(ready)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Problem):
+                raise error.cause from error
+            outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error), **origin(trial.paper))
+        except ray.exceptions.RayError as error:  # a worker or a machine is gone
+            outcome = _ended(trial, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        yield trial, outcome
 
 
 @contextlib.contextmanager

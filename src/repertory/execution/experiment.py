@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import Progress
 from torch import nn
@@ -40,13 +43,17 @@ from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem
 from repertory.core.settings import changed, check_arms, study_config
 from repertory.core.study import Session, Study
-from repertory.execution.executors import announce, execute, progress_display
+from repertory.execution.executors import Execute, announce, executor, progress_display
 from repertory.execution.hardware import Hardware
+from repertory.execution.looks import Effort, closing, first_step, next_step
+from repertory.execution.options import check_options
 from repertory.execution.plan import plan
 from repertory.execution.provenance import commit, data_difference, describe_data, provenance
 from repertory.execution.trials import Trial, about, finished, forget_data, perform, single, write_outcome
 from repertory.reports.html import Report
+from repertory.verdicts.judge import open_tests
 from repertory.verdicts.results import MEASURE, DataFile, read_run_file, read_stored
+from repertory.verdicts.sequential import LOOKS
 
 CONFIG, DATA, METRICS = "config.json", "data.json", "metrics.json"
 MOST_SEEDS = 10_000
@@ -117,7 +124,8 @@ class Experiment:
         check_arms(self.study, wanted)
         if isinstance(seeds, int) and seeds > MOST_SEEDS:
             raise Problem(f"{seeds} repetitions", "--seeds", f"ask for {MOST_SEEDS} at most")
-        numbers = range(self.config.seeds if seeds is None else seeds) if not isinstance(seeds, Sequence) else seeds
+        first, count = self.config.first_seed, self.config.seeds if seeds is None else seeds
+        numbers = count if isinstance(count, Sequence) else range(first, first + count)
         common = Trial(
             self.card.id,
             self.config.model_dump_json(),
@@ -132,6 +140,7 @@ class Experiment:
             replace(
                 common,
                 arm=sweep.arm,
+                seed=first,
                 point=name,
                 config=changed(self.study, self.config, {sweep.setting: x}).model_dump_json(),
             )
@@ -149,50 +158,104 @@ class Experiment:
         seeds: int | Sequence[int] | None = None,
         arms: Iterable[str] | None = None,
         *,
+        until_decided: bool = False,
+        max_seeds: int = LOOKS[-1],
+        budget: float = math.inf,
         jobs: int = 1,
         ray: str | None = None,
         fresh: bool = False,
         console: Console | None = None,
+        on_look: Callable[[Report], object] | None = None,
     ) -> Report:
         """Execute the trials that are not finished, judge the claims, write the report.
+
+        A run until decided gives every arm the seeds of the first scheduled look, forms verdicts, and goes on with the
+        arms of undecided tests, the cheapest first, look by look. No verdict is formed between looks. Interrupted, the
+        same call goes on with the look that was under way.
 
         Args:
             seeds: how many repetitions, or which; default: the scale's.
             arms: which arms; default: all.
+            until_decided: add seeds until every claim is decided.
+            max_seeds: last look of a run until decided, one of 5, 8, 12, 18 and 30.
+            budget: seconds of wall clock that a run until decided may take: it begins no look that would take longer,
+                and no trial afterwards.
             jobs: local processes.
             ray: address of a Ray cluster, or "local" for a Ray of our own; None: no Ray.
             fresh: forget earlier trials of this run directory; a --fresh that was interrupted goes on.
             console: where progress is drawn; None: quiet.
+            on_look: called with the result after every look of a run until decided.
 
         Raises:
             Problem: the run directory holds a run of another configuration (names the fields) or of other data (names
-                the files), is in use, damaged, or cannot be written to.
+                the files), is in use, damaged, or cannot be written to; or the options do not go together.
         """
         self._demand_data()
-        trials = self.trials(seeds, arms)
+        if until_decided:
+            check_options(seeds, max_seeds, budget, self.dry_run)
+        wanted = list(arms or self.study.arms)
+        trials = self.trials(seeds, wanted)
         if self.hardware.devices * self.hardware.num_nodes > 1 and (jobs > 1 or ray is not None):
             raise Problem(
                 "several devices per trial and several trials at once", "--devices with --jobs or --ray", "choose one"
             )
-        with self._opened(fresh, console) as (fabric, display):
-            pending = fabric.broadcast([t for t in trials if not finished(t)] if self.lead else [])
-            done = len(trials) - len(pending)
-            task = display.add_task("trials", total=len(trials), completed=done) if display else None
-            for trial, outcome in execute(pending, fabric, display, jobs, ray):
-                if self.lead:
-                    write_outcome(trial, outcome)
-                done += 1
-                if display and task is not None:
-                    display.advance(task)
-                    announce(display.console, outcome, f"{done}/{len(trials)}")
-            fabric.barrier()
-            result = Report.read(self.out)
-            if self.lead:
-                self._draw_sweeps(result)
-                write_json(self.out / "verdict.json", result.to_json())
-                result.write_html(self.out / "report.html")
-                self._end_fresh()
+        with self._opened(fresh, console) as (fabric, display), executor(fabric, display, jobs, ray) as execute:
+            crew = _Crew(self, display, execute)
+            if until_decided:
+                effort = Effort(budget, pace=jobs)
+                result = self._add_seeds(wanted, max_seeds, effort, crew, on_look)
+                result = replace(result, closing=closing(self.card, result, wanted, max_seeds, effort))
+            else:
+                self._note(scheduled=False, under_way={})
+                crew.execute(trials)
+                result = self._judge()
+            self._note(fresh=False)
         return result
+
+    def _add_seeds(
+        self, arms: list[str], most: int, effort: Effort, crew: _Crew, on_look: Callable[[Report], object] | None
+    ) -> Report:
+        """Run and judge look by look, until all is decided, at the last look, or out of budget."""
+        begun = Report.read(self.out)
+        step = self.fabric.broadcast(first_step(begun, arms, most, read_run_file(self.out).under_way))
+        number, still_open = 1, ""
+        while True:
+            self._note(scheduled=True, under_way=step.seeds)
+            trials = [
+                trial
+                for trial in self.trials(max(step.seeds.values()), step.seeds)
+                if trial.point or trial.seed < self.config.first_seed + step.seeds.get(trial.arm, most)
+            ]
+            whole = crew.execute(trials, effort, f"look {number}: {step}{still_open}")
+            result = self._judge()
+            if not whole:
+                return result
+            self._note(under_way={})
+            if on_look and self.lead:
+                on_look(result)
+            following = self.fabric.broadcast(next_step(self.card, result, arms, most))
+            if following is None or not self.fabric.broadcast(effort.fits(following)):
+                return result
+            claims = dict.fromkeys(claim for claim, _ in open_tests(self.card, result.verdicts))
+            number, step, still_open = number + 1, following, f"; open: {', '.join(claims)}"
+
+    def _judge(self) -> Report:
+        """Read the trials, note at how many seeds they are looked at, write verdicts and report."""
+        self.fabric.barrier()
+        result = Report.read(self.out)
+        looks = tuple(sorted({*result.looks, *(len(seeds) for seeds in result.seen.values() if seeds)}))
+        result = replace(result, looks=looks)
+        self._note(looks=list(looks))
+        if self.lead:
+            self._draw_sweeps(result)
+            write_json(self.out / "verdict.json", result.to_json())
+            result.write_html(self.out / "report.html")
+        return result
+
+    def _note(self, **fields: Any) -> None:
+        """Change fields of config.json."""
+        if self.lead:
+            write_json(self.out / CONFIG, {**_read(self.out / CONFIG), **fields})
 
     def _draw_sweeps(self, result: Report) -> None:
         """Draw the curves beside the figures that were measured."""
@@ -278,16 +341,7 @@ class Experiment:
             Damaged: one of them cannot be read.
             Problem: they are of another configuration, of other data, or not ours.
         """
-        config: dict[str, Any] = {
-            "paper": self.card.id,
-            "scale": self.scale,
-            "data": self.study_in(self.out).data_name(),
-            "data_dir": None if self.data is None else str(self.data),
-            "dry_run": self.dry_run,
-            "hardware": vars(self.hardware),
-            "config": self.config.model_dump(mode="json"),
-        }
-        data = self._describe_data()
+        config, data = self._head(), self._describe_data()
         self._refuse_foreign_files()
         try:
             difference = self._difference(config, data) if (self.out / CONFIG).exists() else ""
@@ -312,6 +366,18 @@ class Experiment:
         write_json(self.out / DATA, {"files": data, "refused": []})
         write_json(self.out / CONFIG, config)
 
+    def _head(self) -> dict[str, Any]:
+        """What config.json says of this run: all that another run must share to go on with its trials."""
+        return {
+            "paper": self.card.id,
+            "scale": self.scale,
+            "data": self.study_in(self.out).data_name(),
+            "data_dir": None if self.data is None else str(self.data),
+            "dry_run": self.dry_run,
+            "hardware": vars(self.hardware),
+            "config": self.config.model_dump(mode="json"),
+        }
+
     def _refuse_foreign_files(self) -> None:
         """A run directory that is none of ours: nothing may be written or removed there."""
         ours = (self.out / CONFIG).exists() and not (self.out / checkpoint.ABOUT).exists()
@@ -322,7 +388,11 @@ class Experiment:
     def _difference(self, config: dict[str, Any], data: dict[str, str]) -> str:
         """What differs between this run and the one in the run directory; "" if nothing does."""
         read_run_file(self.out)
-        before, now = _flat(_read(self.out / CONFIG)), _flat(config)
+        # Settings that are newer than the run had their defaults then.
+        fields = self.study.Config.model_fields.items()
+        defaults = {name: known.get_default(call_default_factory=True) for name, known in fields}
+        new = _flat({"config": to_jsonable_python(defaults, fallback=str)})
+        before, now = new | _flat(_read(self.out / CONFIG)), _flat(config)
         free = {f"config.{name}" for name in self.study.Config.free_to_change}
         differing = [name for name in now if name not in free and before.get(name) != now[name]]
         if differing:
@@ -367,8 +437,15 @@ class Experiment:
         theirs = read_run_file(self.out)
         return theirs.fresh and theirs.commit == commit()
 
-    def _end_fresh(self) -> None:
-        write_json(self.out / CONFIG, {**_read(self.out / CONFIG), "fresh": False})
+    def reusable(self) -> bool:
+        """Whether a recording may go on with the trials in the run directory.
+
+        They are of this configuration and data, and of a --fresh that did not come to its end or of this very code.
+        """
+        if not (self.out / CONFIG).exists() or self._difference(self._head(), self._describe_data()):
+            return False
+        computed_by = {origin.commit for origin in Report.read(self.out).origins}
+        return read_run_file(self.out).fresh or (computed_by == {commit()} and commit()[-1:] not in ("", "+"))
 
     # -- one model ------------------------------------------------------------------------------
 
@@ -457,6 +534,49 @@ class Experiment:
         origin = about(self.card.id, self.study.method, 0, self.config)
         checkpoint.save(model, folder, empty=True, **origin, source=source.name)
         return model
+
+
+@dataclass
+class _Crew:
+    """Who executes the trials of one invocation, and shows their progress."""
+
+    experiment: Experiment
+    display: Progress | None
+    executed: Execute
+    failed: set[Path] = field(default_factory=set)
+    """Folders of trials that failed: they are tried again by the next invocation, not by this one."""
+
+    def execute(self, trials: list[Trial], effort: Effort | None = None, headline: str = "") -> bool:
+        """Execute the trials that are not finished; False where the time was not enough for all."""
+        lead, fabric, display = self.experiment.lead, self.experiment.fabric, self.display
+        unfinished = [t for t in trials if t.folder not in self.failed and not finished(t)] if lead else []
+        pending = fabric.broadcast(unfinished)
+        done, began = len(trials) - len(pending), time.monotonic()
+        if headline and pending:
+            self.say(headline)
+        task = display.add_task("trials", total=len(trials), completed=done) if display else None
+        proceed = (lambda: bool(fabric.broadcast(effort.left()))) if effort else None
+        computed = 0.0
+        for trial, outcome in self.executed(pending, proceed):
+            if lead:
+                write_outcome(trial, outcome)
+            if outcome.error:
+                self.failed.add(trial.folder)
+            done, computed = done + 1, computed + outcome.seconds
+            if display and task is not None:
+                display.advance(task)
+                announce(display.console, outcome, f"{done}/{len(trials)}")
+        if display and task is not None:
+            display.remove_task(task)
+        if effort:
+            effort.note(computed, time.monotonic() - began)
+        fabric.barrier()
+        return done == len(trials)
+
+    def say(self, line: str) -> None:
+        """Print a line beside the progress."""
+        if self.display:
+            self.display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from repertory import catalog
+
 MANY_FILES = 1000
 """Data sets with more files are described by folder."""
 HASHED_BYTES = 64 * 2**20
@@ -24,16 +26,14 @@ HASHED_BYTES = 64 * 2**20
 
 def provenance() -> dict[str, Any]:
     """Date, versions, commit and machine, as results carry them."""
-    names = ("repertory", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "scipy", "scikit-learn")
-    versions = {name: importlib.metadata.version(name) for name in names}
     cores = os.cpu_count()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {cores} cores"
-    return {
-        "date": now(),
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit(),
-        "machine": device,
-    }
+    return {"date": now(), "versions": versions(), "commit": commit(), "machine": device}
+
+
+def origin(paper: str) -> dict[str, Any]:
+    """What a trial of a paper ran under: commit, versions, digest of the card, date."""
+    return {"commit": commit(), "versions": versions(), "card": card_digest(paper), "date": now()}
 
 
 def now() -> str:
@@ -41,9 +41,21 @@ def now() -> str:
 
 
 @functools.cache
+def versions() -> dict[str, str]:
+    """Of Python, this package, and the libraries that figures depend on."""
+    names = ("repertory", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def card_digest(paper: str) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of a paper's card.toml."""
+    return hashlib.sha256((catalog.folder(paper) / "card.toml").read_bytes()).hexdigest()[:12]
+
+
+@functools.cache
 def commit() -> str:
     """The commit of the checkout that this package is imported from, with "+" if it is changed; "" outside one."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)

@@ -24,7 +24,7 @@ from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
 from repertory.core.study import Measured, Session, Study, StudyConfig, warn_set_aside
 from repertory.execution.hardware import Hardware
-from repertory.execution.provenance import now, provenance
+from repertory.execution.provenance import origin, provenance
 from repertory.verdicts.results import MEASURE, Outcome, read_trial_file
 
 
@@ -80,7 +80,7 @@ def write_outcome(trial: Trial, outcome: Outcome) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     status = "failed" if outcome.error else "done"
-    write_json(trial.folder / "result.json", {"status": status, **outcome.to_json(), "date": now()})
+    write_json(trial.folder / "result.json", {"status": status, **outcome.to_json()})
 
 
 def perform(
@@ -194,7 +194,7 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
         Problem: bad input, or a fault of the system: the other trials would fare no better.
     """
     fabric = fabric or trial.hardware.fabric()
-    started = time.perf_counter()
+    ran_under, started = origin(trial.paper), time.perf_counter()
     error = ""
     measured: Mapping[str, Measured] = {}
     try:
@@ -215,7 +215,8 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
             ) from failure
         error = traceback.format_exc()
     repeats = {name: value for name, value in measured.items() if isinstance(value, list)}
-    return Outcome(trial.name, trial.seed, single(measured), time.perf_counter() - started, error, repeats)
+    seconds = time.perf_counter() - started
+    return Outcome(trial.name, trial.seed, single(measured), seconds, error, repeats, **ran_under)
 
 
 def single(measured: Mapping[str, Measured]) -> dict[str, float]:

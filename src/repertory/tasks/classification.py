@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from repertory.core.problem import Problem
+from repertory.core.study import Session
 
 
 def check_classes(names: Collection[str], where: object, what: str) -> None:
@@ -51,6 +52,44 @@ def top_k_accuracy(
             for metric in metrics:
                 metric.update(logits, labels)
     return [100 * float(metric.compute()) for metric in metrics]
+
+
+def kept(
+    session: Session, scored: Iterable[tuple[Tensor, Tensor]], name: str = "", *, sharded: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass on batches of logits (B, K) and labels (B,), and keep what came out for each example at the end.
+
+    outputs.npz of the trial gets `label` (N,), `prediction` (N,) and `probability` (N, K); see `class_outputs`.
+
+    Args:
+        session: of the trial.
+        scored: batches of the test part, in its order.
+        name: of the test part, where there are several: arrays are called label_NAME, ...
+        sharded: as in `Session.keep_outputs`.
+    """
+    parts = []
+    for logits, labels in scored:
+        parts.append((logits.detach().cpu(), labels.cpu()))
+        yield logits, labels
+    if parts:
+        logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        session.keep_outputs(sharded=sharded, **class_outputs(logits, labels, name))
+
+
+def class_outputs(logits: Tensor, labels: Tensor, name: str = "") -> dict[str, Tensor]:
+    """What `Session.keep_outputs` stores of a classification: label, prediction and probabilities of each example.
+
+    Args:
+        logits: (N, K).
+        labels: (N,).
+        name: of the test part, appended to the arrays' names.
+
+    Example:
+        >>> class_outputs(torch.tensor([[0.0, 9.0]]), torch.tensor([1]), "noisy")["prediction_noisy"]
+        tensor([1])
+    """
+    outputs = {"label": labels, "prediction": logits.argmax(1), "probability": logits.softmax(1)}
+    return {f"{array}_{name}" if name else array: values for array, values in outputs.items()}
 
 
 def prediction_table(

@@ -15,6 +15,7 @@ from torch import Tensor
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
 from repertory.core.study import Session
+from repertory.tasks.classification import class_outputs
 
 # -- roles of nodes ---------------------------------------------------------------------------------
 
@@ -101,6 +102,20 @@ def accuracy(logits: Tensor, labels: Tensor, ids: Tensor) -> float:
     return 100 * (logits.argmax(dim=1) == labels)[ids].float().mean().item()
 
 
+def keep_nodes(session: Session, logits: Tensor, labels: Tensor, ids: Tensor, name: str = "") -> None:
+    """Keep number, label, prediction and probabilities of each tested node in outputs.npz of the trial.
+
+    Args:
+        session: of the trial.
+        logits: (n, C) of all nodes.
+        labels: (n,).
+        ids: of the tested nodes.
+        name: of the protocol, where there are several: arrays are called label_NAME, ...
+    """
+    outputs = class_outputs(logits[ids], labels[ids], name) | {f"node_{name}" if name else "node": ids}
+    session.keep_outputs(sharded=False, **outputs)
+
+
 # -- clusters ---------------------------------------------------------------------------------------
 
 MOST_PAIRED = 10_000
@@ -140,6 +155,17 @@ def supervised_scores(labels: np.ndarray, clusters: np.ndarray) -> dict[str, flo
         "ari": 100 * float(adjusted_rand_score(labels, clusters)),
         "f1": 100 * float(f1_score(labels, relabel(labels, clusters), labels=np.unique(labels), average="macro")),
     }
+
+
+def keep_clusters(session: Session, labels: np.ndarray, clusters: np.ndarray) -> None:
+    """Keep label, cluster and prediction (the cluster as a class, `relabel`) of each node in outputs.npz of the trial.
+
+    Args:
+        session: of the trial.
+        labels: (n,).
+        clusters: (n,).
+    """
+    session.keep_outputs(label=labels, cluster=clusters, prediction=relabel(labels, clusters))
 
 
 def label_free_scores(z: Tensor, distances: Tensor) -> dict[str, float]:

@@ -30,7 +30,7 @@ from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
-from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
+from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
 from repertory.tasks.settings import ImageRecipe
 
 PREDICT_BATCH = 32
@@ -192,16 +192,18 @@ class ImageStudy(Study[R, ImageData, M]):
         test = data.test.named(names) if names else data.test
         x = torch.zeros(1, *_cfg(model)["input_size"], device=self.session.fabric.device)
         return {
-            **self.accuracy(model, test),
+            **self.accuracy(model, test, keep=True),
             "parameters": float(sum(p.numel() for p in model.parameters())),
             "macs": float(count_macs(model, x)),
         }
 
-    def accuracy(self, model: nn.Module, test: ImageSet) -> dict[str, float]:
-        """Top-1 and top-5 accuracy, in per cent."""
+    def accuracy(self, model: nn.Module, test: ImageSet, *, keep: bool = False) -> dict[str, float]:
+        """Top-1 and top-5 accuracy, in per cent; `keep` stores label, prediction and probabilities of each image."""
         recipe, data = self.config, test.with_transform(preprocessing(model))
         batches = loader(self.session, data, recipe.batch_size, workers=recipe.workers, shard=True)
-        scored = ((model(x), y) for x, y in batches)
+        scored: Iterable[tuple[Tensor, Tensor]] = ((model(x), y) for x, y in batches)
+        if keep:
+            scored = kept(self.session, scored, sharded=True)
         top1, top5 = top_k_accuracy(scored, cast(int, model.num_classes), self.session.fabric.device, top=(1, 5))
         return {"top1": top1, "top5": top5}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from repertory.core.study import Metric, find_metric
 
 Metrics = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""arm -> seed -> metric -> value. A failed trial is there, with no metrics."""
+"""arm -> seed -> metric -> value. A failed trial has no metrics, an arm before its first look no seeds."""
 Figures = Mapping[str, float | Sequence[float]]
 """What `Study.measure` gave: exact figures, and repeated medians of timings."""
 
@@ -60,6 +60,8 @@ class Evidence:
         for arm, metric in measurements:
             if arm not in self.trials:
                 return f"the arm {arm} was not run"
+            if not self.trials[arm]:
+                return f"the first look at {arm} is not finished"
             if not self.column(arm, metric)[0]:
                 return f"no trial of {arm} gave a finite {metric}"
         return f"{' and '.join(arm for arm, _ in measurements)} share no seed"

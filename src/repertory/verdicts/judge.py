@@ -101,6 +101,17 @@ def open_arms(card: Card, verdicts: Sequence[Verdict]) -> set[str]:
     return {arm for test in tests for arm in arms_of(test)}
 
 
+def open_tests(card: Card, verdicts: Sequence[Verdict]) -> list[tuple[str, tuple[str, ...]]]:
+    """(claim, arms) of each test without a decision, of claims without one, that more seeds may decide."""
+    return [
+        (claim.id, arms)
+        for claim, verdict in zip(card.claim, verdicts, strict=True)
+        if verdict.word == "undecided"
+        for test, finding in zip(claim.elementary, verdict.findings, strict=True)
+        if finding.word == "undecided" and (arms := tuple(dict.fromkeys(arms_of(test))))
+    ]
+
+
 def arms_of(test: Test) -> tuple[str, ...]:
     """The arms whose trials a test reads."""
     match test:

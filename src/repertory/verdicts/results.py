@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from repertory import catalog
 from repertory.core.card import explain
 from repertory.core.files import read_json, write_json
 from repertory.core.problem import Damaged, Problem
-from repertory.verdicts.evidence import Evidence
+from repertory.core.study import OUTPUTS
+from repertory.verdicts.evidence import Evidence, Metrics
 from repertory.verdicts.judge import Verdict, judge
+from repertory.verdicts.sequential import LOOKS
 
 MEASURE = "measure"
 """Folder name of the figures that need no training; no arm may be called so."""
@@ -33,18 +39,36 @@ class Outcome:
     error: str = ""
     repeats: dict[str, list[float]] = field(default_factory=dict)
     """Of a timing: the medians that its metric is the median of."""
+    commit: str = ""
+    """That the trial ran under; empty: not known, or outside a checkout."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that it ran under; empty: not known."""
+    card: str = ""
+    """Digest of the card.toml that it ran under; empty: not known."""
+    date: str = ""
+    """When it began; empty: not known."""
     files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """Path below the trial's folder -> content, where the trial ran on a machine that does not share the folder."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the files."""
-        told = {name: getattr(self, name) for name in ("arm", "seed", "metrics", "seconds", "error")}
+        told = {name: value for name, value in vars(self).items() if name not in ("repeats", "files")}
         return {**told, "repeats": self.repeats} if self.repeats else told
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The code that some trials of a result ran under."""
+
+    commit: str
+    versions: dict[str, str]
+    trials: int
+    """How many they are."""
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """JSON has no NaN: it is stored as null."""
-Metrics = dict[str, Number]
+Stored = dict[str, Number]
 
 
 class _Stored(BaseModel):
@@ -57,13 +81,17 @@ class TrialFile(_Stored):
     status: Literal["done", "failed"]
     arm: str
     seed: int
-    metrics: Metrics
+    metrics: Stored
     seconds: float
     error: str
     repeats: dict[str, list[float]] = Field(default_factory=dict)
+    commit: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    card: str = ""
+    date: str = ""
 
     def outcome(self) -> Outcome:
-        return Outcome(self.arm, self.seed, self.metrics, self.seconds, self.error, self.repeats)
+        return Outcome(**{name: value for name, value in self if name != "status"})
 
 
 class RunFile(_Stored):
@@ -78,12 +106,17 @@ class RunFile(_Stored):
     config: dict[str, Any]
     versions: dict[str, str]
     commit: str
+    """That the run began with; its trials name their own."""
     date: str
     machine: str
     fresh: bool = False
     """Begun by --fresh, and not ended yet."""
     looks: list[int] = Field(default_factory=list)
     """Numbers of seeds at which verdicts were formed."""
+    scheduled: bool = False
+    """Seeds are added until the claims are decided: verdicts are formed at the scheduled looks alone."""
+    under_way: dict[str, int] = Field(default_factory=dict)
+    """Of a look that is not finished: arm -> number of seeds that it gets."""
 
 
 class DataFile(_Stored):
@@ -142,6 +175,7 @@ class Result:
     config: dict[str, Any]
     versions: dict[str, str]
     commit: str
+    """That the run began with; `origins` lists those of its trials."""
     date: str
     outcomes: tuple[Outcome, ...]
     figures: dict[str, float]
@@ -153,6 +187,10 @@ class Result:
     """Of the figures that are timings: their medians."""
     looks: tuple[int, ...] = ()
     """Numbers of seeds at which verdicts were formed, this one included."""
+    scheduled: bool = False
+    """Verdicts rest on the trials up to the last scheduled look that each arm completed."""
+    closing: str = ""
+    """What a run until decided came to: what is decided, what is open and why; empty for other runs."""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -178,6 +216,7 @@ class Result:
         return cls(
             head.paper, head.scale, head.data, head.config, head.versions, head.commit, head.date,
             tuple(trials), figures, run_dir, head.dry_run, head.machine, measured.repeats, tuple(head.looks),
+            head.scheduled,
         )  # fmt: skip
 
     @classmethod
@@ -186,10 +225,11 @@ class Result:
         names = ("paper", "scale", "data", "config", "versions", "commit", "date", "machine", "dry_run")
         return cls(
             **{name: content[name] for name in names},
-            outcomes=tuple(_outcome(t) for t in content["trials"]),
+            outcomes=tuple(_outcome(trial) for trial in content["trials"]),
             figures=_numbers(content["figures"]),
             repeats=content.get("repeats", {}),
             looks=tuple(content.get("looks", ())),
+            scheduled=content.get("scheduled", False),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -199,9 +239,15 @@ class Result:
             **{name: getattr(self, name) for name in names},
             "repeats": self.repeats,
             "looks": list(self.looks),
-            "trials": [outcome.to_json() for outcome in self.outcomes],
+            "scheduled": self.scheduled,
+            "trials": [self._trial_json(outcome) for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
         }
+
+    def _trial_json(self, outcome: Outcome) -> dict[str, Any]:
+        """A trial names its versions only where they differ from those that the run began with."""
+        same = outcome.versions in ({}, self.versions)
+        return {name: value for name, value in outcome.to_json().items() if name != "versions" or not same}
 
     def save(self, path: str | Path) -> Path:
         """Write the result as one JSON file: date, versions, configuration, all metrics, verdicts."""
@@ -216,6 +262,26 @@ class Result:
             table.setdefault(outcome.arm, {})[outcome.seed] = outcome.metrics
         return table
 
+    @property
+    def completed(self) -> dict[str, int]:
+        """Arm -> the largest scheduled look that it completed, with all seeds from the first; 0: none."""
+        first = self.config.get("first_seed", 0)
+        return {
+            arm: max((look for look in LOOKS if seeds.keys() >= set(range(first, first + look))), default=0)
+            for arm, seeds in self.metrics.items()
+        }
+
+    @property
+    def seen(self) -> Metrics:
+        """The metrics that verdicts rest on: of all trials, or up to the last scheduled look of each arm."""
+        if not self.scheduled:
+            return self.metrics
+        first = self.config.get("first_seed", 0)
+        return {
+            arm: {seed: self.metrics[arm][seed] for seed in range(first, first + look)}
+            for arm, look in self.completed.items()
+        }
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on each claim of the card."""
@@ -225,7 +291,44 @@ class Result:
     def evidence(self) -> Evidence:
         """All that verdicts rest on."""
         figures = {**self.figures, **self.repeats}
-        return Evidence(self.metrics, figures, catalog.load(self.paper).metrics, self.looks)
+        return Evidence(self.seen, figures, catalog.load(self.paper).metrics, self.looks)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The distinct commits and versions that the trials ran under, in the order in which they came.
+
+        Trials that name none, as earlier versions wrote them, count as the commit that the run began with.
+        """
+        distinct: dict[str, Origin] = {}
+        for outcome in sorted(self.outcomes, key=lambda o: o.date):
+            commit, versions = (outcome if outcome.card else self).commit, outcome.versions or self.versions
+            key = json.dumps([commit, versions], sort_keys=True)
+            before = distinct.get(key)
+            distinct[key] = Origin(commit, versions, before.trials + 1 if before else 1)
+        return list(distinct.values())
+
+    def outputs(self, arm: str, seed: int) -> dict[str, np.ndarray]:
+        """What came out for each example of the test part in one trial, as `Session.keep_outputs` stored it.
+
+        Returns:
+            Name -> (N, ...), such as label, prediction and probability; the same examples for all arms of a seed.
+
+        Raises:
+            Problem: a recorded result, which holds no outputs; or the trial kept none.
+            Damaged: the file cannot be read.
+        """
+        if self.folder is None:
+            raise Problem("recorded results hold no outputs of examples", self.paper, "run the study")
+        path = self.folder / "trials" / f"{arm}-{seed}" / OUTPUTS
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except FileNotFoundError as error:
+            remedy = "give an arm and a seed of a trial of a study that keeps them"
+            raise Problem("there are no outputs of this trial", path, remedy) from error
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            remedy = "delete it and the result.json beside it: the trial is evaluated again from its checkpoint"
+            raise Damaged(f"{path.name} is damaged: {error}", path, remedy) from error
 
     @property
     def failures(self) -> list[Outcome]:
@@ -246,10 +349,7 @@ class Result:
 
 
 def _outcome(fields: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        fields["arm"], fields["seed"], _numbers(fields["metrics"]), fields["seconds"], fields["error"],
-        fields.get("repeats", {}),
-    )  # fmt: skip
+    return Outcome(**{**fields, "metrics": _numbers(fields["metrics"])})
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
