@@ -132,7 +132,7 @@ def test_only_the_arms_of_open_tests_get_more_seeds_the_cheapest_first(toy: Path
     card = catalog.card("toy")
     (claim,) = [claim for claim in card.claim if claim.id == "wide-is-better"]
     three = ("plain", "wide", "deep")
-    test = claim.test[0].model_copy(update={"over": three[:1]})
+    test = claim.test[0].model_copy(update={"over": three[:1], "least": 0.0})
     other = claim.model_copy(update={"id": "other", "test": (test.model_copy(update={"arm": "deep"}),)})
     card = card.model_copy(update={"claim": (claim, other)})
 
