@@ -291,6 +291,10 @@ def run(
     max_seeds: MaxSeeds = None,
     budget: Budget = "",
     arms: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    vary: Annotated[
+        str,
+        typer.Option(metavar="SOURCE", help="what the seed drives: split (of the data) | init (and training) | all"),
+    ] = "",
     settings: Settings = None,
     data: Data = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/PAPER/SCALE")] = None,
@@ -316,6 +320,7 @@ def run(
     if (paper is None) != all_papers:
         raise Problem("name one paper, or give --all", "repertory run", "`repertory list` names them")
     failed, changes, wanted = False, _settings(settings), arms.split(",") if arms else []
+    changes |= {"vary": vary} if vary else {}
     until = _until(until_decided, seeds, max_seeds, budget, dry_run)
     for name in catalog.packages() if all_papers else [paper or ""]:
         folder = out_dir / name if out_dir and all_papers else out_dir

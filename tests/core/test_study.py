@@ -25,6 +25,7 @@ from repertory.core.study import (
     Metric,
     Session,
     StudyConfig,
+    Vary,
     _interleaved,
     cache_dir,
     find_metric,
@@ -612,3 +613,34 @@ def test_outputs_of_several_processes_are_put_into_the_order_of_the_data(monkeyp
     parts = [{"label": np.array([0, 2, 4])}, {"label": np.array([1, 3])}]
     monkeypatch.setattr(torch.distributed, "all_gather_object", lambda into, _: into.__setitem__(slice(None), parts))
     assert _interleaved(parts[0], 2)["label"].tolist() == [0, 1, 2, 3, 4]
+
+
+# -- sources of randomness ----------------------------------------------------------------------
+
+
+def test_the_seed_drives_all_or_one_source_of_randomness(tmp_path: Path) -> None:
+    def draws(seed: int, vary: Vary) -> tuple[float, ...]:
+        """One of reading, one of splitting in training, one of training."""
+        this = Session(seed, tmp_path, vary=vary, first_seed=3)
+        return tuple(float(r.random()) for r in (this.for_data().rng("beams"), this.rng("split", 1), this.rng("order")))
+
+    assert draws(3, "all") == draws(3, "init") == draws(3, "split"), "the first seed is the same under each"
+    first = draws(3, "all")
+    assert [a == b for a, b in zip(draws(4, "all"), first, strict=True)] == [False, False, False]
+    assert [a == b for a, b in zip(draws(4, "init"), first, strict=True)] == [True, True, False]
+    assert [a == b for a, b in zip(draws(4, "split"), first, strict=True)] == [False, False, True]
+    assert draws(4, "init")[2] == draws(4, "all")[2]
+    assert draws(4, "split")[:2] == draws(4, "all")[:2]
+    session = Session(4, tmp_path, vary="init", first_seed=3)
+    assert (session.seed, session.split_seed, session.for_data().seed) == (4, 3, 3)
+
+
+@pytest.mark.parametrize(("vary", "read_at"), [("all", 4), ("init", 2), ("split", 4)])
+def test_data_are_read_under_the_seed_of_the_split(tmp_path: Path, vary: Vary, read_at: int) -> None:
+    class Seeded(ToyStudy):
+        def read(self, folder: Path) -> Any:
+            return self.session.seed, float(self.session.rng("sample").random())
+
+    config = ToyConfig(vary=vary, first_seed=2)
+    this = Seeded(config, Session(4, tmp_path, tmp_path, vary=config.vary, first_seed=config.first_seed))
+    assert this.data() == (read_at, float(Session(read_at, tmp_path).rng("sample").random()))

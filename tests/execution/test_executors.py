@@ -16,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from repertory.core.study import Study
 from repertory.execution import executors
 from repertory.execution.experiment import Experiment
 from repertory.execution.trials import finished, write_outcome
@@ -143,12 +145,23 @@ def joined(address: str, credentials: dict[str, str]) -> str:
     return "".join(said)
 
 
-def test_a_machine_that_does_not_share_the_run_directory_sends_its_files(toy_net: str, tmp_path: Path) -> None:
+def test_a_machine_that_does_not_share_the_run_directory_sends_its_files(
+    toy_net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = Experiment(toy_net, "smoke", out=tmp_path / "driver")
+    evaluate = experiment.study.evaluate
+
+    def keeping(self: Study, model: Any, data: Any) -> dict[str, float]:
+        self.session.keep_outputs(label=np.arange(3))
+        return evaluate(self, model, data)
+
+    monkeypatch.setattr(experiment.study, "evaluate", keeping)
     (trial, *_) = experiment.trials(1, ["toy_net"])
     elsewhere = replace(trial, run_dir=str(tmp_path / "worker"))
     outcome = executors._attempt_elsewhere(elsewhere, b"config of the driver")
-    assert {"metrics.jsonl", "checkpoint/model.safetensors", "checkpoint/repertory.json"} <= set(outcome.files)
+    assert {"metrics.jsonl", "outputs.npz", "checkpoint/model.safetensors", "checkpoint/repertory.json"} <= set(
+        outcome.files
+    )
     assert not [name for name in outcome.files if name.startswith(("tensorboard", "resume"))]
     shutil.rmtree(tmp_path / "worker")
     write_outcome(trial, outcome)
@@ -156,6 +169,7 @@ def test_a_machine_that_does_not_share_the_run_directory_sends_its_files(toy_net
     assert (trial.folder / "checkpoint" / "model.safetensors").read_bytes() == outcome.files[
         "checkpoint/model.safetensors"
     ]
+    assert np.load(trial.folder / "outputs.npz")["label"].tolist() == [0, 1, 2]
     again = executors._attempt_elsewhere(trial, executors._run_file(trial))
     assert again.files == {}, "a shared folder needs nothing sent"
     assert again.metrics == outcome.metrics

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from repertory import Problem, catalog
@@ -41,6 +42,24 @@ def test_data_are_read_once_or_once_per_seed(
     assert len(result.outcomes) == 4
     assert not result.failures
     assert seeds == expected
+
+
+@pytest.mark.parametrize(("vary", "read_at"), [("init", [2]), ("split", [2, 3])])
+def test_data_stay_those_of_the_first_seed_where_initialisation_alone_varies(
+    tmp_path: Path, seeds: list[int], vary: str, read_at: list[int]
+) -> None:
+    settings = {"vary": vary, "first_seed": 2}
+    experiment = Experiment("toy", "smoke", out=tmp_path / "run", settings=settings)
+    result = experiment.run(seeds=2, arms=["plain"])
+    assert list(result.metrics["plain"]) == [2, 3]
+    assert seeds == read_at
+    weights = [
+        checkpoint.load(tmp_path / f"run/trials/plain-{seed}/checkpoint", "toy_room").state_dict()["head.weight"]
+        for seed in (2, 3)
+    ]
+    assert torch.equal(*weights) == (vary == "split"), "the sample is the same: only training noise tells them apart"
+    with pytest.raises(Problem, match=f"vary: {vary} -> all"):
+        Experiment("toy", "smoke", out=tmp_path / "run", settings={"first_seed": 2}).run(seeds=2)
 
 
 def test_another_run_reads_the_data_anew(tmp_path: Path, seeds: list[int]) -> None:

@@ -21,6 +21,8 @@ from repertory.tasks.graphs import (
     demand_features,
     drawn_roles,
     having,
+    keep_clusters,
+    keep_nodes,
     label_free_scores,
     node_names,
     published_roles,
@@ -122,3 +124,20 @@ def test_a_table_of_nodes_names_them_or_numbers_them(tmp_path: Path) -> None:
         {"node": "b", "cluster": "1"},
     ]
     assert list(node_names(None, 3)) == [0, 1, 2]
+
+
+def test_outputs_of_tested_nodes_and_of_clusters_are_kept(tmp_path: Path) -> None:
+    session = Session(0, tmp_path)
+    logits, labels = torch.eye(4)[:, :3], torch.tensor([0, 1, 0, 2])
+    keep_nodes(session, logits, labels, torch.tensor([1, 2]), "released")
+    keep_clusters(session, labels.numpy(), np.array([7, 5, 7, 5]))
+    with np.load(tmp_path / "outputs.npz", allow_pickle=False) as stored:
+        outputs = {name: stored[name] for name in stored.files}
+    assert {name: outputs[f"{name}_released"].tolist() for name in ("node", "label", "prediction")} == {
+        "node": [1, 2],
+        "label": [1, 0],
+        "prediction": [1, 2],
+    }
+    np.testing.assert_allclose(outputs["probability_released"], logits[1:3].softmax(1), rtol=1e-3)
+    assert outputs["cluster"].tolist() == [7, 5, 7, 5]
+    assert outputs["prediction"].tolist() == [0, 1, 0, 1]

@@ -73,6 +73,11 @@ def test_train_evaluate_save_load_predict(tmp_path: Path, digits: Path) -> None:
     assert metrics["top1"] > 60
     assert metrics["top1"] <= metrics["top5"] <= 100
     assert metrics["parameters"] == 2 * 192 + 193 * 10
+    with np.load(this.session.out_dir / "outputs.npz", allow_pickle=False) as outputs:
+        assert outputs["label"].tolist() == list(this.data().test.labels)
+        assert outputs["probability"].shape == (40, 10)
+        right = outputs["prediction"] == outputs["label"]
+    assert 100 * right.mean() == pytest.approx(metrics["top1"])
     checkpoint.save(model, tmp_path / "model")
     loaded = Pixels.from_pretrained(tmp_path / "model").eval()
     assert this.evaluate(loaded, this.data()) == metrics

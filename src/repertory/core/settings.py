@@ -43,6 +43,11 @@ class StudyConfig(BaseModel):
         le=1_000_000,
         description="number of the first seed; earlier ones were looked at before the tests were fixed",
     )
+    vary: Literal["all", "split", "init"] = Field(
+        default="all",
+        description="what the seed drives: split and sample of the data, initialisation and training, or all; what it "
+        "does not drive is that of the first seed",
+    )
     real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
     threads: int = Field(
         default=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -39,10 +40,14 @@ T = TypeVar("T")
 D = TypeVar("D")
 M = TypeVar("M", bound=nn.Module)
 
+Vary = Literal["all", "split", "init"]
+
 Measured = float | list[float]
 """An exact figure, or the medians of a timing."""
 
 DRY_RUN_STEPS = 2
+SPLIT_KEYS = frozenset({"split", "labels"})
+"""First words of keys whose draws choose data: they follow `Session.split_seed`."""
 OUTPUTS = "outputs.npz"
 """File of a trial with what came out for each example of the test part."""
 
@@ -155,13 +160,16 @@ class Session:
     """What one trial runs with: seed, devices, folders, progress display, records and resume points.
 
     Args:
-        seed: repetition number; all randomness of the trial derives from it.
+        seed: repetition number; all randomness of the trial derives from it, but for what `vary` holds fixed.
         out_dir: folder of this trial; made if absent.
         data_dir: the user's data, or None to use the sample.
         fabric: devices, precision and strategy; default: this machine's first device in float32.
         shared_dir: where modules that several arms share are kept; default: beside the trial.
         package: import path below which stored modules may be loaded.
         dry_run: loops end after two steps.
+        vary: "all", or the only source of randomness that follows the seed: "split" (what `Study.read` draws, and draws
+            with a key of `SPLIT_KEYS`) or "init" (initialisation, order, augmentation, noise: all else).
+        first_seed: the seed that the other source has then.
         point: name of the point, where the trial is one of a `Sweep`.
         display: a rich progress display to draw into; None draws nothing.
         keep_seconds: least time between two resume points of a loop; default: $REPERTORY_KEEP_SECONDS, or 5.
@@ -180,6 +188,8 @@ class Session:
         shared_dir: Path | None = None,
         package: str = "repertory",
         dry_run: bool = False,
+        vary: Vary = "all",
+        first_seed: int = 0,
         point: str = "",
         display: Progress | None = None,
         keep_seconds: float | None = None,
@@ -191,6 +201,8 @@ class Session:
         self.shared_dir = shared_dir or self.out_dir / "shared"
         self.package = package
         self.dry_run = dry_run
+        self.vary: Vary = vary
+        self.first_seed = first_seed
         self.point = point
         self.display = display
         self.keep_seconds = _keep_seconds() if keep_seconds is None else keep_seconds
@@ -201,10 +213,23 @@ class Session:
 
     # -- randomness -----------------------------------------------------------------------------
 
+    @property
+    def split_seed(self) -> int:
+        """The seed that data, split and sample derive from; `seed` itself numbers the trial."""
+        return self.first_seed if self.vary == "init" else self.seed
+
+    def for_data(self) -> Session:
+        """The session that data are read in: all its randomness derives from `split_seed`."""
+        session = copy.copy(self)
+        session.seed, session.vary = self.split_seed, "all"
+        return session
+
     def _entropy(self, *key: int | str) -> int:
+        of_data = bool(key) and key[0] in SPLIT_KEYS
+        seed = self.split_seed if of_data else self.first_seed if self.vary == "split" else self.seed
         words = [int.from_bytes(sha256(k.encode()).digest()[:4]) if isinstance(k, str) else k for k in key]
         # As a spawn key, since entropy is padded with zeros: (seed, "a") and (seed, "a", 0) would be the same.
-        return int(np.random.SeedSequence(self.seed, spawn_key=words).generate_state(1)[0])
+        return int(np.random.SeedSequence(seed, spawn_key=words).generate_state(1)[0])
 
     def reseed(self, *key: int | str) -> None:
         """Set the global generators (torch, numpy, random) from the seed and `key`.
@@ -517,7 +542,8 @@ class Study(Design[C], ABC, Generic[C, D, M]):
         Raises:
             Problem: the folder does not exist; names the layout expected.
         """
-        return self.read(self.data_folder())
+        reader = self if self.session.vary == "all" else type(self)(self.config, self.session.for_data())
+        return reader.read(self.data_folder())
 
     def data_folder(self) -> Path:
         """The folder to read: the session's, else the real data set of this scale, else the sample."""

@@ -51,6 +51,8 @@ def open_model(
             data,
             fabric=fabric,
             package=package,
+            vary=config.vary,
+            first_seed=config.first_seed,
             display=display,
             keep_seconds=math.inf,  # `out` belongs to no trial: another model must not resume from here
         )

@@ -94,6 +94,7 @@ def perform(
     `before_training` is called with the study, the arm and the data.
     """
     study_class = catalog.load(trial.paper)
+    config = study_class.Config.model_validate_json(trial.config)
     session = Session(
         trial.seed,
         trial.folder,
@@ -102,10 +103,12 @@ def perform(
         shared_dir=Path(trial.run_dir) / "shared",
         package=catalog.packages()[trial.paper],
         dry_run=trial.dry_run,
+        vary=config.vary,
+        first_seed=config.first_seed,
         point=trial.point,
         display=display,
     )
-    study = study_class(study_class.Config.model_validate_json(trial.config), session)
+    study = study_class(config, session)
     with threads(study.config.threads):
         while True:
             try:
@@ -131,7 +134,7 @@ def _data(study: Study, trial: Trial) -> Any:
 
     Every trial gets a copy, so that what it changes in place never reaches the next one.
     """
-    key = (trial.paper, trial.config, trial.data_dir, trial.seed if study.seeded_data else None)
+    key = (trial.paper, trial.config, trial.data_dir, study.session.split_seed if study.seeded_data else None)
     if key not in _latest:
         _latest.clear()
         _latest[key] = study.data()

@@ -23,6 +23,7 @@ from repertory.core.study import OUTPUTS
 from repertory.verdicts.evidence import Evidence, Metrics
 from repertory.verdicts.judge import Verdict, judge
 from repertory.verdicts.sequential import LOOKS
+from repertory.verdicts.statistics import Interval, cohens_d, interquartile_mean, superiority
 
 MEASURE = "measure"
 """Folder name of the figures that need no training; no arm may be called so."""
@@ -64,6 +65,20 @@ class Origin:
     versions: dict[str, str]
     trials: int
     """How many they are."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far arm A is from arm B in a metric."""
+
+    difference: float
+    """Mean of A - B over the seeds that both have."""
+    d: float
+    """Cohen's d: difference of the means in pooled standard deviations; NaN without spread."""
+    superiority: float
+    """P(A > B) + P(A = B) / 2 for a random trial of each."""
+    pairs: int
+    """Seeds that both have."""
 
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -307,6 +322,29 @@ class Result:
             distinct[key] = Origin(commit, versions, before.trials + 1 if before else 1)
         return list(distinct.values())
 
+    def effect(self, arm: str, over: str, metric: str) -> Effect:
+        """How far an arm is from another in a metric, over the trials that verdicts rest on.
+
+        Raises:
+            Problem: the arms share no seed with a finite value.
+        """
+        pairs, _ = self.evidence.paired((arm, metric), (over, metric))
+        if not pairs:
+            raise Problem(self.evidence.gap((arm, metric), (over, metric)), f"{self.paper}, {metric}", "run both arms")
+        (ours, _), (theirs, _) = self.evidence.column(arm, metric), self.evidence.column(over, metric)
+        difference = float(np.mean([a - b for a, b in pairs]))
+        return Effect(difference, cohens_d(ours, theirs), superiority(ours, theirs), len(pairs))
+
+    def interquartile_mean(self, *metrics: str) -> dict[str, Interval]:
+        """Arm -> mean of the middle half of its trials, with a 95 % bootstrap interval (Agarwal et al. 2021).
+
+        Args:
+            metrics: one, or one for each of several tasks on a common scale; resampling is stratified by task. Arms
+                without a finite value of each are left out.
+        """
+        found = {arm: {name: self.evidence.column(arm, name)[0] for name in metrics} for arm in self.seen}
+        return {arm: interquartile_mean(tasks) for arm, tasks in found.items() if all(tasks.values())}
+
     def outputs(self, arm: str, seed: int) -> dict[str, np.ndarray]:
         """What came out for each example of the test part in one trial, as `Session.keep_outputs` stored it.
 
@@ -326,7 +364,7 @@ class Result:
         except FileNotFoundError as error:
             remedy = "give an arm and a seed of a trial of a study that keeps them"
             raise Problem("there are no outputs of this trial", path, remedy) from error
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             remedy = "delete it and the result.json beside it: the trial is evaluated again from its checkpoint"
             raise Damaged(f"{path.name} is damaged: {error}", path, remedy) from error
 
@@ -346,6 +384,43 @@ class Result:
         return pandas.DataFrame(
             [{"arm": o.arm, "seed": o.seed, **o.metrics, "seconds": o.seconds, "error": o.error} for o in self.outcomes]
         )
+
+
+def variance_by_source(split: Result, init: Result, metric: str, arm: str) -> dict[str, float]:
+    """Unbiased variance of a metric over seeds, from either source of randomness alone.
+
+    Each is measured at the first seed's value of the other source. Their sum is the variance of an ordinary run
+    (`vary="all"`) as far as the sources do not interact.
+
+    Args:
+        split: of a run with `vary="split"`: other splits or samples, the same initialisation and training noise.
+        init: of a run with `vary="init"`, otherwise alike: the same data, other initialisations.
+        metric: name.
+        arm: name.
+
+    Returns:
+        {"split": variance, "init": variance}, in the square of the metric's unit.
+
+    Raises:
+        Problem: other runs than these, or fewer than two finite values.
+    """
+    variance = {}
+    for source, result in {"split": split, "init": init}.items():
+        if result.config.get("vary") != source:
+            raise Problem(
+                f"this run did not vary {source} alone", result.folder or result.paper, f"use --vary {source}"
+            )
+        values, _ = result.evidence.column(arm, metric)
+        if len(values) < 2:
+            found = f"{len(values)} finite value{'s' * (len(values) != 1)} of {metric}"
+            raise Problem(f"{found} for {arm}: there is no variance", result.folder or result.paper, "run more seeds")
+        variance[source] = float(np.var(values, ddof=1))
+    free = catalog.load(split.paper).Config.free_to_change | {"vary"} if split.paper == init.paper else set()
+    heads = ({name: getattr(result, name) for name in ("paper", "scale", "data")} for result in (split, init))
+    ours, theirs = (head | result.config for head, result in zip(heads, (split, init), strict=True))
+    if differing := [name for name in ours if name not in free and ours[name] != theirs.get(name)]:
+        raise Problem(f"the runs differ in more than `vary`: {', '.join(differing)}", split.paper, "run both alike")
+    return variance
 
 
 def _outcome(fields: Mapping[str, Any]) -> Outcome:
