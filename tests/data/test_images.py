@@ -43,6 +43,17 @@ def test_samples_do_not_change_from_one_writing_to_the_next(digits: Path, tmp_pa
         assert all((a / path).read_bytes() == (b / path).read_bytes() for path in files)
 
 
+def test_another_seed_cuts_other_crops(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        images.write_photo_crops(tmp_path / str(seed), train=2, val=1, seed=seed)
+    first, second = (
+        {path.relative_to(root): path.read_bytes() for path in images.image_files(root)}
+        for root in (tmp_path / "0", tmp_path / "1")
+    )
+    assert first.keys() == second.keys()
+    assert all(first[name] != second[name] for name in first)
+
+
 def test_photo_crops_are_grey_and_of_18_photographs(tmp_path: Path) -> None:
     images.write_photo_crops(tmp_path, size=48, train=3, val=2)
     train, val = images.read_splits(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -141,10 +142,25 @@ def test_labels_of_the_sample_are_drawn_for_each_seed(tmp_path: Path, monkeypatc
     monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(PixelStudy, "write_sample", lambda _self, folder: images.write_digits(folder, train=4, val=1))
     for seed in (0, 0, 1):
-        this = study(tmp_path, None, seed, sample_labels=2)
+        this = study(tmp_path, None, seed, sample="digits", sample_labels=2)
         this.train("linear", this.data())
     assert seen[0] == seen[1] != seen[2]
     assert len(seen[0]) == 20
+
+
+def test_crops_are_cut_anew_for_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "write_photo_crops", partial(images.write_photo_crops, train=1, val=1))
+
+    def pixels(seed: int, run: str) -> tuple[bytes, ...]:
+        data = study(tmp_path / run, None, seed, sample="photo-crops").data()
+        return tuple(part.image(i).tobytes() for part in (data.train, data.test) for i in range(len(part)))
+
+    first = pixels(0, "one")
+    assert len(set(first)) == 36
+    assert pixels(0, "two") == first
+    assert not set(pixels(1, "one")) & set(first)
+    assert PixelStudy.seeded_data
 
 
 def test_training_starts_from_given_weights_and_says_what_it_could_not_take(tmp_path: Path, digits: Path) -> None:

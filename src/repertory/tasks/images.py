@@ -92,7 +92,6 @@ class ImageStudy(Study[R, ImageData, M]):
 
     sample_name = "photo-crops"
     sample_fields = ("sample",)
-    seeded_data = False
     layout = images.LAYOUT
     head: ClassVar[tuple[str, ...]] = ("head.",)
     """Prefixes of the classifier's weights; they are reinitialised if `pretrained` has other classes."""
@@ -136,9 +135,18 @@ class ImageStudy(Study[R, ImageData, M]):
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Write scikit-learn's digits, or 32 x 32 crops of scikit-image's photographs, in class folders."""
-        write = images.write_digits if self.config.sample == "digits" else images.write_photo_crops
-        write(folder)
+        """Write scikit-learn's digits, or 32 x 32 crops of scikit-image's photographs, in class folders.
+
+        Each seed cuts its own crops for training and test; the digits are the same for all.
+        """
+        if self.config.sample == "digits":
+            images.write_digits(folder)
+        else:
+            images.write_photo_crops(folder, seed=self.session.seed)
+
+    def sample_key(self) -> str:
+        key = super().sample_key()
+        return key if self.config.sample == "digits" else f"{key}-seed{self.session.seed}"
 
     def data_name(self) -> str:
         sampled = self.session.data_dir is None and not self.config.real

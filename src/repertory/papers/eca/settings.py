@@ -31,7 +31,7 @@ class ECAConfig(ImageRecipe):
         description="kernel of each stage in the arms eca and eca_ns, as 3,5,5,7 or 3557; one for all; or adaptive. "
         "Empty: those of the file in `pretrained`, otherwise the published ones of the architecture",
     )
-    speed_rounds: int = Field(default=9, ge=0, description="rounds of the race of layers; 0: no race")
+    speed_rounds: int = Field(default=15, ge=0, description="rounds of the race of layers, 0: no race")
 
     @field_validator("kernel_sizes")
     @classmethod
@@ -79,11 +79,11 @@ class ECADesign(Design[ECAConfig]):
             optimizer="momentum", lr=0.05, speed_rounds=0,
         ),
         "laptop": ECAConfig(
-            seeds=3, epochs=16, batch_size=20, optimizer="momentum", lr=0.05, schedule="onecycle", weight_decay=5e-4,
-            crop_scale=0.5,
+            seeds=5, first_seed=100, epochs=4, batch_size=20, optimizer="momentum", lr=0.05, schedule="onecycle",
+            weight_decay=5e-4, crop_scale=0.5,
         ),
         "desk": ECAConfig(
-            seeds=3, real="cifar10-subset", epochs=20, batch_size=50, optimizer="momentum", lr=0.05,
+            seeds=5, first_seed=100, real="cifar10-subset", epochs=20, batch_size=50, optimizer="momentum", lr=0.05,
             schedule="onecycle", weight_decay=5e-4, crop_scale=0.5,
         ),
         # On several processes divide batch_size among them.

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from repertory.core.study import Metric, Prediction
-from repertory.core.timing import race, ratio
+from repertory.core.study import Measured, Metric, Prediction
+from repertory.core.timing import medians, race
 from repertory.core.training import loader
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
@@ -144,7 +144,7 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
 
     # -- figures that need no training ----------------------------------------------------------
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[str, Measured]:
         """Parameters and multiply-accumulates of the published networks, and the share of the attention."""
         figures: dict[str, float] = {}
         x = torch.zeros(1, 3, 224, 224)
@@ -165,16 +165,14 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         figures["mobilenet_v2_se_parameters"] = _parameters(_uninitialised("eca_mobilenet_v2", "se"))
         with torch.device("meta"):
             figures["faster_rcnn_parameters"] = trained_parameters(detector("faster_rcnn", "eca_resnet50"))
-        if self.config.speed_rounds:
-            figures |= self._speed()
 
         points = {arm: (arm, sizes[arm] - sizes["none"], top1) for arm, top1 in PUBLISHED_TOP1.items()}
         own = {"ECA": [points.pop(self.method)]}
         cost = "parameters added to ResNet-50"
         self.session.figure("accuracy-vs-parameters", accuracy_picture(own, [*points.values()], cost, scale="symlog"))
-        return figures
+        return {**figures, **(self._speed() if self.config.speed_rounds else {})}
 
-    def _speed(self) -> dict[str, float]:
+    def _speed(self) -> dict[str, Measured]:
         """Speed of each layer relative to SE on the CPU, forward and backward pass."""
         layers = {arm: channel_attention(arm, LAYER_SHAPE[1]) for arm in PUBLISHED_TOP1 if arm != "none"}
         layers["timm_eca"] = timm.layers.EcaModule(LAYER_SHAPE[1])
@@ -185,7 +183,7 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
 
         contestants = {name: partial(step, layer) for name, layer in layers.items()}
         times = race(contestants, self.session.progress(range(1 + self.config.speed_rounds), "race"))
-        return {f"layer_speed_{name}_over_se": ratio(times, name, "se") for name in layers if name != "se"}
+        return {f"layer_speed_{name}_over_se": medians(times, name, "se") for name in layers if name != "se"}
 
     # -- use ------------------------------------------------------------------------------------
 

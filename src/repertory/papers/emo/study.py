@@ -1,7 +1,7 @@
 """Tests of EMO's claims.
 
     repertory run emo                                                  # five arms on a few digits, minutes
-    repertory run emo --set sample=photo-crops --set sample_labels=0 --set epochs=24
+    repertory run emo --set sample=photo-crops --set sample_labels=0 --set epochs=6
     REPERTORY_DATA=… repertory run emo --scale desk --jobs 2           # CIFAR-10, 10,000 images, about an hour
     repertory run emo --scale paper --data imagenet/ --arms both \\
         --devices 8 --precision 16-mixed                               # EMO-1M; published top-1 71.5 %
