@@ -338,7 +338,8 @@ def the_claims_can_be_decided(room: Room) -> None:
             if test.margin < 0:
                 _demand(test.assay, f"{place}: non-inferiority needs `assay`, what a working control reaches")
             else:
-                _demand(test.least > 0, f"{place}: `least` is missing, the smallest effect that matters")
+                effect = test.margin + test.least
+                _demand(effect > 0, f"{place}: `least` is missing, the smallest effect that matters")
             _demand(test.fixed, f"{place}: `fixed` is missing, the day of margin, `least` and `assay`")
     for scale in {"laptop", "desk"} & set(room.study.scales):
         seeds = room.study.scales[scale].seeds
