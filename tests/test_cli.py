@@ -86,6 +86,9 @@ def test_list_show_and_search(say) -> None:
         (("run", "ccgc", "--until-decided", "--dry-run"), "decide nothing"),
         (("run", "ccgc", "--budget", "20m"), "give --until-decided too"),
         (("record", "ccgc", "--max-seeds", "7"), "no look at 7 seeds"),
+        (("record", "ccgc", "--scale", "desc"), "did you mean desk"),
+        (("record", "--scale", "desc"), "did you mean desk"),
+        (("run", "ccgc", "--vary", "spilt"), "bad setting vary"),
     ],
 )
 def test_a_problem_is_three_lines_and_exit_status_2(say, tmp_path: Path, words: tuple, complaint: str) -> None:

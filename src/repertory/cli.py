@@ -644,12 +644,15 @@ def record(
     until = _until(True, None, max_seeds, budget, dry_run=False)
     for name in ("results", "runs"):
         check_output(_checkout() / name, remedy="record in a checkout that can be written to")
-    wanted = papers or [card.id for card in catalog.cards(built_in=True)]
-    for paper in wanted:
-        _check(paper, scale, {})
+    has_scale = (card.id for card in catalog.cards(built_in=True) if scale in catalog.design(card.id).scales)
+    wanted = papers or list(has_scale) or catalog.packages()  # the last: the first of them names the known scales
+    for config in [study_config(catalog.design(paper), scale) for paper in wanted]:
+        if config.real:
+            real_data(config.real)
     from repertory.execution.experiment import Experiment
 
     for paper in wanted:
+        _say_loading(paper)
         name = paper if scale == "laptop" else f"{paper}.{scale}"
         experiment = Experiment(paper, scale, out=_checkout() / "runs" / "recorded" / name)
         target = _checkout() / "results" / f"{name}.json"

@@ -297,8 +297,10 @@ def test_when_the_budget_ends_amid_a_look_the_trial_under_way_is_finished_and_no
     assert result.verdicts[0].findings[0].reason == "the first look at wide is not finished"
     assert read_run_file(tmp_path / "run").under_way == {"plain": 5, "wide": 5}
     assert "the budget ends before plain, wide to 5 seeds, about 20 s more" in result.closing
-    again = Experiment("toy", "smoke", out=tmp_path / "run").run(until_decided=True, budget=20)
+    console = Console(record=True, width=200)
+    again = Experiment("toy", "smoke", out=tmp_path / "run").run(until_decided=True, budget=20, console=console)
     assert again.looks == (5,)
+    assert console.export_text().startswith("going on: plain, wide to 5 seeds")
 
 
 def test_no_trial_begins_once_the_budget_is_spent_in_processes_either(monkeypatch: pytest.MonkeyPatch) -> None:

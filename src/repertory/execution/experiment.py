@@ -216,9 +216,9 @@ class Experiment:
         self, arms: list[str], most: int, effort: Effort, crew: _Crew, on_look: Callable[[Report], object] | None
     ) -> Report:
         """Run and judge look by look, until all is decided, at the last look, or out of budget."""
-        begun = Report.read(self.out)
-        step = self.fabric.broadcast(first_step(begun, arms, most, read_run_file(self.out).under_way))
-        number, still_open = 1, ""
+        begun, under_way = Report.read(self.out), read_run_file(self.out).under_way
+        step = self.fabric.broadcast(first_step(begun, arms, most, under_way))
+        number, headline = 1, f"{'going on' if under_way else 'look 1'}: {step}"
         while True:
             self._note(scheduled=True, under_way=step.seeds)
             trials = [
@@ -226,7 +226,7 @@ class Experiment:
                 for trial in self.trials(max(step.seeds.values()), step.seeds)
                 if trial.point or trial.seed < self.config.first_seed + step.seeds.get(trial.arm, most)
             ]
-            whole = crew.execute(trials, effort, f"look {number}: {step}{still_open}")
+            whole = crew.execute(trials, effort, headline)
             result = self._judge()
             if not whole:
                 return result
@@ -237,7 +237,8 @@ class Experiment:
             if following is None or not self.fabric.broadcast(effort.fits(following)):
                 return result
             claims = dict.fromkeys(claim for claim, _ in open_tests(self.card, result.verdicts))
-            number, step, still_open = number + 1, following, f"; open: {', '.join(claims)}"
+            number, step = number + 1, following
+            headline = f"look {number}: {step}; open: {', '.join(claims)}"
 
     def _judge(self) -> Report:
         """Read the trials, note at how many seeds they are looked at, write verdicts and report."""

@@ -25,7 +25,7 @@ class Step:
     """Of computing, as the trials so far took; 0: not known."""
 
     def __str__(self) -> str:
-        """ "plain, wide to 8 seeds"."""
+        """In words: plain, wide to 8 seeds."""
         by_look: dict[int, list[str]] = {}
         for arm, look in self.seeds.items():
             by_look.setdefault(look, []).append(arm)
