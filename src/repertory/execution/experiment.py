@@ -88,7 +88,9 @@ class Experiment:
     ) -> None:
         self.card: Card = catalog.card(paper)
         self.study: type[Study] = catalog.load(paper)
-        self.config = study_config(self.study, scale, settings)
+        # Nobody has looked at the user's own data: their seeds, and published splits, start at 0.
+        fresh = {} if data is None else {"first_seed": 0}
+        self.config = study_config(self.study, scale, {**fresh, **(settings or {})})
         self.scale = scale
         self.data = None if data is None else Path(data).absolute()
         folder = out or Path("runs") / paper / (f"{scale}-dry" if dry_run else scale)

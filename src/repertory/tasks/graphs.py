@@ -157,15 +157,17 @@ def supervised_scores(labels: np.ndarray, clusters: np.ndarray) -> dict[str, flo
     }
 
 
-def keep_clusters(session: Session, labels: np.ndarray, clusters: np.ndarray) -> None:
+def keep_clusters(session: Session, labels: np.ndarray, clusters: np.ndarray, name: str = "") -> None:
     """Keep label, cluster and prediction (the cluster as a class, `relabel`) of each node in outputs.npz of the trial.
 
     Args:
         session: of the trial.
         labels: (n,).
         clusters: (n,).
+        name: of the protocol, where there are several: arrays are called label_NAME, ...
     """
-    session.keep_outputs(label=labels, cluster=clusters, prediction=relabel(labels, clusters))
+    outputs = {"label": labels, "cluster": clusters, "prediction": relabel(labels, clusters)}
+    session.keep_outputs(**{f"{array}_{name}" if name else array: values for array, values in outputs.items()})
 
 
 def label_free_scores(z: Tensor, distances: Tensor) -> dict[str, float]:

@@ -37,7 +37,7 @@ from repertory.papers.apb.model import APBNet, Mode, Where
 from repertory.papers.apb.sample import write_moving_digits
 from repertory.papers.apb.settings import APBConfig, APBDesign
 from repertory.papers.apb.stcf import STCF, frames_of, with_drops, with_noise
-from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
+from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
 from repertory.tasks.events import Streams, classification_loss, read_splits, unlabelled
 from repertory.tasks.images import unlabelled as unlabelled_images
 
@@ -233,7 +233,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
     def _activity_metrics(self, model: APBNet, test: EventSet | ImageSet) -> dict[str, float]:
         """Accuracy and spikes, as in `evaluate`."""
         scored, fired, places = self._activity(model, test, "evaluate")
-        (top1,) = top_k_accuracy(scored, len(model.names), self.session.fabric.device)
+        (top1,) = top_k_accuracy(kept(self.session, scored), len(model.names), self.session.fabric.device)
         mean = fired.mean(0)
         return {
             "top1": top1,

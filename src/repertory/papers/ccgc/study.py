@@ -29,7 +29,14 @@ from repertory.papers.ccgc.clustering import kmeans, require_clusters, require_d
 from repertory.papers.ccgc.loop import cluster_contrastively, cluster_restarts, clustering_of, last_refresh
 from repertory.papers.ccgc.model import CCGC, GraphClustering, Moment, kept_of, smooth
 from repertory.papers.ccgc.settings import RELEASED, SETTINGS, UNKNOWN, CCGCConfig, CCGCDesign
-from repertory.tasks.graphs import demand_features, label_free_scores, node_names, supervised_scores, write_nodes
+from repertory.tasks.graphs import (
+    demand_features,
+    keep_clusters,
+    label_free_scores,
+    node_names,
+    supervised_scores,
+    write_nodes,
+)
 
 NEVER = 1 << 30
 
@@ -129,7 +136,9 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
             z, distances, _ = assign(moment, x)
             scores = {"epoch": float(moment.epoch), **label_free_scores(z, distances)}
             if data.labels is not None:
-                scores |= supervised_scores(data.labels, distances.argmin(dim=1).cpu().numpy())
+                clusters = distances.argmin(dim=1).cpu().numpy()
+                scores |= supervised_scores(data.labels, clusters)
+                keep_clusters(self.session, data.labels, clusters, protocol)
             metrics |= {f"{name}_{protocol}": score for name, score in scores.items()}
         return metrics
 

@@ -41,7 +41,7 @@ from repertory.papers.event_aug.transforms import (
     ShiftFlip,
     Transform,
 )
-from repertory.tasks.classification import check_classes, prediction_table, top_k_accuracy
+from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
 from repertory.tasks.events import (
     Streams,
     classification_loss,
@@ -158,7 +158,9 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
         Returns:
             accuracy; accuracy_<change>; changed, the mean over the changes; drop, accuracy - changed.
         """
-        by_name = {name: self.accuracy(model, test) for name, test in {"constant": data.test, **data.changed}.items()}
+        by_name = {
+            name: self.accuracy(model, test, name) for name, test in {"constant": data.test, **data.changed}.items()
+        }
         metrics = {"accuracy": by_name["constant"]}
         if data.changed:
             metrics |= {f"accuracy_{name}": by_name[name] for name in data.changed}
@@ -168,11 +170,12 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
         self.session.figure("augmentation", self._cloud(model, data.test.events(0)))
         return metrics
 
-    def accuracy(self, model: EventClassifier, test: EventSet) -> float:
-        """Top-1 accuracy, in per cent."""
+    def accuracy(self, model: EventClassifier, test: EventSet, name: str) -> float:
+        """Top-1 accuracy, in per cent; keeps the outputs under the name of the brightness."""
         batches = self._batches(model, test.named(model.names), "evaluate", shard=True)
         scored = ((model.scores(x), y) for x, y in batches)
-        return top_k_accuracy(scored, len(model.names), self.session.fabric.device)[0]
+        outputs = kept(self.session, scored, name, sharded=True)
+        return top_k_accuracy(outputs, len(model.names), self.session.fabric.device)[0]
 
     def _batches(self, model: EventClassifier, data: EventSet, label: str, shard: bool = False) -> Iterator[Any]:
         c, streams = self.config, self._dataset(model, data)

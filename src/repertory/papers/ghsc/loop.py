@@ -38,8 +38,8 @@ def roles(data: Hypergraph, config: GHSCConfig, session: Session) -> Tensor:
     rng = session.rng("split")
     if not data.splits:
         return drawn_roles(data.labels, rng, config.train_share, config.valid_share, data.name)
-    train, test = data.splits[session.seed % len(data.splits)]
-    if session.seed >= len(data.splits):
+    train, test = data.splits[session.split_seed % len(data.splits)]
+    if session.split_seed >= len(data.splits):
         train, test = redrawn(data.labels, train, test, rng)
     return published_roles(data.labels, train, test, rng, config.validation_ids, data.name)
 

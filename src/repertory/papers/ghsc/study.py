@@ -40,7 +40,7 @@ from repertory.papers.ghsc.hypergraph import (
 from repertory.papers.ghsc.loop import PROTOCOLS, roles, train_network
 from repertory.papers.ghsc.model import Network, build_network
 from repertory.papers.ghsc.settings import ARMS, DEPTHS, GHSCConfig, GHSCDesign, setting
-from repertory.tasks.graphs import accuracy, demand_features, having, node_names, write_nodes
+from repertory.tasks.graphs import accuracy, demand_features, having, keep_nodes, node_names, write_nodes
 
 KNN = 6
 
@@ -287,6 +287,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
             for protocol, ids in tested.items():
                 logits = model.network(variant, protocol).eval()(x, T)
                 scores[protocol] = accuracy(logits, known, ids)
+                keep_nodes(self.session, logits, known, ids, f"{variant}_{protocol}")
             suffix = "" if variant == "main" else f"_{variant}"
             metrics[f"accuracy{suffix}"] = scores["validation"]
             metrics[f"accuracy_released{suffix}"] = scores["released"]
