@@ -595,8 +595,8 @@ def test_what_a_study_does_not_declare_is_listed() -> None:
 def test_outputs_of_examples_are_stored_small_and_added_up(tmp_path: Path) -> None:
     session = Session(0, tmp_path)
     probability = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
-    session.keep_outputs(label=torch.arange(50), probability=probability)
-    session.keep_outputs(loss=np.array([0.5, 1e6]), right=np.array([True, False]), shift=np.array([-1, 200]))
+    session.keep_outputs({"label": torch.arange(50), "probability": probability})
+    session.keep_outputs({"loss": np.array([0.5, 1e6]), "right": np.array([True, False]), "shift": np.array([-1, 200])})
     with np.load(tmp_path / "outputs.npz", allow_pickle=False) as stored:
         outputs = {name: stored[name] for name in stored.files}
     types = {name: str(array.dtype) for name, array in outputs.items()}

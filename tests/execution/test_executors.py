@@ -152,7 +152,7 @@ def test_a_machine_that_does_not_share_the_run_directory_sends_its_files(
     evaluate = experiment.study.evaluate
 
     def keeping(self: Study, model: Any, data: Any) -> dict[str, float]:
-        self.session.keep_outputs(label=np.arange(3))
+        self.session.keep_outputs({"label": np.arange(3)})
         return evaluate(self, model, data)
 
     monkeypatch.setattr(experiment.study, "evaluate", keeping)

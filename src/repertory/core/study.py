@@ -297,7 +297,7 @@ class Session:
         figure.clear()
         return path
 
-    def keep_outputs(self, *, sharded: bool = False, **arrays: Tensor | np.ndarray) -> None:
+    def keep_outputs(self, arrays: Mapping[str, Tensor | np.ndarray], *, sharded: bool = False) -> None:
         """Store what came out for each example of the test part in outputs.npz of this trial, compressed.
 
         Labels, predictions, probabilities or losses: the first axis counts the examples, in the order of the data, so
@@ -306,8 +306,8 @@ class Session:
         for ranks, thresholds and means), as float32 where one exceeds its range. Arrays of further calls are added.
 
         Args:
-            sharded: process r of w has the examples r, r + w, ... (`loader` with `shard`); all are gathered.
             arrays: name -> (N, ...).
+            sharded: process r of w has the examples r, r + w, ... (`loader` with `shard`); all are gathered.
         """
         rows = {name: torch.as_tensor(array).detach().cpu().numpy() for name, array in arrays.items()}
         if sharded and self.fabric.world_size > 1:

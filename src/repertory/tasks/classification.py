@@ -73,7 +73,7 @@ def kept(
         yield logits, labels
     if parts:
         logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        session.keep_outputs(sharded=sharded, **class_outputs(logits, labels, name))
+        session.keep_outputs(class_outputs(logits, labels, name), sharded=sharded)
 
 
 def class_outputs(logits: Tensor, labels: Tensor, name: str = "") -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ def keep_nodes(session: Session, logits: Tensor, labels: Tensor, ids: Tensor, na
         name: of the protocol, where there are several: arrays are called label_NAME, ...
     """
     outputs = class_outputs(logits[ids], labels[ids], name) | {f"node_{name}" if name else "node": ids}
-    session.keep_outputs(sharded=False, **outputs)
+    session.keep_outputs(outputs)
 
 
 # -- clusters ---------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def keep_clusters(session: Session, labels: np.ndarray, clusters: np.ndarray, na
         name: of the protocol, where there are several: arrays are called label_NAME, ...
     """
     outputs = {"label": labels, "cluster": clusters, "prediction": relabel(labels, clusters)}
-    session.keep_outputs(**{f"{array}_{name}" if name else array: values for array, values in outputs.items()})
+    session.keep_outputs({f"{array}_{name}" if name else array: values for array, values in outputs.items()})
 
 
 def label_free_scores(z: Tensor, distances: Tensor) -> dict[str, float]:

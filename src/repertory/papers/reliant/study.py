@@ -153,7 +153,8 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         p = self._scores(model, task.x, task.graph, task.sensitive)[task.test]
         labels, sensitive = (values[task.test].cpu() for values in (task.labels, task.sensitive))
         decisions = p.argmax(1).cpu()
-        self.session.keep_outputs(label=labels, sensitive=sensitive, prediction=decisions, probability=p)
+        outputs = {"label": labels, "sensitive": sensitive, "prediction": decisions, "probability": p}
+        self.session.keep_outputs(outputs)
         share = float(torch.bincount(decisions, minlength=2).max()) / len(decisions)
         with torch.inference_mode():
             taught = model.teacher(task.x, task.graph)[0].softmax(1)[task.test, 1].cpu().numpy()

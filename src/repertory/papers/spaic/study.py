@@ -208,7 +208,7 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
         from torchmetrics.functional.classification import multiclass_accuracy  # slow to import, and only used here
 
         scores, labels = self._outputs(model, data.test, data.events, "evaluate")
-        self.session.keep_outputs(label=labels, prediction=scores.argmax(1), score=scores)
+        self.session.keep_outputs({"label": labels, "prediction": scores.argmax(1), "score": scores})
         found = {"accuracy": 100 * float(multiclass_accuracy(scores, labels, scores.shape[1], average="micro"))}
         if isinstance(model, SpikingClassifier):
             x, _ = collate([data.test[i] for i in range(min(64, len(data.test)))], data.events)
