@@ -24,10 +24,12 @@ FRAMES = (12, 24)
 """Least and largest number of frames."""
 QUALITY = 85
 """Of the JPEG files."""
-SCENERY = ("grass.png", "gravel.png", "camera.png", "astronaut.png", "rocket.jpg")
-"""Photographs behind, and of the patches of the motion classes."""
-TEXTURES = {"brick": "brick.png", "coins": "coins.png", "coffee": "coffee.png", "fur": "chelsea.png"}
-"""Photographs of the patches of the texture classes."""
+SCENERY = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png")
+"""Grey photographs: behind, and of the patches of the motion classes."""
+TEXTURES = {"coffee": "coffee.png", "fur": "chelsea.png", "rocket": "rocket.jpg", "suit": "astronaut.png"}
+"""Photographs in colour, of the patches of the texture classes."""
+CONTRAST = 0.5
+"""Of the picture behind."""
 
 State = tuple[float, float, float, float]
 """x, y in pixels from the centre, zoom, angle in radians."""
@@ -77,13 +79,13 @@ def _write_part(folder: Path, part: str, count: int) -> Iterator[tuple[str, int,
 
 def _video(name: str, photographs: dict[str, Image.Image], rng: np.random.Generator) -> Iterator[Image.Image]:
     scenery = list(SCENERY)
-    behind = _crop(photographs[scenery[rng.integers(len(scenery))]], SIZE, rng)
+    behind = ImageEnhance.Contrast(_crop(photographs[scenery[rng.integers(len(scenery))]], SIZE, rng)).enhance(CONTRAST)
     front = photographs[TEXTURES.get(name) or scenery[rng.integers(len(scenery))]]
     patch = _crop(front, 2 * SIZE, rng)
     motion = MOTIONS.get(name) or list(MOTIONS.values())[rng.integers(len(MOTIONS))]
     count = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     strength, corners = rng.uniform(0.6, 1.0), int(rng.choice([3, 4, 5, 24]))
-    x, y, radius, angle = *rng.uniform(-8, 8, 2), rng.uniform(10, 17), rng.uniform(0, 2 * math.pi)
+    x, y, radius, angle = *rng.uniform(-8, 8, 2), rng.uniform(12, 20), rng.uniform(0, 2 * math.pi)
     drift, shift = rng.uniform(-0.25, 0.25), rng.uniform(0.8, 1.2)
     for u in np.linspace(-1, 1, count):
         dx, dy, zoom, turn = motion(float(u), strength)

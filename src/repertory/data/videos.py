@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -50,26 +50,6 @@ HELD_OUT = 5
 # -- one video ----------------------------------------------------------------------------------
 
 
-class Video(Protocol):
-    """A video: where it is, how many frames it has, and the frames."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        ...
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """The frames of these numbers, counted from 0, in this order: (n, H, W, 3) uint8.
-
-        Raises:
-            Problem: missing, damaged, or of several sizes.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class FrameFolder:
     """A video as a folder of images.
@@ -91,6 +71,11 @@ class FrameFolder:
         return self.pattern.format(index + self.first)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """The frames of these numbers, counted from 0, in this order: (n, H, W, 3) uint8.
+
+        Raises:
+            Problem: missing, damaged, or of several sizes.
+        """
         return _stacked([self._frame(self.path / self.name(index)) for index in indices], self.path)
 
     def _frame(self, path: Path) -> np.ndarray:
@@ -131,6 +116,7 @@ class VideoFile:
             return sum(1 for packet in container.demux(video=0) if packet.size)
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """As `FrameFolder.frames`; the file is decoded up to the last of them."""
         wanted, found, number = set(indices), dict[int, np.ndarray](), 0
         with _opened(self.path) as container:
             container.streams.video[0].thread_type = "AUTO"
@@ -143,6 +129,9 @@ class VideoFile:
         if len(found) < len(wanted):
             raise Problem(f"the video ends after {number} of {self.count} frames", self.path, "replace the file")
         return _stacked([found[index] for index in indices], self.path)
+
+
+Video = FrameFolder | VideoFile
 
 
 class _opened:
@@ -164,7 +153,7 @@ class _opened:
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         self.container.close()
-        if isinstance(error, self.av.error.FFmpegError):
+        if error is not None and isinstance(error, self.av.error.FFmpegError):
             raise self._problem(error) from error
 
     def _problem(self, error: BaseException) -> Problem:
@@ -446,7 +435,9 @@ def _read_something(folder: Path, files: dict[str, Path], pattern: str) -> tuple
         missing: list[str] = []
         for name, template in rows:
             if template not in numbers:
-                raise Problem(f"video {name}: unknown template {template!r}", files[part], f"see {files['labels'].name}")
+                raise Problem(
+                    f"video {name}: unknown template {template!r}", files[part], f"see {files['labels'].name}"
+                )
             video = _video_of_id(folder, name, pattern)
             (missing.append(name) if video is None else videos.append(video))
         if missing:

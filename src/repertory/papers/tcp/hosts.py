@@ -23,15 +23,6 @@ from repertory.core.problem import Problem, suggest
 
 Temporal = Literal["none", "shift", "tea"]
 
-MINI: dict[str, Any] = {
-    "block": BasicBlock,
-    "layers": (1, 1, 1, 1),
-    "channels": (16, 32, 64, 128),
-    "stem_type": "deep",
-    "stem_width": 8,
-    "zero_init_last": False,
-}
-"""A ResNet for clips of 64 pixels."""
 VOLUMES: dict[str, Callable[..., nn.Module]] = {
     "r3d_18": volumes.r3d_18,
     "mc3_18": volumes.mc3_18,
@@ -122,12 +113,23 @@ class VolumeHost(nn.Module):
         return x.transpose(1, 2).flatten(0, 1)
 
 
+def mini(in_chans: int = 3, output_stride: int = 32) -> ResNet:
+    """A ResNet for clips of 64 pixels: its stem is one convolution of stride 4."""
+    body = ResNet(
+        BasicBlock, (1, 1, 1, 1), 0, in_chans, output_stride, "", stem_type="deep", stem_width=8,
+        channels=(16, 32, 64, 64), zero_init_last=False,
+    )  # fmt: skip
+    body.conv1 = nn.Conv2d(in_chans, 16, 7, stride=4, padding=3, bias=False)
+    body.maxpool = nn.Identity()
+    return body
+
+
 # -- stride of the last stage -------------------------------------------------------------------
 
 
 def _builder(name: str, **options: Any) -> Callable[..., nn.Module]:
     if name == "mini":
-        return partial(ResNet, num_classes=0, global_pool="", **{**MINI, **options})
+        return partial(mini, **options)
     if not timm.is_model(name):
         known = [*VOLUMES, *timm.list_models()]
         remedy = "give mini, a model name of timm, or " + ", ".join(VOLUMES)
@@ -265,7 +267,9 @@ class TemporalConv(nn.Module):
 def _add_tea(body: nn.Module, frames: int) -> None:
     """Motion excitation after the first convolution of a Res2Net block, temporal convolutions in its branches."""
     if not any(isinstance(module, Bottle2neck) for module in body.modules()):
-        raise Problem("TEA is built on Res2Net", f"temporal=tea, {type(body).__name__}", "set backbone=res2net50_26w_4s")
+        raise Problem(
+            "TEA is built on Res2Net", f"temporal=tea, {type(body).__name__}", "choose res2net50_26w_4s"
+        )
     for block in _residual_blocks(body, Bottle2neck):
         dim = block.conv1.out_channels
         # The block's own ReLU follows and changes nothing: excitation keeps the sign.

@@ -71,10 +71,8 @@ class TSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._embedded(x)
-        if self.affinity_kind == "softmax":
-            o = F.scaled_dot_product_attention(q, k, v)  # scale 1 / sqrt(d)
-        else:
-            o = q @ (k.mT @ v) / k.shape[-2]
+        softmax = self.affinity_kind == "softmax"
+        o = F.scaled_dot_product_attention(q, k, v) if softmax else q @ (k.mT @ v) / k.shape[-2]
         o = o.squeeze(1).mT.unflatten(2, x.shape[2:])  # (B T, d, h, w)
         return x + self.norm(o)
 
