@@ -2,8 +2,8 @@
 
     frames/<class>/<video>/img_00001.jpg    train.txt, val.txt, category.txt
 
-Eight classes are motions; the two of a pair (left and right, …) have the same frames in opposite order. Four are
-textures, moved in any way.
+Two to eight classes are motions; the two of a pair (left and right, …) have the same frames in opposite order. Four
+are textures, moved in any way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUALITY = 85
 """Of the JPEG files."""
 SCENERY = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png")
 """Grey photographs: behind, and of the patches of the motion classes."""
-TEXTURES = {"coffee": "coffee.png", "fur": "chelsea.png", "rocket": "rocket.jpg", "suit": "astronaut.png"}
+TEXTURES = {"coffee": "coffee.png", "fur": "chelsea.png", "rocket": "rocket.jpg", "tissue": "ihc.png"}
 """Photographs in colour, of the patches of the texture classes."""
 CONTRAST = 0.5
 """Of the picture behind."""
@@ -39,34 +39,35 @@ Motion = Callable[[float, float], State]
 MOTIONS: dict[str, Motion] = {
     "move_right": lambda u, s: (20 * s * u, 0.0, 1.0, 0.0),
     "move_left": lambda u, s: (-20 * s * u, 0.0, 1.0, 0.0),
-    "move_down": lambda u, s: (0.0, 20 * s * u, 1.0, 0.0),
-    "move_up": lambda u, s: (0.0, -20 * s * u, 1.0, 0.0),
     "zoom_in": lambda u, s: (0.0, 0.0, 2.0 ** (0.8 * s * u), 0.0),
     "zoom_out": lambda u, s: (0.0, 0.0, 2.0 ** (-0.8 * s * u), 0.0),
+    "move_down": lambda u, s: (0.0, 20 * s * u, 1.0, 0.0),
+    "move_up": lambda u, s: (0.0, -20 * s * u, 1.0, 0.0),
     "rotate_clockwise": lambda u, s: (0.0, 0.0, 1.0, 1.2 * s * u),
     "rotate_counterclockwise": lambda u, s: (0.0, 0.0, 1.0, -1.2 * s * u),
 }
-CLASSES = (*MOTIONS, *TEXTURES)
 PARTS = {"train": (0.0, 0.6), "val": (0.6, 1.0)}
 """Rows of the photographs, as shares of the height: no texture is in both parts."""
 
 
-def write_motions(folder: Path, train: int, val: int) -> None:
+def write_motions(folder: Path, train: int, val: int, motions: int = 4) -> None:
     """Write the sample; the same arguments always give the same files.
 
     Args:
         folder: empty.
         train: training videos of each class.
         val: held-out videos of each class.
+        motions: classes that are motions, the first so many of `MOTIONS`.
     """
-    (folder / "category.txt").write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
+    classes = [*list(MOTIONS)[:motions], *TEXTURES]
+    (folder / "category.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     for part, count in (("train", train), ("val", val)):
-        write_list(folder / f"{part}.txt", _write_part(folder / "frames", part, count))
+        write_list(folder / f"{part}.txt", _write_part(folder / "frames", classes, part, count))
 
 
-def _write_part(folder: Path, part: str, count: int) -> Iterator[tuple[str, int, int]]:
+def _write_part(folder: Path, classes: list[str], part: str, count: int) -> Iterator[tuple[str, int, int]]:
     photographs = {name: _photograph(name, *PARTS[part]) for name in (*SCENERY, *TEXTURES.values())}
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(classes):
         for number in range(count):
             rng = np.random.default_rng([list(PARTS).index(part), label, number])
             target = folder / name / f"{part}_{number:03d}"

@@ -3,7 +3,8 @@
     FrameHost    any backbone of timm, frame by frame (TSN); with temporal="shift" TSM, with temporal="tea" TEA
     VolumeHost   3-D networks of torchvision, which shorten the time axis: t < T
 
-In all of them the last stage has stride 1, as in the authors' code: maps have 14 x 14 places for images of 224 pixels.
+In all of them the last stage has stride 1, as in the authors' code: maps have 14 x 14 places for images of 224 pixels
+(of 112 for the 3-D networks, which are made for that size).
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class FrameHost(nn.Module):
         self.body: Any = _undilated(build, name) if last_stride == 1 else build()
         if not hasattr(self.body, "forward_intermediates"):
             raise Problem(f"{name} gives no feature maps", "backbone", "choose a backbone with forward_intermediates")
+        if hasattr(self.body, "head"):
+            self.body.head = nn.Identity()  # of some backbones it holds a norm
         self.num_features: int = self.body.feature_info[-1]["num_chs"]
         self.segments = frames
         _ADD[temporal](self.body, frames)

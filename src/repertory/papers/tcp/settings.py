@@ -19,7 +19,7 @@ class TCPConfig(Recipe):
         "evaluation": ("clips", "crops", "fusion", "speed_rounds"),
         "prediction": ("place_row", "place_column"),
         "data": ("image_pattern", "sampling"),
-        "sample": ("sample_pool", "sample_train", "sample_val"),
+        "sample": ("sample_motions", "sample_pool", "sample_train", "sample_val"),
     }
 
     arch: str = Field(default="mini", description="backbone: mini, a model name of timm, r3d_18, mc3_18 or r2plus1d_18")
@@ -68,11 +68,14 @@ class TCPConfig(Recipe):
         default="segments", description="frames of a clip: one of each segment of the video, or a window of 64 frames"
     )
 
-    sample_pool: int = Field(default=30, ge=1, le=500, description="training videos of each class in the sample")
-    sample_train: int = Field(
-        default=20, ge=0, description="of them, how many each seed draws; 0: all. Ignored for your own data"
+    sample_motions: Literal[2, 4, 6, 8] = Field(
+        default=4, description="classes of the sample that are motions, in pairs of opposites; four are textures"
     )
-    sample_val: int = Field(default=20, ge=1, le=500, description="held-out videos of each class in the sample")
+    sample_pool: int = Field(default=45, ge=1, le=500, description="training videos of each class in the sample")
+    sample_train: int = Field(
+        default=30, ge=0, description="of them, how many each seed draws; 0: all. Ignored for your own data"
+    )
+    sample_val: int = Field(default=30, ge=1, le=500, description="held-out videos of each class in the sample")
 
     @field_validator("image_pattern")
     @classmethod

@@ -102,7 +102,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         ),
     }  # fmt: skip
     sample_name = "moving textures"
-    sample_fields = ("sample_pool", "sample_val")
+    sample_fields = ("sample_motions", "sample_pool", "sample_val")
     seeded_data = False
     layout = videos.LAYOUT
 
@@ -110,7 +110,8 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
 
     def write_sample(self, folder: Path) -> None:
         """Write moving textures as folders of frames with lists."""
-        motions.write_motions(folder, self.config.sample_pool, self.config.sample_val)
+        c = self.config
+        motions.write_motions(folder, c.sample_pool, c.sample_val, c.sample_motions)
 
     def read(self, folder: Path) -> VideoData:
         if not folder.is_dir():

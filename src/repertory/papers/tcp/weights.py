@@ -56,9 +56,9 @@ def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ['backbone.body.layer1.0.conv1.weight']
     """
     renamed = checkpoint.rename(state, RENAME)
-    if any(name.startswith(BODY) for name in renamed):
+    if any(name.startswith((BODY, "pool.")) for name in renamed):
         return renamed
-    heads = ("fc.", "classifier.", "head.", "pool.")
+    heads = ("fc.", "classifier.", "head.")
     return {f"{BODY}{name}": tensor for name, tensor in renamed.items() if not name.startswith(heads)}
 
 
@@ -78,7 +78,10 @@ def load_pretrained(model: TCPNet, source: Path) -> None:
     state = {name if name in own else inside.get(name, name): tensor for name, tensor in state.items()}
     if not any(name.startswith(BODY) for name in state):
         raise Problem("no weights of a backbone", source, "give the weights of an image or a video network")
-    state = {name: tensor for name, tensor in state.items() if name in own or name.startswith(BODY)}
+    spare = [name for name in state if name not in own and not name.startswith(BODY)]  # of another pooling
+    if spare:
+        warnings.warn(f"{source}: {len(spare)} tensors are not used, {spare[0]} for one", stacklevel=2)
+    state = {name: tensor for name, tensor in state.items() if name not in spare}
     left = checkpoint.fit_weights(model, state, source, spare=("pool.", "fc.", "input_norm."))
     if left:
         parts = sorted({name.partition(".")[0] for name in left})
