@@ -279,7 +279,7 @@ class TCP(nn.Module):
         if self.level == "frame":
             return covariance(x.flatten(2).mT)
         clips = x.unflatten(0, (-1, self.frames))  # (B, T, d, h, w)
-        return covariance(clips.permute(0, 1, 3, 4, 2).flatten(1, 3))  # of (B, T h w, d)
+        return covariance(clips.transpose(1, 2).flatten(2).mT)  # of (B, T h w, d)
 
     def root(self, p: Tensor) -> Tensor:
         """Power normalisation of covariances: their approximate square root."""
