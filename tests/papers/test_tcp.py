@@ -43,6 +43,11 @@ def mini(**changes: Any) -> TCPNet:
     return TCPNet(options.pop("backbone", "mini"), **options)
 
 
+def filled(module: nn.Module) -> Any:
+    """In evaluation mode, with the values of the reference cases."""
+    return fill_(module).eval()
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motions")
@@ -66,7 +71,7 @@ def module_of(case: dict[str, Any]) -> nn.Module:
 
 @pytest.mark.parametrize("case", MODULES, ids=lambda case: case["name"])
 def test_modules_agree_with_the_authors_code(case: dict[str, Any]) -> None:
-    module = fill_(module_of(case)).eval()
+    module = filled(module_of(case))
     with torch.no_grad():
         found = module(*(probe(*shape) for shape in case["input"]))
     # Theirs gives column vectors of shape (B, F, 1, 1).
@@ -91,7 +96,7 @@ def test_the_whole_network_agrees_with_the_authors_code() -> None:
 
     Their count leaves out the root, a function of its own like the covariance, and holds the pooling of TCA.
     """
-    model, x = fill_(TCPNet("resnet50", 10)).eval(), probe(*WHOLE["input"][0])
+    model, x = filled(TCPNet("resnet50", 10)), probe(*WHOLE["input"][0])
     with torch.no_grad():
         maps = model.forward_features(x)
         found = model.forward_head(maps)
@@ -114,11 +119,11 @@ def test_sizes_are_the_published_ones() -> None:
 def test_without_dilation_the_body_is_torchvisions_with_stride_1() -> None:
     theirs = resnet50()
     theirs.layer4[0].conv2.stride = theirs.layer4[0].downsample[0].stride = (1, 1)  # pyright: ignore
-    fill_(theirs).eval()
+    filled(theirs)
     x = probe(2, 3, 64, 64)
     y = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
     y = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(y))))
-    host = fill_(make_host("resnet50", frames=2)).eval()
+    host = filled(make_host("resnet50", frames=2))
     torch.testing.assert_close(host(x[None]), y)
 
 
@@ -129,7 +134,7 @@ def test_without_dilation_the_body_is_torchvisions_with_stride_1() -> None:
 def test_spatial_attention_by_hand(kind: Any) -> None:
     """Frame by frame, with the first standing in for those before it."""
     frames, dim = 4, 6
-    module = fill_(TSA(dim, frames, kind)).eval()
+    module = filled(TSA(dim, frames, kind))
     x = torch.randn(2 * frames, dim, 3, 2)
     expected: list[Tensor] = []
     for clip in x.split(frames):
@@ -150,7 +155,7 @@ def test_spatial_attention_by_hand(kind: Any) -> None:
 
 def test_channel_attention_by_hand() -> None:
     frames, dim = 5, 4
-    module = fill_(TCA(dim, frames))
+    module = filled(TCA(dim, frames))
     x, attended = torch.randn(frames, dim, 3, 3), torch.randn(frames, dim, 3, 3)
     (w1, b1), (w2, b2) = ((conv.weight[..., 0, 0], conv.get_parameter("bias")) for conv in (module.fc1, module.fc2))
     p, weights = x.mean((2, 3)), list[Tensor]()
@@ -173,17 +178,17 @@ def test_the_attention_starts_as_relu_and_parts_can_be_off() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 6, 8, 16])
 def test_the_convolution_keeps_the_number_of_frames_and_is_circular(frames: int) -> None:
-    attention = fill_(TemporalAttention(4, frames)).eval()
+    attention = filled(TemporalAttention(4, frames))
     x = torch.randn(2 * frames, 4, 2, 2)
     assert attention(x).shape == x.shape
-    conv = fill_(TemporalAttention(4, frames, False, False)).eval()
+    conv = filled(TemporalAttention(4, frames, False, False))
     rolled = x.unflatten(0, (2, frames)).roll(1, 1).flatten(0, 1)
     expected = conv(x).unflatten(0, (2, frames)).roll(1, 1).flatten(0, 1)
     torch.testing.assert_close(conv(rolled), expected)
 
 
 def test_clips_of_a_batch_do_not_mix() -> None:
-    pool = fill_(TCP(6, 4, frames=4, dim_inner=5)).eval()
+    pool = filled(TCP(6, 4, frames=4, dim_inner=5))
     x = torch.randn(12, 6, 3, 3)
     torch.testing.assert_close(pool(x), torch.cat([pool(clip) for clip in x.split(4)]))
 
@@ -193,14 +198,14 @@ def test_clips_of_a_batch_do_not_mix() -> None:
 
 def test_plain_covariance_is_blind_to_order_and_tcp_is_not() -> None:
     x = torch.rand(8, 6, 4, 4)
-    plain = fill_(TCP(6, 4, dim_inner=5, spatial=False, channel=False, conv=False)).eval()
+    plain = filled(TCP(6, 4, dim_inner=5, spatial=False, channel=False, conv=False))
     torch.testing.assert_close(plain(x), plain(x.flip(0)))
-    whole = fill_(TCP(6, 4, dim_inner=5)).eval()
+    whole = filled(TCP(6, 4, dim_inner=5))
     assert (whole(x) - whole(x.flip(0))).norm() > 0.01 * whole(x).norm()
 
 
 def test_covariances_of_frames() -> None:
-    pool = fill_(TCP(6, 4, frames=4, dim_inner=5, level="frame", iterations=0)).eval()
+    pool = filled(TCP(6, 4, frames=4, dim_inner=5, level="frame", iterations=0))
     x = torch.randn(8, 6, 3, 3)
     attended = pool.attention(pool.reduce(x))
     expected = torch.stack([torch.cov(a.flatten(1), correction=0) for a in attended])
@@ -225,7 +230,7 @@ def test_nothing_anywhere_gives_finite_gradients() -> None:
 
 def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
-    pool = fill_(TCP(6, 4, dim_inner=5))
+    pool = filled(TCP(6, 4, dim_inner=5)).train()
     pool(torch.randn(16, 6, 4, 4)).square().sum().backward()
     # The bias in front of a softmax's keys, and that in front of a batch norm, cannot change anything.
     idle = {"attention.spatial.phi2.bias", "attention.spatial.phi0.bias"}
@@ -261,7 +266,7 @@ def test_shift_by_hand() -> None:
 
 
 def test_motion_excitation_by_hand() -> None:
-    module = fill_(MotionExcitation(32, 3)).eval()
+    module = filled(MotionExcitation(32, 3))
     x = torch.rand(3, 32, 4, 4)
     reduced = module.squeeze(x)
     motion = [module.transform(reduced[t + 1][None])[0] - reduced[t] for t in range(2)]
@@ -536,7 +541,7 @@ def test_what_is_measured(tmp_path: Path) -> None:
 
 
 def test_the_published_recipes() -> None:
-    paper = TCPStudy.scales["paper"]
+    paper, hmdb = (TCPConfig.model_validate(TCPStudy.scales[name].model_dump()) for name in ("paper", "hmdb51"))
     assert (paper.lr, paper.milestones, paper.epochs, paper.weight_decay) == (0.015, (20, 40), 50, 1e-4)
     assert (paper.clip_norm, paper.drop_rate, paper.head_lr, paper.dim, paper.clips, paper.crops) == (
         20,
@@ -546,7 +551,6 @@ def test_the_published_recipes() -> None:
         10,
         3,
     )
-    hmdb = TCPStudy.scales["hmdb51"]
     assert (hmdb.drop_rate, hmdb.partial_bn, hmdb.weight_decay, hmdb.lr) == (0.8, True, 5e-4, 0.001)
 
 

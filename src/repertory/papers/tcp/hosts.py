@@ -118,8 +118,9 @@ class VolumeHost(nn.Module):
 
 def mini(in_chans: int = 3, output_stride: int = 32) -> ResNet:
     """A ResNet for clips of 64 pixels: its stem is one convolution of stride 4."""
+    block: Any = BasicBlock
     body = ResNet(
-        BasicBlock, (1, 1, 1, 1), 0, in_chans, output_stride, "", stem_type="deep", stem_width=8,
+        block, (1, 1, 1, 1), 0, in_chans, output_stride, "", stem_type="deep", stem_width=8,
         channels=(16, 32, 64, 64), zero_init_last=False,
     )  # fmt: skip
     body.conv1 = nn.Conv2d(in_chans, 16, 7, stride=4, padding=3, bias=False)
@@ -270,9 +271,7 @@ class TemporalConv(nn.Module):
 def _add_tea(body: nn.Module, frames: int) -> None:
     """Motion excitation after the first convolution of a Res2Net block, temporal convolutions in its branches."""
     if not any(isinstance(module, Bottle2neck) for module in body.modules()):
-        raise Problem(
-            "TEA is built on Res2Net", f"temporal=tea, {type(body).__name__}", "choose res2net50_26w_4s"
-        )
+        raise Problem("TEA is built on Res2Net", f"temporal=tea, {type(body).__name__}", "choose res2net50_26w_4s")
     for block in _residual_blocks(body, Bottle2neck):
         dim = block.conv1.out_channels
         # The block's own ReLU follows and changes nothing: excitation keeps the sign.

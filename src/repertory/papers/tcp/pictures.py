@@ -89,9 +89,9 @@ def attention_picture(frames: np.ndarray, numbers: list[int], inside: Inside | N
         heat, drawn = None, []
         for column, k in enumerate(shown):
             axes = figure.add_subplot(grid[1, column])
-            axes.imshow(frames[k], extent=extent, aspect="auto")
+            axes.imshow(frames[k], extent=extent)
             weights = affinity[of_frame[k]]
-            heat = axes.imshow(weights, extent=extent, aspect="auto", alpha=0.6, vmin=0, vmax=affinity.max())
+            heat = axes.imshow(weights, extent=extent, alpha=0.6, vmin=0, vmax=affinity.max())
             axes.plot(inside.place[1], inside.place[0], "s", markersize=7, fillstyle="none", color=MARK, mew=1.5)
             axes.set_axis_off()
             drawn.append(axes)
