@@ -116,6 +116,13 @@ def test_a_pattern_that_does_not_fit_names_what_was_found(root: Path) -> None:
     assert "(00001.jpg … 00004.jpg), 4 found (img_00001.jpg … img_00004.jpg)" in caught.value.what
 
 
+def test_a_list_alone(root: Path) -> None:
+    (root / "val.txt").unlink()
+    with pytest.raises(Problem, match="none of held-out ones") as caught:
+        read_splits(root)
+    assert caught.value.remedy == "add val.txt beside it"
+
+
 def test_lists_that_say_nothing(root: Path) -> None:
     (root / "train.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(Problem, match="the list is empty"):

@@ -24,6 +24,7 @@ from repertory.papers.tcp.pictures import look_inside
 from repertory.papers.tcp.settings import TCPConfig
 from repertory.papers.tcp.study import ARMS, TCPStudy, covariance_by_matrix
 from repertory.papers.tcp.weights import BODY, load_pretrained, parameter_groups, released_network, with_our_names
+from tests.data.test_videos import write_film
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import digest, fill_, probe
 
@@ -486,6 +487,24 @@ def test_a_video_file_is_predicted_with_its_attention(tmp_path: Path, real_data:
     assert [title for title in titles if title] == ["frame 1", "frame 3", "frame 6", "frame 8"]
 
 
+def test_training_on_video_files(tmp_path: Path) -> None:
+    for kind in ("light", "dark"):
+        for k in range(3):
+            (tmp_path / "films" / kind).mkdir(parents=True, exist_ok=True)
+            write_film(tmp_path / "films" / kind / f"{k}.mp4")
+    own = study(tmp_path, tmp_path / "films")
+    with pytest.warns(UserWarning, match="2 of 6 videos are held out"):
+        data = own.read(tmp_path / "films")
+    model = own.train("tcp", data)
+    assert own.predict(model, tmp_path / "films" / "dark" / "0.mp4").table[0]["class"] in ("light", "dark")
+
+
+def test_the_architecture_follows_the_data(tmp_path: Path, sample: Path) -> None:
+    sizes = [(c.arch, c.image_size, c.dim) for c in (study(tmp_path, data, "laptop").config for data in (None, sample))]
+    assert sizes == [("mini", 64, 32), ("resnet50", 224, 128)]
+    assert study(tmp_path, sample, "laptop", arch="resnet18", dim=64).config.dim == 64
+
+
 def test_many_views_and_their_fusion(tmp_path: Path, sample: Path) -> None:
     few = study(tmp_path, sample, clips=10, crops=3)
     data = few.read(sample)
@@ -522,6 +541,16 @@ def test_arms_differ_as_they_should(tmp_path: Path) -> None:
     assert shifts == {"tsm_gap", "tsm_tcp"}
 
 
+def test_weights_that_do_not_name_their_classes(tmp_path: Path, sample: Path) -> None:
+    own = study(tmp_path, sample)
+    data = own.read(sample)
+    model = mini(num_classes=9, pretrained_cfg={"input_size": [3, 32, 32]}).eval()
+    assert "top1" in own.evaluate(model, data)
+    assert own.predict(model, data.test.videos[0].path).table[0]["class"] in list("012345678")
+    with pytest.raises(Problem, match="8 classes, and the model has 5"):
+        own.evaluate(mini().eval(), data)
+
+
 def test_what_is_seen_inside() -> None:
     clip = torch.randn(4, 3, 64, 64)
     inside = look_inside(mini().eval(), clip, 1.0, 0.0)
@@ -541,16 +570,12 @@ def test_what_is_measured(tmp_path: Path) -> None:
 
 
 def test_the_published_recipes() -> None:
-    paper, hmdb = (TCPConfig.model_validate(TCPStudy.scales[name].model_dump()) for name in ("paper", "hmdb51"))
-    assert (paper.lr, paper.milestones, paper.epochs, paper.weight_decay) == (0.015, (20, 40), 50, 1e-4)
-    assert (paper.clip_norm, paper.drop_rate, paper.head_lr, paper.dim, paper.clips, paper.crops) == (
-        20,
-        0.5,
-        5,
-        128,
-        10,
-        3,
+    paper, hmdb = (
+        TCPConfig.model_validate(TCPStudy.scales[name].model_dump()).completed(False) for name in ("paper", "hmdb51")
     )
+    assert (paper.lr, paper.milestones, paper.epochs, paper.weight_decay) == (0.015, (20, 40), 50, 1e-4)
+    assert (paper.clip_norm, paper.drop_rate, paper.head_lr) == (20, 0.5, 5)
+    assert (paper.dim, paper.clips, paper.crops) == (128, 10, 3)
     assert (hmdb.drop_rate, hmdb.partial_bn, hmdb.weight_decay, hmdb.lr) == (0.8, True, 5e-4, 0.001)
 
 

@@ -282,6 +282,9 @@ def read_splits(folder: Path, pattern: str = "") -> tuple[VideoSet, VideoSet]:
             a class id out of range, a video that is in both parts.
     """
     lists = {part: _find_list(folder, names) for part, names in {"train": ("train",), "val": ("val", "test")}.items()}
+    if lists["train"] and not lists["val"]:
+        remedy = f"add val{lists['train'].name.removeprefix('train')} beside it"
+        raise Problem("a list of training videos, and none of held-out ones", lists["train"], remedy)
     if lists["val"]:
         return _read_lists(folder, lists["train"], lists["val"], pattern)
     if something := _something(folder):

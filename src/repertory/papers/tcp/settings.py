@@ -22,16 +22,29 @@ class TCPConfig(Recipe):
         "sample": ("sample_motions", "sample_pool", "sample_train", "sample_val"),
     }
 
-    arch: str = Field(default="mini", description="backbone: mini, a model name of timm, r3d_18, mc3_18 or r2plus1d_18")
+    arch: str = Field(
+        default="",
+        description="backbone: mini, a model name of timm, r3d_18, mc3_18 or r2plus1d_18; empty: mini for the sample, "
+        "resnet50 for your own data",
+    )
     temporal: Literal["none", "shift", "tea"] = Field(
         default="none", description="added to a 2-D backbone: TSM's shift, or TEA (with arch=res2net50_26w_4s)"
     )
     frames: int = Field(default=8, ge=1, le=256, description="frames of a clip")
-    image_size: int = Field(default=64, ge=32, le=1024, description="height and width of the input")
+    image_size: int | None = Field(
+        default=None, ge=32, le=1024, description="height and width of the input; empty: 64 for mini, else 224"
+    )
     last_stride: Literal[1, 2] = Field(default=1, description="stride of the last stage of the backbone")
     input_bn: bool = Field(default=False, description="batch norm on the pixels in place of a fixed normalisation")
-    dim: int = Field(default=32, ge=2, le=1024, description="channels of the covariance")
-    dim_inner: int = Field(default=64, ge=2, le=4096, description="channels between the convolutions of the reduction")
+    dim: int | None = Field(
+        default=None, ge=2, le=1024, description="channels of the covariance; empty: 32 for mini, else 128"
+    )
+    dim_inner: int | None = Field(
+        default=None,
+        ge=2,
+        le=4096,
+        description="channels between the convolutions of the reduction; empty: 64 for mini, else 256",
+    )
     iterations: int = Field(default=3, ge=1, le=20, description="Newton-Schulz steps of the square root")
     level: Literal["video", "frame"] = Field(
         default="video", description="one covariance of a video, or one of each frame with logits averaged"
@@ -87,10 +100,17 @@ class TCPConfig(Recipe):
             raise ValueError("write the number as {:05d}, once") from None
         return pattern
 
+    def completed(self, sample: bool) -> TCPConfig:
+        """With the architecture that empty fields stand for: a small one for the sample, else the published one."""
+        arch = self.arch or ("mini" if sample else "resnet50")
+        sizes = {"image_size": 64, "dim": 32, "dim_inner": 64} if arch == "mini" else PUBLISHED_SIZES
+        return self.model_copy(update={"arch": arch} | {k: v for k, v in sizes.items() if getattr(self, k) is None})
 
+
+PUBLISHED_SIZES = {"image_size": 224, "dim": 128, "dim_inner": 256}
 PUBLISHED: dict[str, Any] = {
-    "seeds": 1, "image_size": 224, "dim": 128, "dim_inner": 256, "optimizer": "momentum", "weight_decay": 1e-4,
-    "clip_norm": 20.0, "schedule": "step", "flip": 0.5, "clips": 10, "crops": 3, "keep_best": True, "workers": 8,
+    "seeds": 1, "optimizer": "momentum", "weight_decay": 1e-4, "clip_norm": 20.0, "schedule": "step", "flip": 0.5,
+    "clips": 10, "crops": 3, "keep_best": True, "workers": 8,
 }  # fmt: skip
 """What the published recipes share. Their batches were spread over 8 GPUs or so: --devices 8."""
 
@@ -114,7 +134,7 @@ class TCPDesign(Design[TCPConfig]):
     Config = TCPConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": TCPConfig(
-            seeds=1, epochs=1, batch_size=8, optimizer="momentum", lr=0.02, frames=4, image_size=32, dim=8,
+            seeds=1, epochs=1, batch_size=8, optimizer="momentum", lr=0.02, arch="mini", frames=4, image_size=32, dim=8,
             dim_inner=16, sample_pool=2, sample_train=0, sample_val=1,
         ),
         "laptop": TCPConfig(

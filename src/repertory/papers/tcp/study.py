@@ -1,13 +1,12 @@
 """Tests of TCP's claims.
 
-    repertory run tcp                                           # nine arms on moving textures, minutes
-    repertory run tcp --scale paper --data kinetics400/ --arms gap,tcp --devices 8 --precision 16-mixed
-                                                                # TSN, ResNet-50, 8 frames; published 72.4, 75.3 %
-    repertory run tcp --scale k400-tea --data kinetics400/ --arms tcp --devices 8      # published 73.9, 76.8 %
-    repertory run tcp --scale hmdb51 --data hmdb51/ --set pretrained=K400_TCP_TSN_R50_8f.pth.tar
-    repertory train tcp --data my_videos/ --set arch=resnet18 --set image_size=224 --set pretrained=resnet18.pth \\
-        --out my_model/
-    repertory predict my_model/ clip.mp4
+repertory run tcp                                           # nine arms on moving textures, minutes
+repertory run tcp --scale paper --data kinetics400/ --arms gap,tcp --devices 8 --precision 16-mixed
+                                                            # TSN, ResNet-50, 8 frames; published 72.4, 75.3 %
+repertory run tcp --scale k400-tea --data kinetics400/ --arms tcp --devices 8      # published 73.9, 76.8 %
+repertory run tcp --scale hmdb51 --data hmdb51/ --set pretrained=K400_TCP_TSN_R50_8f.pth.tar
+repertory train tcp --data my_videos/ --set pretrained=resnet50.pth --set flip=0.5 --out my_model/
+repertory predict my_model/ clip.mp4
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch.nn import functional as F
 
 from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
-from repertory.core.study import Metric, Prediction, Study
+from repertory.core.study import Metric, Prediction, Session, Study
 from repertory.core.timing import medians, race
 from repertory.core.training import fit, loader
 from repertory.data import motions, videos
@@ -106,6 +105,9 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
     seeded_data = False
     layout = videos.LAYOUT
 
+    def __init__(self, config: TCPConfig, session: Session) -> None:
+        super().__init__(config.completed(sample=session.data_dir is None and not config.real), session)
+
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
@@ -123,7 +125,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
     def build(self, arm: str, classes: tuple[str, ...]) -> TCPNet:
         """The untrained network of an arm."""
         c = self.config
-        size = DRY_SIZE if self.session.dry_run else c.image_size
+        size = DRY_SIZE if self.session.dry_run else c.image_size or 224
         arguments: dict[str, Any] = {
             "frames": c.frames, "temporal": c.temporal, "dim": c.dim, "dim_inner": c.dim_inner,
             "iterations": c.iterations, "level": c.level, "last_stride": c.last_stride, "drop_rate": c.drop_rate,
@@ -168,14 +170,17 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         """Accuracy in per cent on the held-out videos: one central clip, and all views if there are several.
 
         Raises:
-            Problem: videos of a class that the model does not know.
+            Problem: videos of a class that the model does not know; more classes than it has.
         """
-        names = model.pretrained_cfg["label_names"]
-        test = data.test.named(names)
+        names = model.pretrained_cfg.get("label_names")
+        if not names and len(data.test.classes) > model.num_classes:
+            what = f"{len(data.test.classes)} classes, and the model has {model.num_classes}"
+            raise Problem(what, data.test.where, "give data of the classes that the weights were made for")
+        test = data.test.named(names) if names else data.test  # released weights do not say what their classes are
         by_class: dict[str, list[bool]] = {}
         metrics = self.accuracy(model, test, by_class)
         rates = {name: 100 * sum(right) / len(right) for name, right in by_class.items()}
-        if len(names) <= MAX_NAMED:
+        if model.num_classes <= MAX_NAMED:
             metrics |= {"top1_class_" + re.sub(r"[^\w.+-]", "_", name): rate for name, rate in rates.items()}
         if rates:
             self.session.figure("accuracy-by-class", pictures.class_picture(dict(sorted(rates.items())[:60])))
@@ -308,7 +313,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         Raises:
             Problem: no videos, or the only one cannot be read.
         """
-        names = model.pretrained_cfg["label_names"]
+        names = model.pretrained_cfg.get("label_names") or [str(k) for k in range(model.num_classes)]
         paths = videos.find_videos(source)
         if not paths:
             remedy = f"give a video ({', '.join(sorted(videos.SUFFIXES))}), a folder of frames, or a folder of them"
@@ -380,9 +385,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         """
         if variant:
             raise Problem(f"no variant {variant!r}", "--variant", "leave it out: the tensors say which it is")
-        model = released_network(source)
-        model.pretrained_cfg["label_names"] = [str(k) for k in range(model.num_classes)]
-        return model
+        return released_network(source)
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
