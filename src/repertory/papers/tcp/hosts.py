@@ -78,6 +78,7 @@ class FrameHost(nn.Module):
         self.body: Any = _undilated(build, name) if last_stride == 1 else build()
         if not hasattr(self.body, "forward_intermediates"):
             raise Problem(f"{name} gives no feature maps", "backbone", "choose a backbone with forward_intermediates")
+        self.body.prune_intermediate_layers(1)  # drop what comes after the last stage; a norm of features stays
         if hasattr(self.body, "head"):
             self.body.head = nn.Identity()  # of some backbones it holds a norm
         self.num_features: int = self.body.feature_info[-1]["num_chs"]
