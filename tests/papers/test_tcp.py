@@ -446,6 +446,18 @@ def test_learning_rates_are_the_authors() -> None:
     assert named["fc.bias"] == (10.0, 0.0)
 
 
+def test_training_keeps_to_the_learning_rates(tmp_path: Path, sample: Path) -> None:
+    slow = study(tmp_path, sample, head_lr=1e-9)
+    data = slow.read(sample)
+    trained = slow.train("gcp", data).state_dict()
+    slow.session.reseed("weights")
+    start = slow.build("gcp", data.train.classes).state_dict()
+    moved = {name: float((trained[name] - start[name]).abs().max()) for name in ("fc.weight", "pool.reduce.0.weight")}
+    assert max(moved.values()) < 1e-6
+    conv = f"{BODY}layer4.0.conv1.weight"
+    assert (trained[conv] - start[conv]).abs().max() > 1e-5
+
+
 # -- use ----------------------------------------------------------------------------------------
 
 
