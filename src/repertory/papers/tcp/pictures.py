@@ -64,7 +64,7 @@ def attention_picture(frames: np.ndarray, numbers: list[int], inside: Inside | N
     """The frames of a clip; over them the weights of TSA for one place; below them the channel weights of TCA.
 
     Args:
-        frames: (T, H, W, 3), uint8.
+        frames: (T, H, W, 3), 0 to 1.
         numbers: of the frames in the video, from 0.
         inside: of this clip.
         title: escaped for matplotlib.

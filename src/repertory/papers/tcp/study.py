@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ from repertory.papers.tcp.model import TCP, TCPNet, TemporalAttention
 from repertory.papers.tcp.settings import TCPConfig, TCPDesign
 from repertory.papers.tcp.weights import load_pretrained, parameter_groups, released_network
 from repertory.tasks.classification import check_classes, top_k_accuracy
-from repertory.tasks.images import MAX_PICTURES, predictions_picture
+from repertory.tasks.images import MAX_PICTURES, as_picture, predictions_picture
 
 PLAIN: dict[str, Any] = {"spatial": False, "channel": False, "conv": False}
 ARMS: dict[str, dict[str, Any]] = {
@@ -69,6 +70,18 @@ class VideoData:
 
     train: VideoSet
     test: VideoSet
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A video in the figures of `predict`."""
+
+    row: dict[str, Any]
+    """Of the table."""
+    clip: Tensor
+    """Its middle view, preprocessed, (T, 3, S, S)."""
+    numbers: list[int]
+    """Of these frames in the video, from 0."""
 
 
 class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
@@ -319,7 +332,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
             remedy = f"give a video ({', '.join(sorted(videos.SUFFIXES))}), a folder of frames, or a folder of them"
             raise Problem("no videos here", source, remedy)
         table: list[dict[str, Any]] = []
-        drawn: list[tuple[VideoSet, dict[str, Any]]] = []
+        shown: list[Shown] = []
         for path in self.session.progress(paths, "predict"):
             row: dict[str, Any] = {
                 "file": path.name if path == source else str(path.relative_to(source)),
@@ -331,47 +344,40 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
                 if video is None:
                     raise Problem("not a video", path, f"give one of {', '.join(sorted(videos.SUFFIXES))}")
                 data = VideoSet((video,), (0,), tuple(names), path)
-                clips = self._clips(model, data, self.config.clips, self.config.crops, views=True).clips(0)
+                clips = self._clips(model, data, self.config.clips, self.config.crops, views=True)
+                views = clips.clips(0)
             except Problem as problem:
                 if len(paths) == 1:
                     raise
                 row["problem"] = problem.what
                 continue
-            best = self._fused(model, self.session.fabric.to_device(clips))[0].cpu().topk(min(5, len(names)))
+            best = self._fused(model, self.session.fabric.to_device(views))[0].cpu().topk(min(5, len(names)))
             ranked = list(zip(best.values.tolist(), (names[k] for k in best.indices.tolist()), strict=True))
             row["probability"], row["class"] = ranked[0]
             row["top5"] = "; ".join(f"{name} {100 * p:.1f} %" for p, name in ranked)
-            if len(drawn) < MAX_PICTURES:
-                drawn.append((data, row))
-        return Prediction(table=table, figures=self._figures(model, drawn))
+            if len(shown) < MAX_PICTURES:
+                chosen = clips.choose(video.count)
+                crop = views.unflatten(0, (len(chosen), -1))[len(chosen) // 2, self.config.crops // 2]
+                shown.append(Shown(row, crop.clone(), chosen[len(chosen) // 2]))
+        return Prediction(table=table, figures=self._figures(model, shown))
 
-    def _figures(self, model: TCPNet, drawn: list[tuple[VideoSet, dict[str, Any]]]) -> dict[str, Figure]:
+    def _figures(self, model: TCPNet, shown: list[Shown]) -> dict[str, Figure]:
         """The first videos with their classes; attention and covariance of the first one."""
-        if not drawn:
+        if not shown:
             return {}
-        (first, row), *_ = drawn
-        clips = self._clips(model, first, 1, 1)
-        (numbers,) = clips.choose(first.videos[0].count)
-        assert isinstance(clips.transform, Testing)
-        cut = [self._cut(clips.transform, data, clips.choose(data.videos[0].count)[0]) for data, _ in drawn]
+        row, clip, numbers = shown[0].row, shown[0].clip, shown[0].numbers
         c = self.config
-        clip = self.session.fabric.to_device(clips[0][0])
-        inside = pictures.look_inside(model, clip, c.place_row, c.place_column)
+        inside = pictures.look_inside(model, self.session.fabric.to_device(clip), c.place_row, c.place_column)
         title = figure_text(f"{row['file']}: {row['class']}, {100 * row['probability']:.0f} %")
-        frames = cut[0].permute(0, 2, 3, 1).numpy()
+        frames = np.stack([as_picture(model, frame) for frame in clip])
         figures = {"attention": pictures.attention_picture(frames, numbers, inside, title)}
         if inside is not None:
             figures["covariance"] = pictures.covariance_picture(inside)
-        if len(drawn) > 1:
-            titles = [f"{figure_text(r['class'])}\n{100 * r['probability']:.0f} %" for _, r in drawn]
-            middle = [frames_[len(frames_) // 2].permute(1, 2, 0).numpy() for frames_ in cut]
+        if len(shown) > 1:
+            titles = [f"{figure_text(one.row['class'])}\n{100 * one.row['probability']:.0f} %" for one in shown]
+            middle = [as_picture(model, one.clip[len(one.clip) // 2]) for one in shown]
             figures["predictions"] = predictions_picture(middle, titles)
         return figures
-
-    def _cut(self, transform: Testing, data: VideoSet, numbers: list[int]) -> Tensor:
-        """The frames of a clip as the network sees them, (T, 3, S, S) uint8."""
-        frames = torch.from_numpy(data.videos[0].frames(numbers)).permute(0, 3, 1, 2)
-        return transform.cut(frames)[0]
 
     def convert(self, source: Path, variant: str = "") -> TCPNet:
         """Build a model from the authors' weights (K400_TCP_TSN_R50_8f.pth.tar and the like).
