@@ -13,8 +13,8 @@ from PIL import Image
 from repertory.data.videos import FrameFolder, VideoSet
 from repertory.papers.tcp.clips import (
     Clips,
-    Testing,
-    Training,
+    EvaluationViews,
+    TrainingViews,
     central_frames,
     dense_frames,
     multi_scale_crop,
@@ -80,7 +80,7 @@ def test_crops_are_the_same_for_all_frames_and_of_the_published_sizes(monkeypatc
 
 def test_a_clip_is_mirrored_as_a_whole() -> None:
     frames = torch.arange(3 * 3 * 8 * 8).reshape(3, 3, 8, 8).to(torch.uint8)
-    plain, mirrored = (Training(8, False, flip, [0.0] * 3, [1.0] * 3)(frames) for flip in (0.0, 1.0))
+    plain, mirrored = (TrainingViews(8, False, flip, [0.0] * 3, [1.0] * 3)(frames) for flip in (0.0, 1.0))
     assert torch.equal(plain[0], frames / 255)
     assert torch.equal(mirrored, plain.flip(-1))
 
@@ -90,15 +90,15 @@ def test_views(tmp_path: Path) -> None:
         Image.new("RGB", (60, 40), (10 * number, 0, 0)).save(tmp_path / f"{number:03d}.png")
     video = FrameFolder(tmp_path, 24, "{:03d}.png")
     data = VideoSet((video,), (3,), tuple("abcd"))
-    transform = Testing(28, 32, 3, [0.0] * 3, [1 / 255] * 3)
+    transform = EvaluationViews(28, 32, 3, [0.0] * 3, [1 / 255] * 3)
     clips, label = Clips(data, sampler(4, clips=10), transform, views=True)[0]
     assert (tuple(clips.shape), label) == ((30, 4, 3, 32, 32), 3)
     assert clips[15, :, 0, 0, 0].round().tolist() == [10 * (n + 1) for n in ten_clips(24, 4)[5]]
-    one = Clips(data, sampler(4), Testing(28, 32, 1, [0.0] * 3, [1 / 255] * 3))[0][0]
+    one = Clips(data, sampler(4), EvaluationViews(28, 32, 1, [0.0] * 3, [1 / 255] * 3))[0][0]
     assert one.shape == (4, 3, 28, 28)
 
 
 def test_the_three_crops_are_left_centre_and_right() -> None:
     frames = torch.arange(48).repeat(1, 3, 32, 1).to(torch.uint8)
-    left, centre, right = Testing(28, 32, 3, [0.0] * 3, [1.0] * 3).cut(frames)
+    left, centre, right = EvaluationViews(28, 32, 3, [0.0] * 3, [1.0] * 3).cut(frames)
     assert [int(crop[0, 0, 0, 0]) for crop in (left, centre, right)] == [0, 8, 16]

@@ -134,7 +134,7 @@ def offsets(height: int, width: int, h: int, w: int) -> list[tuple[int, int]]:
     return [(row * y, column * x) for row, column in corners + further]
 
 
-class Training:
+class TrainingViews:
     """Random crop and mirroring, the same for all frames of a clip.
 
     Args:
@@ -154,7 +154,7 @@ class Training:
         return T.normalize(cut / 255, self.mean, self.std)[None]
 
 
-class Testing:
+class EvaluationViews:
     """The central crop, or three crops along the longer side.
 
     Args:

@@ -33,7 +33,7 @@ from repertory.data import motions, videos
 from repertory.data.videos import VideoSet
 from repertory.nn.second_order import UpperTriangle, covariance, newton_schulz_sqrt
 from repertory.papers.tcp import pictures
-from repertory.papers.tcp.clips import Clips, Testing, Training, sampler
+from repertory.papers.tcp.clips import Clips, EvaluationViews, TrainingViews, sampler
 from repertory.papers.tcp.model import TCP, TCPNet, TemporalAttention
 from repertory.papers.tcp.settings import TCPConfig, TCPDesign
 from repertory.papers.tcp.weights import load_pretrained, parameter_groups, released_network
@@ -166,7 +166,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         if c.pretrained:
             load_pretrained(model, Path(c.pretrained))
         cfg = model.pretrained_cfg
-        augment = Training(cfg["input_size"][-1], c.crop, c.flip, cfg["mean"], cfg["std"])
+        augment = TrainingViews(cfg["input_size"][-1], c.crop, c.flip, cfg["mean"], cfg["std"])
         choose = sampler(c.frames, dense=c.sampling == "dense", training=True)
         return fit(
             self.session,
@@ -241,7 +241,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
     def _clips(self, model: TCPNet, data: VideoSet, clips: int, crops: int, views: bool = False) -> Clips:
         cfg = model.pretrained_cfg
         size = cfg["input_size"][-1]
-        transform = Testing(size, round(size / cfg["crop_pct"]), crops, cfg["mean"], cfg["std"])
+        transform = EvaluationViews(size, round(size / cfg["crop_pct"]), crops, cfg["mean"], cfg["std"])
         choose = sampler(model.frames, dense=self.config.sampling == "dense", clips=clips)
         return Clips(data, choose, transform, views)
 
