@@ -38,6 +38,16 @@ def test_covariance_is_that_of_the_centring_matrix() -> None:
     torch.testing.assert_close(covariance(x), x.mT @ centring @ x / 20)
 
 
+def test_the_backward_pass_of_the_covariance() -> None:
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(covariance, x)
+    assert torch.autograd.gradgradcheck(covariance, x)
+    torch.testing.assert_close(torch.func.vmap(covariance)(x), covariance(x))
+    (one,) = torch.autograd.grad(covariance(x).sin().sum(), x)
+    (other,) = torch.autograd.grad(cross_covariance(x, x).sin().sum(), x)
+    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("center", ["channel", "matrix"])
 def test_cross_covariance_by_the_definition(center: Any) -> None:
     q, r = doubles(2, 7, 3), doubles(2, 7, 4, seed=1)

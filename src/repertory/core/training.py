@@ -48,6 +48,7 @@ def fit(
     monitor: str = "",
     better: Literal["higher", "lower"] = "higher",
     collate: Callable[[list[Any]], Any] | None = None,
+    groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
     part: str = "",
 ) -> M:
     """Train `model` on a map-style `dataset` and return it on the session's device, in evaluation mode.
@@ -64,6 +65,8 @@ def fit(
             last weights (their moving average, if the recipe keeps and returns one).
         better: whether a higher or a lower `monitor` is better.
         collate: list of samples -> batch; default: torch's.
+        groups: model -> parameter groups with their own `weight_decay` and `lr_scale`; default: by the recipe's
+            weight_decay, decay_all and layer_decay.
         part: name of this loop if a trial has several.
 
     Raises:
@@ -84,6 +87,7 @@ def fit(
             momentum=recipe.momentum,
             filter_bias_and_bn=not recipe.decay_all,
             layer_decay=recipe.layer_decay or None,
+            param_group_fn=groups,
         )
     except ValueError as error:  # for example Nesterov with momentum 0
         remedy = "choose another optimizer, or change its settings"

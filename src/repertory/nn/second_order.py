@@ -78,9 +78,33 @@ def cross_covariance(q: Tensor, r: Tensor, mask: Tensor | None = None, *, center
     return q.mT @ r / count
 
 
+@full_precision
 def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Biased covariance over observations: (..., N, d) -> (..., d, d), symmetric. See `cross_covariance`."""
-    return cross_covariance(x, x, mask)
+    """Biased covariance over observations: (..., N, d) -> (..., d, d), symmetric. See `cross_covariance`.
+
+    Without a mask the backward pass is one matrix product: the gradient of centred observations is centred.
+    """
+    return _Covariance.apply(x) if mask is None else cross_covariance(x, x, mask)
+
+
+class _Covariance(torch.autograd.Function):
+    """dX = 1/N (X - mean) (G + G^T)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        x = x - x.mean(-2, keepdim=True)
+        return x.mT @ x / x.shape[-2]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,), (g,) = ctx.saved_tensors, gradients
+        return (x - x.mean(-2, keepdim=True)) @ ((g + g.mT) / x.shape[-2])
 
 
 # -- powers -------------------------------------------------------------------------------------
