@@ -119,16 +119,17 @@ def write_cifar10(
     (target / "batches.meta").write_bytes(_python2_pickle({**meta, b"label_names": [name.encode() for name in names]}))
 
 
-class _Python2Pickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
-    """Writes bytes as Python 2 wrote its strings: `encoding="bytes"` and `encoding="latin1"` both load them."""
+_Pickler: Any = pickle._Pickler  # the pickler that is written in Python: its types can be told how they are stored
 
-    dispatch = dict(pickle._Pickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+
+class _Python2Pickler(_Pickler):
+    """Writes bytes as Python 2 wrote its strings: `encoding="bytes"` and `encoding="latin1"` both load them."""
 
     def save_string(self, content: bytes) -> None:
         self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
         self.memoize(content)
 
-    dispatch[bytes] = save_string
+    dispatch = {**_Pickler.dispatch, bytes: save_string}
 
 
 def _python2_pickle(content: object) -> bytes:
