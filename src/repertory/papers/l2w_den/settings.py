@@ -147,7 +147,7 @@ class L2WDesign(Design[L2WConfig]):
         # The published rates are for batches of 1024: lr 0.8 for them is 0.05 for 64.
         "laptop": L2WConfig(
             seeds=5, first_seed=100, image_size=20, epochs=4, batch_size=64, lr=0.05, meta_lr=1e-3, meta_interval=2,
-            train_images=2000, valid_share=0.2, augment="none", timed_images=100,
+            train_images=2000, valid_share=0.2, augment="none", timed_images=60,
         ),
         "paper": L2WConfig(seeds=1, arch="msdnet_cifar", workers=8),
         # 8 processes of 512 images: run with --devices 8 --precision 16-mixed.

@@ -11,16 +11,16 @@ repertory predict my_model/ photos/ --set budget=20e6 --set export=true
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms
 
 from repertory.core import checkpoint
@@ -28,6 +28,7 @@ from repertory.core.files import read_json, write_json
 from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
+from repertory.core.timing import race, ratio
 from repertory.data import cifar, images
 from repertory.data.images import ImageSet
 from repertory.nn.imagenet import label_names
@@ -35,6 +36,7 @@ from repertory.papers.l2w_den import pictures
 from repertory.papers.l2w_den.classifier import (
     CIFAR100_MEAN,
     CIFAR100_STD,
+    EarlyExit,
     ExitClassifier,
     default_cfg,
     export_early,
@@ -60,9 +62,10 @@ PREDICT_BATCH = 64
 COUNTED = ("msdnet_cifar", "msdnet_imagenet_4", "msdnet_imagenet_6", "msdnet_imagenet_7", "ranet_cifar")
 """Networks whose size is a figure; those of CIFAR with the classes that the references have."""
 COUNTED_CLASSES = {"msdnet_cifar": 100, "ranet_cifar": 10}
-TIMED_INDICES = (1, 8, 14, 20, 26, 32, 39)
-"""Target proportions at which the early-exiting model is timed; 20: equal shares."""
 EQUAL_SHARES = 20
+TIMED_INDICES = (1, 12, EQUAL_SHARES, 28, 39)
+"""Target proportions at which the early-exiting model is timed."""
+TIMED_ROUNDS = 3
 PICTURED = 64
 """Images in the figure of exits."""
 
@@ -235,7 +238,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
             if not np.isnan(value)
         }
         if self.config.timed_images:
-            metrics |= self._time(model, test)
+            metrics |= self._time(model, test, curve)
         return metrics
 
     def _draw(self, curve: Curve) -> None:
@@ -243,33 +246,22 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
         here = self.session.out_dir
         write_json(here / "curve.json", {name: value.tolist() for name, value in vars(curve).items()})
         arm, _, seed = here.name.rpartition("-")
-        known = (
-            {other: here.parent / f"{other}-{seed}" / "curve.json" for other in self.arms} if arm in self.arms else {}
-        )
-        curves = {"this network": curve}
-        if arm in self.arms:
-            curves = {other: read_curve(path) for other, path in known.items() if path.exists()}
-        self.session.figure("accuracy-vs-cost", pictures.curves_picture(curves))
+        finished = {other: here.parent / f"{other}-{seed}" / "curve.json" for other in self.arms}
+        curves = {other: read_curve(path) for other, path in finished.items() if path.exists() and arm in self.arms}
+        self.session.figure("accuracy-vs-cost", pictures.curves_picture(curves or {"this network": curve}))
 
-    def _time(self, model: ExitClassifier, test: ImageSet) -> dict[str, float]:
-        """Time the early-exiting model on single images at several target shares, and with all exits."""
-        some = [test[i] for i in range(min(self.config.timed_images, len(test)))]
+    def _time(self, model: ExitClassifier, test: ImageSet, curve: Curve) -> dict[str, float]:
+        """Time the early-exiting model on single images at several target shares, and with all exits, in turns."""
         device = self.session.fabric.device
-        batches = [(x[None].to(device), y) for x, y in some]
-        whole = model.early(0)
-        runs = {i: type(whole)(model.network, model.thresholds[i - 1]).eval() for i in TIMED_INDICES}
-        points = {}
-        whole(batches[0][0])
-        for index, early in self.session.progress([(0, whole), *runs.items()], "time"):
-            start, right = time.perf_counter(), 0
-            for x, y in batches:
-                right += int(early(x)[0].argmax()) == y
-            points[index] = 1000 * (time.perf_counter() - start) / len(batches), 100 * right / len(batches)
-        early_points = [point for index, point in points.items() if index]
-        self.session.figure("time-vs-accuracy", pictures.timing_picture(early_points, points[0]))
-        if EQUAL_SHARES not in points:  # a dry run stops before
-            return {}
-        return {"early_exit_speedup": points[0][0] / points[EQUAL_SHARES][0]}
+        chosen = range(0, len(test), -(-len(test) // self.config.timed_images))
+        single = [test[i][0][None].to(device) for i in chosen]
+        thresholds = {0: model.thresholds_for(0), **{i: model.thresholds[i - 1] for i in TIMED_INDICES}}
+        runs = {str(i): partial(run_all, EarlyExit(model.network, row).eval(), single) for i, row in thresholds.items()}
+        times = race(runs, self.session.progress(range(1 + TIMED_ROUNDS), "time"))
+        ms = {int(i): 1000 * float(np.median(seconds)) / len(single) for i, seconds in times.items()}
+        points = [(ms[i], float(curve.accuracies[i - 1])) for i in TIMED_INDICES]
+        self.session.figure("time-vs-accuracy", pictures.timing_picture(points, (ms[0], float(curve.anytime[-1]))))
+        return {"early_exit_speedup": ratio(times, str(EQUAL_SHARES), "0")}
 
     # -- figures that need no training ----------------------------------------------------------
 
@@ -388,6 +380,12 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
 
 def _with_exits(num_classes: int, **arguments: Any) -> MSDNet:
     return MSDNet(**arguments, num_classes=max(1, num_classes))
+
+
+def run_all(model: nn.Module, images: list[Tensor]) -> None:
+    """Run a model on one image after the other."""
+    for x in images:
+        model(x)
 
 
 def read_curve(path: Path) -> Curve:
