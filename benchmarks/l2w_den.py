@@ -1,6 +1,6 @@
 """L2W-DEN: the meta gradient beside double backward, and the exported early-exiting model beside all exits.
 
-    python benchmarks/l2w_den.py [--threads 1] [--rounds 9] [--half 64] [--archs msdnet_cifar …] [--output FOLDER]
+    python benchmarks/l2w_den.py [--threads 1] [--rounds 9] [--half 32] [--archs msdnet_cifar …] [--output FOLDER]
     python benchmarks/l2w_den.py --model my_model/ --data cifar/       # accuracy of the early exits too, and a picture
 
 One JSON line per race. The contestants alternate; `ratio` is the median of the paired ratios ours / peer (below 1: ours
@@ -45,11 +45,11 @@ TIMED_INDICES = (1, 8, 14, 20, 26, 32, 39)
 
 
 def meta_step(method: str, arch: str, half: int) -> Callable[[], Any]:
-    """One meta gradient with halves of `half` CIFAR images."""
+    """One meta gradient with halves of `half` CIFAR images, in the memory format that training uses."""
     torch.manual_seed(0)
-    network = build(arch, 100).train()
+    network = build(arch, 100).train().to(memory_format=torch.channels_last)
     exits = len(network.exits)
-    x, y = torch.randn(2 * half, 3, 32, 32), torch.arange(2 * half) % 100
+    x, y = torch.randn(2 * half, 3, 32, 32).to(memory_format=torch.channels_last), torch.arange(2 * half) % 100
     buffers = {name: 0.01 * torch.randn_like(p) for name, p in network.named_parameters()}
     halves = (x[:half], y[:half]), (x[half:], y[half:])
     objective, step = MetaObjective(target_shares(15, exits)), PseudoStep(0.8, 0.9, 1e-4)
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9, help="pairs that count; at least 7")
-    parser.add_argument("--half", type=int, default=64, help="images in each half of a batch")
+    parser.add_argument("--half", type=int, default=32, help="images in each half of a batch")
     parser.add_argument("--archs", nargs="+", default=["msdnet_cifar", "ranet_cifar"])
     parser.add_argument("--model", type=Path, help="trained model directory")
     parser.add_argument("--data", type=Path, help="CIFAR folder for --model")

@@ -141,12 +141,12 @@ class L2WDesign(Design[L2WConfig]):
     Config = L2WConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": L2WConfig(
-            seeds=1, arch="ranet_mini", image_size=20, epochs=1, batch_size=32, lr=0.05, meta_lr=1e-3, meta_interval=2,
+            seeds=1, arch="ranet_mini", image_size=20, epochs=1, batch_size=32, lr=0.05, meta_interval=2,
             train_images=160, valid_share=0.2, augment="none", sample_batch=60, sample_test=60,
         ),
         # The published rates are for batches of 1024: lr 0.8 for them is 0.05 for 64.
         "laptop": L2WConfig(
-            seeds=5, first_seed=100, image_size=20, epochs=4, batch_size=64, lr=0.05, meta_lr=1e-3, meta_interval=2,
+            seeds=5, first_seed=100, image_size=20, epochs=4, batch_size=64, lr=0.05, meta_interval=2,
             train_images=2000, valid_share=0.2, augment="none", timed_images=60,
         ),
         "paper": L2WConfig(seeds=1, arch="msdnet_cifar", workers=8),
