@@ -74,7 +74,7 @@ def fit(
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
     fabric = session.fabric
-    batches = _Batches(session, dataset, recipe, collate)  # before setup: report an empty data set first
+    batches = Batches(session, dataset, recipe, collate)  # before setup: report an empty data set first
     per_epoch = len(batches)
     total = recipe.epochs * per_epoch
 
@@ -238,15 +238,17 @@ def _raise_problem(batch: Any) -> Any:
         del batch  # break the reference cycle exception -> traceback -> frame, which would keep the workers alive
 
 
-class _Batches:
+class Batches:
     """Shuffled batches of an epoch, starting at any step; an incomplete last batch is dropped.
+
+    For `fit`, and for loops that papers write themselves. Of the recipe, batch_size, accumulate and workers count.
 
     Process r of w takes the r-th part of each w * batch_size samples: w processes use the same samples per step as
     one process with a w times larger batch.
     """
 
     def __init__(
-        self, session: Session, dataset: Any, recipe: Recipe, collate: Callable[[list[Any]], Any] | None
+        self, session: Session, dataset: Any, recipe: Recipe, collate: Callable[[list[Any]], Any] | None = None
     ) -> None:
         self.session, self.recipe, self.size = session, recipe, len(dataset)
         world = session.fabric.world_size
