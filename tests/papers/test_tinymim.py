@@ -145,7 +145,8 @@ def test_the_initialisation() -> None:
     assert weight.abs().max().item() == pytest.approx((6 / (192 + 3 * 192)) ** 0.5, rel=0.01)
     patches = model.patch_embed.proj.weight
     assert patches.abs().max().item() == pytest.approx((6 / (192 + 768)) ** 0.5, rel=0.01)
-    assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.1)
+    head: Any = model.head
+    assert head.weight.std().item() == pytest.approx(2e-5, rel=0.1)
     assert isinstance(model.norm, nn.Identity)
     assert isinstance(model.fc_norm, nn.LayerNorm)
 

@@ -38,41 +38,37 @@ def patch_relations(model: VisionTransformer, image: Tensor, block: int, row: fl
     return torch.stack(maps).unflatten(-1, (rows, columns)).cpu().numpy()
 
 
-def relations_picture(
-    picture: np.ndarray, maps: Mapping[str, np.ndarray], row: float, column: float, title: str = ""
-) -> Figure:
+def relations_picture(picture: np.ndarray, maps: Mapping[str, np.ndarray], row: float, column: float) -> Figure:
     """The image with the patch, and its relations as heat maps over the image: a row per network and relation.
 
     Args:
         picture: (H, W, 3), 0 to 1.
         maps: network -> output of `patch_relations`.
         row, column: of the patch, as given there.
-        title: of the figure.
     """
     heads = min(MAX_HEADS, max(values.shape[1] for values in maps.values()))
     lines = [(f"{name}\n{pair.upper()}", values[k]) for name, values in maps.items() for k, pair in enumerate(PAIRS)]
-    figure = Figure(figsize=(1.5 * (heads + 1.6), 1.55 * len(lines) + 0.5), layout="constrained")
-    grid = figure.subplots(len(lines), heads + 1, squeeze=False)
-    for axes, (label, values) in zip(grid, lines, strict=True):
+    figure = Figure(figsize=(1.4 * (heads + 2), 1.5 * len(lines) + 0.6), layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
         rows, columns = values.shape[1:]
-        extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-        place = min(int(column * columns), columns - 1), min(int(row * rows), rows - 1)
-        shown = None
-        for number, one in enumerate(axes):
-            one.set_xticks([], [])
-            one.set_yticks([], [])
-            if number > len(values):
-                one.set_axis_off()
-                continue
-            one.imshow(picture, extent=extent, alpha=1.0 if number == 0 else 0.4)
-            one.plot(*place, "s", markersize=6, fillstyle="none", color="#cf222e", markeredgewidth=1.5)
+        step = columns + 0.5  # from one tile to the next
+        tiles = ["image", *(f"head {number}" for number in range(1, 1 + min(heads, len(values))))]
+        for number in range(len(tiles)):
+            left = number * step - 0.5
+            extent = (left, left + columns, rows - 0.5, -0.5)
+            axes.imshow(picture, extent=extent, alpha=1.0 if number == 0 else 0.4)
             if number:
-                shown = one.imshow(values[number - 1], extent=extent, alpha=0.7, vmin=0, vmax=values.max())
-                one.set_title(f"head {number}", fontsize=7)
-        axes[0].set_ylabel(label, fontsize=8)
-        if shown is not None:
-            figure.colorbar(shown, ax=list(axes), shrink=0.8, pad=0.01).ax.tick_params(labelsize=6)
-    figure.suptitle(title or "relations of the marked patch to all patches, softmax weight", fontsize=9)
+                axes.imshow(values[number - 1], extent=extent, alpha=0.7, vmin=0, vmax=values.max())
+        place = min(int(column * columns), columns - 1), min(int(row * rows), rows - 1)
+        axes.plot(*place, "s", markersize=7, fillstyle="none", color="#cf222e", markeredgewidth=1.5)
+        axes.set_xlim(-0.5, len(tiles) * step - 1)
+        axes.set_xticks([number * step + (columns - 1) / 2 for number in range(len(tiles))], tiles, fontsize=7)
+        axes.set_yticks([], [])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(label, fontsize=8)
+        figure.colorbar(axes.images[-1], ax=axes, shrink=0.8, pad=0.01).ax.tick_params(labelsize=6)
+    figure.suptitle("relations of the marked patch to all patches, softmax weight", fontsize=9)
     return figure
 
 

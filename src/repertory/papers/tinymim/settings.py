@@ -85,7 +85,9 @@ class TinyMIMConfig(ImageRecipe):
     student_drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate in all blocks but the last")
     teacher_drop_path: float = Field(default=0.0, ge=0, lt=1, description="rate in the blocks below the target block")
 
-    sample_images: int = Field(default=90, ge=2, le=90, description="images of each digit in the sample's training set")
+    sample_images: int = Field(
+        default=90, ge=2, le=90, description="training images of each digit in the sample; as many held out, 84 at most"
+    )
     patch_row: float = Field(default=0.5, ge=0, le=1, description="row of the patch that is drawn: 0 top, 1 bottom")
     patch_column: float = Field(default=0.5, ge=0, le=1, description="column of that patch: 0 left, 1 right")
 
@@ -148,14 +150,14 @@ class TinyMIMDesign(Design[TinyMIMConfig]):
     Config = TinyMIMConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": TinyMIMConfig(
-            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits",
-            pretrain_epochs=1, teacher_epochs=1, pretrain_batch_size=100, pretrain_lr=2e-3, pretrain_warmup_epochs=0,
+            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits", sample_images=12,
+            pretrain_epochs=1, teacher_epochs=1, pretrain_batch_size=40, pretrain_lr=2e-3, pretrain_warmup_epochs=0,
             pretrain_crop_scale=1, pretrain_color_jitter=0, decoder_dim=32, decoder_depth=1, decoder_heads=2,
         ),
         "laptop": TinyMIMConfig(
-            seeds=5, first_seed=100, epochs=120, batch_size=50, lr=2e-3, weight_decay=0.05, warmup_epochs=5,
-            sample="digits", sample_labels=20,
-            pretrain_epochs=100, teacher_epochs=200, pretrain_batch_size=100, pretrain_lr=2e-3,
+            seeds=5, first_seed=100, epochs=60, batch_size=50, lr=2e-3, weight_decay=0.05, warmup_epochs=5,
+            sample="digits", sample_labels=15,
+            pretrain_epochs=40, teacher_epochs=120, pretrain_batch_size=100, pretrain_lr=2e-3,
             pretrain_warmup_epochs=10, pretrain_crop_scale=1, pretrain_color_jitter=0,
             decoder_dim=32, decoder_depth=2, decoder_heads=2,
         ),

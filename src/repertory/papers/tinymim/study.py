@@ -98,7 +98,7 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
     def write_sample(self, folder: Path) -> None:
         """Write scikit-learn's digits, or crops of photographs, in class folders; tests are by other writers."""
         if self.config.sample == "digits":
-            images.write_digits(folder, train=self.config.sample_images, val=84)
+            images.write_digits(folder, train=self.config.sample_images, val=min(84, self.config.sample_images))
         else:
             super().write_sample(folder)
 
