@@ -106,13 +106,14 @@ def main() -> None:
     check_relations(x[:1])
     found = []
     for pair in arguments.pairs:
-        runs = contestants(*pair.split("-"), x)
+        teacher, student = pair.split("-")
+        runs = contestants(teacher, student, x)
         times = race(runs, range(1 + max(7, arguments.rounds)))
         times["peers"] = times["timm's teacher"] + times["timm's student"]
         times["peers, cut"] = times["timm's teacher, cut"] + times["timm's student"]
         ratios = times["ours"] / times["peers"]
         row: dict[str, Any] = {
-            "race": f"pre-training step, {pair.replace('-', ' to ')}",
+            "race": f"pre-training step, {teacher} to {student}",
             "ours_s": float(np.median(times["ours"])),
             "teacher_s": float(np.median(times["timm's teacher"])),
             "student_step_s": float(np.median(times["timm's student"])),

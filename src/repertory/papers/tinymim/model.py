@@ -189,8 +189,9 @@ def set_heads(block: Any, heads: int) -> None:
         Problem: the channels do not divide by the heads.
     """
     attn = block.attn
-    check_heads(attn.attn_dim, heads)
-    attn.num_heads, attn.head_dim = heads, attn.attn_dim // heads
+    dim = attn.proj.in_features
+    check_heads(dim, heads)
+    attn.num_heads, attn.head_dim = heads, dim // heads
     attn.scale = attn.head_dim**-0.5
 
 
@@ -244,7 +245,7 @@ class Target:
     last: bool = False
 
 
-_AFTER_QKV = ("attn.proj", "attn.norm", "ls1", "norm2", "mlp", "ls2")
+_AFTER_QKV = ("attn.proj", "ls1", "norm2", "mlp", "ls2")
 _AFTER_ATTENTION = ("norm2", "mlp", "ls2")
 
 TARGETS: Mapping[str, Target] = {

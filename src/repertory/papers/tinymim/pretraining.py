@@ -27,7 +27,8 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: labels are ignored.
         size: height and width.
-        cfg: mean and standard deviation, under timm's keys.
+        cfg: mean and standard deviation of the student's input, under timm's keys.
+        teacher_cfg: of the teacher's; None: the same.
         crop_scale: smallest area of a random crop; 1: the image is resized, without crop or mirroring.
         flip: probability of mirroring.
         color_jitter: strength of the changes of brightness, contrast and saturation.
@@ -38,6 +39,7 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
         images: ImageSet,
         size: int,
         cfg: Mapping[str, Any],
+        teacher_cfg: Mapping[str, Any] | None = None,
         crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.4,
@@ -54,26 +56,29 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
                 ]
             )
         )
-        fits = 4 * 3 * size**2 * len(images) <= CACHE_BYTES
-        self.remembered: dict[int, Tensor] | None = {} if crop_scale == 1 and not color_jitter and fits else None
+        jitter = [transforms.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter else []
+        self.teacher = transforms.Compose(_normalised(teacher_cfg or cfg))
+        self.student = transforms.Compose([*jitter, *_normalised(cfg)])
+        random = crop_scale < 1 or color_jitter > 0
+        fits = 2 * 4 * 3 * size**2 * len(images) <= CACHE_BYTES
+        self.remembered: dict[int, tuple[Tensor, Tensor]] | None = {} if fits and not random else None
         """Views, where nothing about them is random."""
-        self.jitter = transforms.ColorJitter(color_jitter, color_jitter, color_jitter) if color_jitter else None
-        self.normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(cfg["mean"], cfg["std"])])
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if self.remembered is not None:
-            if index not in self.remembered:
-                self.remembered[index] = self._view(self.geometry(self.images.image(index)))
-            return self.remembered[index], self.remembered[index]
+        if self.remembered is not None and index in self.remembered:
+            return self.remembered[index]
         image = self.geometry(self.images.image(index))
-        plain = self._view(image)
-        return plain, plain if self.jitter is None else self._view(self.jitter(image))
+        views = cast(tuple[Tensor, Tensor], (self.teacher(image), self.student(image)))
+        if self.remembered is not None:
+            self.remembered[index] = views
+        return views
 
-    def _view(self, image: Any) -> Tensor:
-        return cast(Tensor, self.normalise(image))
+
+def _normalised(cfg: Mapping[str, Any]) -> list[Any]:
+    return [transforms.ToTensor(), transforms.Normalize(cfg["mean"], cfg["std"])]
 
 
 def distil(

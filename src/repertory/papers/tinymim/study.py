@@ -214,12 +214,13 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         recipe = config.pretraining_recipe(epochs)
         return cast(TinyMIM, pretrain_mae(self.session, model, self._views(encoder, train), recipe, part))
 
-    def _views(self, encoder: TinyMIM, train: ImageSet) -> TwoViews:
+    def _views(self, encoder: TinyMIM, train: ImageSet, teacher: VisionTransformer | None = None) -> TwoViews:
         config = self.config
         return TwoViews(
             train,
             self.image_size,
             encoder.pretrained_cfg,
+            None if teacher is None else cast(dict[str, Any], teacher.pretrained_cfg),
             config.pretrain_crop_scale,
             config.pretrain_flip,
             config.pretrain_color_jitter,
@@ -248,7 +249,7 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         decoder = None
         if config.reconstruction:
             decoder = Decoder(student, config.decoder_dim, config.decoder_depth, config.decoder_heads)
-        views = self._views(student, train)
+        views = self._views(student, train, network)
         distil(
             self.session,
             student,
@@ -267,21 +268,20 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         return student
 
     def _draw_losses(self) -> None:
-        lines = (self.session.out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        path = self.session.out_dir / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []  # a dry run ends before
         records = [record for record in map(json.loads, lines) if record.get("part") == STUDENT_PART]
-        self.session.figure("pretraining-losses", pictures.losses_picture(records))
+        if records:
+            self.session.figure("pretraining-losses", pictures.losses_picture(records))
 
     def _draw_relations(self, student: TinyMIM, teacher: Teacher, views: TwoViews) -> None:
         place = self.config.patch_row, self.config.patch_column
-        image = self.session.fabric.to_device(views[0][0])
-        networks = {"teacher": teacher.network, "student": student}
         maps = {
-            name: pictures.patch_relations(network, image, len(network.blocks), *place)
-            for name, network in networks.items()
+            name: pictures.patch_relations(network, self.session.fabric.to_device(view), len(network.blocks), *place)
+            for name, network, view in zip(("teacher", "student"), (teacher.network, student), views[0], strict=True)
         }
-        self.session.figure(
-            "relations-of-teacher-and-student", pictures.relations_picture(as_picture(student, image), maps, *place)
-        )
+        figure = pictures.relations_picture(as_picture(student, views[0][1]), maps, *place)
+        self.session.figure("relations-of-teacher-and-student", figure)
 
     # -- figures --------------------------------------------------------------------------------
 
