@@ -129,7 +129,7 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
             return self.pretrain(arm, data.train)
         train = self.labelled(data.train)
         encoder = (
-            load_encoder(config.pretrained, self.image_size)
+            load_encoder(config.pretrained, self.image_size, heads=1)  # tensors do not depend on heads
             if config.stage == "finetune"
             else self.pretrain(arm, data.train)
         )
