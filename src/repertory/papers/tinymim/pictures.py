@@ -46,29 +46,32 @@ def relations_picture(picture: np.ndarray, maps: Mapping[str, np.ndarray], row: 
         maps: network -> output of `patch_relations`.
         row, column: of the patch, as given there.
     """
-    heads = min(MAX_HEADS, max(values.shape[1] for values in maps.values()))
     lines = [(f"{name}\n{pair.upper()}", values[k]) for name, values in maps.items() for k, pair in enumerate(PAIRS)]
-    figure = Figure(figsize=(1.4 * (heads + 2), 1.5 * len(lines) + 0.6), layout="constrained")
-    for axes, (label, values) in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
-        rows, columns = values.shape[1:]
-        step = columns + 0.5  # from one tile to the next
-        tiles = ["image", *(f"head {number}" for number in range(1, 1 + min(heads, len(values))))]
-        for number in range(len(tiles)):
-            left = number * step - 0.5
-            extent = (left, left + columns, rows - 0.5, -0.5)
-            axes.imshow(picture, extent=extent, alpha=1.0 if number == 0 else 0.4)
-            if number:
-                axes.imshow(values[number - 1], extent=extent, alpha=0.7, vmin=0, vmax=values.max())
-        place = min(int(column * columns), columns - 1), min(int(row * rows), rows - 1)
-        axes.plot(*place, "s", markersize=7, fillstyle="none", color="#cf222e", markeredgewidth=1.5)
-        axes.set_xlim(-0.5, len(tiles) * step - 1)
-        axes.set_xticks([number * step + (columns - 1) / 2 for number in range(len(tiles))], tiles, fontsize=7)
-        axes.set_yticks([], [])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_ylabel(label, fontsize=8)
-        figure.colorbar(axes.images[-1], ax=axes, shrink=0.8, pad=0.01).ax.tick_params(labelsize=6)
-    figure.suptitle("relations of the marked patch to all patches, softmax weight", fontsize=9)
+    heads = min(MAX_HEADS, max(len(values) for _, values in lines))
+    largest = max(values.max() for _, values in lines)
+    rows, columns = lines[0][1].shape[1:]
+    tall, wide = 1.1 * rows, 1.1 * columns  # from one tile to the next
+    place = min(int(column * columns), columns - 1), min(int(row * rows), rows - 1)
+
+    figure = Figure(figsize=(1.3 * (heads + 2), 1.3 * len(lines) + 0.6), layout="constrained")
+    axes = figure.subplots()
+    for line, (_, values) in enumerate(lines):
+        for number, shown in enumerate([None, *values[:heads]]):
+            left, top = number * wide - 0.5, line * tall - 0.5
+            extent = (left, left + columns, top + rows, top)
+            axes.imshow(picture, extent=extent, alpha=1.0 if shown is None else 0.4)
+            if shown is not None:
+                axes.imshow(shown, extent=extent, alpha=0.7, vmin=0, vmax=largest)
+        axes.plot(place[0], place[1] + line * tall, "s", markersize=7, fillstyle="none", color="#cf222e", mew=1.5)
+    axes.set_xlim(-0.5, heads * wide + columns - 0.5)
+    axes.set_ylim((len(lines) - 1) * tall + rows - 0.5, -0.5)
+    names = ["image", *(f"head {number}" for number in range(1, heads + 1))]
+    axes.set_xticks([number * wide + (columns - 1) / 2 for number in range(heads + 1)], names)
+    axes.set_yticks([line * tall + (rows - 1) / 2 for line in range(len(lines))], [label for label, _ in lines])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(axes.images[-1], ax=axes, shrink=0.6, label="softmax weight")
+    axes.set_title("relations of the marked patch to all patches", fontsize=9)
     return figure
 
 
@@ -78,14 +81,13 @@ def losses_picture(records: Sequence[Mapping[str, float]]) -> Figure:
     Args:
         records: of the loop, with "step" and the losses.
     """
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
     names = [name for name in records[0] if name not in ("step", "part", "lr")]
     for name in names:
         axes.plot([r["step"] for r in records], [r[name] for r in records], label=name, linewidth=1.2)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.set_yscale("log")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
