@@ -271,13 +271,9 @@ def embed(model: VisionTransformer, images: Tensor, keep: Tensor | None = None) 
     x = model._pos_embed(model.patch_embed(images))
     if keep is not None:
         prefix, patches = x.tensor_split([model.num_prefix_tokens], dim=1)
-        x = torch.cat([prefix, take(patches, keep)], dim=1)
+        seen = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[-1]))  # (B, K, D)
+        x = torch.cat([prefix, seen], dim=1)
     return model.norm_pre(x)
-
-
-def take(patches: Tensor, places: Tensor) -> Tensor:
-    """The patches (B, N, D) at `places` (B, K) -> (B, K, D)."""
-    return patches.gather(1, places[..., None].expand(-1, -1, patches.shape[-1]))
 
 
 def queries_keys_values(block: Any, x: Tensor) -> dict[str, Tensor]:
@@ -390,7 +386,7 @@ class Teacher(nn.Module):
 
     Args:
         network: any ViT of timm; blocks after the target block are dropped from it.
-        block: number of the target block, from 1; 0: the default of `default_block` for equal depths, the last.
+        block: number of the target block, from 1; 0: the last.
         target: a key of `TARGETS`.
         heads: heads of the target block; None: its own. A teacher that is a TinyMIM student has those of its own
             teacher there.
