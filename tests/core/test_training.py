@@ -243,6 +243,23 @@ def test_the_moving_average_may_be_watched_only(tmp_path: Path) -> None:
     assert fitted(tmp_path, watched, 0.0) == fitted(tmp_path / "without", recipe(lr=1), 0.0)
 
 
+def test_betas_reach_the_optimizer_and_plain_gradient_descent_ignores_them(tmp_path: Path) -> None:
+    """With both at 0, each step of Adam has the length lr, whatever the gradient."""
+
+    def growing(model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch) * (1 + batch) ** 3).sum()
+
+    how = recipe(optimizer="adamw", betas=(0.0, 0.0))
+    assert fit(session(tmp_path / "adam"), Weights(1.0), Numbers(8), how, growing).w.item() == pytest.approx(
+        1 - 4 * 0.1
+    )
+    usual = fit(session(tmp_path / "usual"), Weights(1.0), Numbers(8), recipe(optimizer="adamw"), growing)
+    assert usual.w.item() != pytest.approx(1 - 4 * 0.1, rel=1e-3)
+    fit(session(tmp_path / "sgd"), Weights(1.0), Numbers(8), recipe(betas=(0.0, 0.0)), growing)
+    with pytest.raises(ValidationError):
+        recipe(betas=(0.9, 1.0))
+
+
 def test_an_unknown_optimizer_is_refused_with_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"optimizer[\s\S]*adamm"):
         recipe(optimizer="adamm")

@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -89,6 +89,9 @@ OPTIMIZERS = frozenset(
 """The optimizers of timm. It has them by name only once it is imported, and torch with it."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Recipe(StudyConfig):
     """How a model is trained. Studies that use `fit` derive their configuration from it."""
 
@@ -109,6 +112,9 @@ class Recipe(StudyConfig):
         description="learning rate of a layer relative to the next, by the model's group_matcher; 0: one for all",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD-like optimizers; onecycle sets its own")
+    betas: tuple[Decay, Decay] | None = Field(
+        default=None, description="decay of the two moments, of Adam-like optimizers; empty: the optimizer's own"
+    )
     schedule: Literal["constant", "cosine", "onecycle", "poly", "step"] = Field(
         default="cosine", description="learning rate over steps"
     )

@@ -78,6 +78,7 @@ def fit(
     per_epoch = len(batches)
     total = recipe.epochs * per_epoch
 
+    betas: dict[str, Any] = {"betas": recipe.betas} if recipe.betas else {}
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -85,6 +86,7 @@ def fit(
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
+            **betas,
             filter_bias_and_bn=not recipe.decay_all,
             layer_decay=recipe.layer_decay or None,
             param_group_fn=groups,

@@ -165,14 +165,27 @@ class ImageStudy(Study[R, ImageData, M]):
         Raises:
             Problem: images of one class only; `pretrained` does not fit the architecture (names the one that fits).
         """
-        config, train = self.config, data.train
-        check_classes(train.classes, "training data", "images")
-        if config.sample_labels and self.session.data_dir is None and not config.real:
-            train = train.drawn(config.sample_labels, self.session.rng("labels"))
+        train = self.labelled(data.train)
         self.session.reseed("weights")
         model = self.build(arm, train.classes)
-        if config.pretrained:
-            self._load_pretrained(model, Path(config.pretrained))
+        if self.config.pretrained:
+            self._load_pretrained(model, Path(self.config.pretrained))
+        return self.fit_network(model, train, data.test)
+
+    def labelled(self, train: ImageSet) -> ImageSet:
+        """The images to train on: of the sample, those that the seed draws.
+
+        Raises:
+            Problem: images of one class only.
+        """
+        check_classes(train.classes, "training data", "images")
+        if self.config.sample_labels and self.session.data_dir is None and not self.config.real:
+            return train.drawn(self.config.sample_labels, self.session.rng("labels"))
+        return train
+
+    def fit_network(self, model: M, train: ImageSet, test: ImageSet) -> M:
+        """Train a network by the recipe; `test` is looked at only if the recipe asks for it."""
+        config = self.config
         mix = self._mixing(len(train.classes))
 
         def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | Mapping[str, Tensor]:
@@ -186,7 +199,7 @@ class ImageStudy(Study[R, ImageData, M]):
             train.with_transform(self._augmentation(model)),
             config,
             loss,
-            evaluate=(lambda module: self.accuracy(module, data.test)) if evaluated else None,
+            evaluate=(lambda module: self.accuracy(module, test)) if evaluated else None,
             monitor="top1" if config.keep_best or config.patience else "",
         )
 
