@@ -37,6 +37,9 @@ class StudyConfig(BaseModel):
     seeds: int = Field(
         default=3, ge=1, le=10_000, description="number of repetitions; claims are judged on paired seeds"
     )
+    first_seed: int = Field(
+        default=0, ge=0, description="number of the first seed; earlier ones were looked at before the tests were fixed"
+    )
     real: str = Field(default="", description="data set under $REPERTORY_DATA that this scale reads; empty: the sample")
     threads: int = Field(
         default=1,

@@ -151,8 +151,13 @@ class ImageStudy(Study[R, ImageData, M]):
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def train(self, arm: str, data: ImageData) -> M:
+    def train(self, arm: str, data: ImageData, part: str = "") -> M:
         """Train one arm.
+
+        Args:
+            arm: name of the arm.
+            data: training and held-out images.
+            part: name of the training loop, where a trial has several.
 
         Raises:
             Problem: images of one class only; `pretrained` does not fit the architecture (names the one that fits).
@@ -180,6 +185,7 @@ class ImageStudy(Study[R, ImageData, M]):
             loss,
             evaluate=(lambda module: self.accuracy(module, data.test)) if evaluated else None,
             monitor="top1" if config.keep_best or config.patience else "",
+            part=part,
         )
 
     def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
