@@ -44,6 +44,8 @@ PHOTOGRAPHS = {
     "sklearn": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
 """What scikit-image (skimage/data) and scikit-learn (sklearn/datasets/images) ship."""
+TEXTURES = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket")
+"""Photographs of `write_texture_crops`."""
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -264,6 +266,32 @@ def write_photo_crops(folder: Path, size: int = 32, train: int = 60, val: int = 
         for part, count, top, bottom in (("train", train, 0, cut), ("val", val, cut, height)):
             crops = (_crop(photograph, (0, top, width, bottom), size, rng) for _ in range(count))
             _write(folder / part / name, crops)
+
+
+def write_texture_crops(folder: Path, size: int = 32, train: int = 150, val: int = 60) -> None:
+    """Grey crops of 10 photographs at their own resolution as an image folder; the class is the photograph.
+
+    Training crops come from the left 60 % of a photograph, held-out ones from the right 30 %.
+
+    Args:
+        folder: train/<photograph>/ and val/<photograph>/ are made in it.
+        size: height and width in pixels.
+        train: training crops of each photograph.
+        val: held-out crops of each photograph.
+    """
+    rng = np.random.default_rng(0)
+    for name, photograph in _photographs():
+        if name not in TEXTURES:
+            continue
+        width, height = photograph.size
+        for part, count, left, right in (
+            ("train", train, 0, round(0.6 * width)),
+            ("val", val, round(0.7 * width), width),
+        ):
+            places = zip(
+                rng.integers(left, right - size + 1, count), rng.integers(0, height - size + 1, count), strict=True
+            )
+            _write(folder / part / name, (photograph.crop((x, y, x + size, y + size)) for x, y in places))
 
 
 def _photographs() -> Iterator[tuple[str, Image.Image]]:
