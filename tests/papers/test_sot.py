@@ -106,7 +106,7 @@ def by_the_definition(x: Tensor, start: Tensor, alpha: float, iterations: int, v
     """One matrix, step by step."""
     y, s = torch.zeros_like(x), 0.0
     for _ in range(min(x.shape) if vectors is None else vectors):
-        v = start
+        u, v = x[:, 0], start
         for _ in range(iterations):
             u = x @ v / (x @ v).norm()
             v = x.T @ u / (x.T @ u).norm()

@@ -113,7 +113,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != self.img_size:
             raise _wrong_size(*x.shape[-2:], expected=self.img_size[0])
-        x = self.tokens(x)  # (B, C, H, W)
+        x = self.tokens(x.contiguous(memory_format=torch.channels_last))  # (B, C, H, W)
         return x.flatten(2).mT if self.flatten else x.permute(0, 2, 3, 1)
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:

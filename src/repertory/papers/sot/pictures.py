@@ -104,7 +104,7 @@ def branches_picture(
             axes.imshow(picture, alpha=0.5)
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             axes.imshow(activation.maps[row], extent=extent, cmap="viridis", alpha=0.6, vmin=0, vmax=1)
-            axes.set_title(f"{name}: {figure_text(classes[activation.chosen[row]])}", fontsize=8)
+            axes.set_title(f"{name}: {figure_text(classes[int(activation.chosen[row])])}", fontsize=8)
     for axes in grid.flat:
         axes.set_axis_off()
     if "sum" in activations:
@@ -142,7 +142,7 @@ def word_weights(model: TextClassifier, sentences: Sentences) -> list[tuple[list
         }
     shown = []
     for row, numbers in enumerate(encoded.ids):
-        tokens: list[str] = [model.tokenizer.id_to_token(number) for number in numbers]
+        tokens = [model.tokenizer.id_to_token(number) for number in numbers]
         weights = {name: values[row, : len(numbers)] for name, values in gradients.items()}
         shown.append((tokens, {name: values / max(values.max(), 1e-12) for name, values in weights.items()}))
     return shown
@@ -160,7 +160,7 @@ def sentences_picture(model: TextClassifier, sentences: Sentences) -> Figure:
         axes.text(-0.1, row, name, ha="right", va="center", fontsize=8)
         for column, (token, weight) in enumerate(zip(tokens[:longest], weights, strict=False)):
             box = {"facecolor": colours(0.8 * float(weight)), "edgecolor": "none", "pad": 1.5}
-            text = figure_text(str(token) if len(token) <= 9 else f"{token[:8]}…")
+            text = figure_text(token if len(token) <= 9 else f"{token[:8]}…")
             axes.text(column + 0.5, row, text, ha="center", va="center", fontsize=7, bbox=box)
     axes.set_xlim(-1.5, longest)
     axes.set_ylim(len(lines) - 0.5, -0.5)

@@ -90,6 +90,7 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             Problem: no such folder, or no encoder or fast tokenizer in it.
         """
         transformers = require("transformers", EXTRA)
+        transformers.logging.disable_progress_bar()
         if not (Path(folder) / "config.json").is_file():
             raise Problem("no encoder of Hugging Face here", folder, "give a folder with config.json and weights")
         try:
