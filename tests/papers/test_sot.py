@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
@@ -35,8 +35,8 @@ from repertory.papers.sot import (
 from repertory.papers.sot.layers import SINGULAR_EPS, normalization_layer
 from repertory.papers.sot.model import sinusoids
 from repertory.papers.sot.pictures import class_activation, word_weights
-from repertory.papers.sot.settings import SoTConfig
-from repertory.papers.sot.study import ARMS, MINI_IMAGES, Networks, SoTStudy, decompositions, networks_of
+from repertory.papers.sot.settings import ARMS, SoTConfig
+from repertory.papers.sot.study import MINI_IMAGES, Networks, SoTStudy, decompositions, networks_of
 from repertory.papers.sot.text import MINI, Collate, encode, vocabulary, word_tokenizer
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
@@ -334,6 +334,27 @@ def test_the_head_fits_backbones_of_timm(backbone: str, options: dict[str, Any],
     assert model(x).shape == (2, 5)
     assert model.head.fusion == ("sum_fc" if "patch16" in backbone else "words")
     model(x).sum().backward()
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+    model.reset_classifier(0)
+    assert model(x).ndim == 3
+
+
+def depth_scales(network: nn.Module) -> dict[str, float]:
+    """Learning rate of each parameter relative to the last layer's."""
+    groups: Any = param_groups_layer_decay(network, layer_decay=0.5)
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    return {name: scales[id(parameter)] for name, parameter in network.named_parameters()}
+
+
+def test_layers_of_a_backbone_are_grouped_as_timm_groups_them() -> None:
+    options = {"img_size": 32, "depth": 3}
+    model = TimmClassifier("vit_tiny_patch16_224", num_classes=5, head=MINI_HEAD, options=options)
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=5, **options)
+    ours, theirs = depth_scales(model), depth_scales(plain)
+    shared = [name for name in theirs if not name.startswith("head.")]
+    assert [ours[f"backbone.{name}"] for name in shared] == [theirs[name] for name in shared]
+    assert len(set(theirs.values())) > 3
 
 
 def test_token_embedding_in_a_backbone() -> None:

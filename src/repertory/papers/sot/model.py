@@ -9,6 +9,7 @@ sinusoid positions, and a `TokenHead`. `TimmClassifier` puts the head on any bac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, cast
@@ -294,12 +295,12 @@ class TimmClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         except (RuntimeError, TypeError) as error:
             raise Problem(f"timm cannot build {backbone!r}: {error}", "backbone", "timm.list_models() tells") from error
         self.backbone: Any = network
-        self.num_classes = num_classes
         if token_embedding:
             self._embed_tokens()
         prefix = getattr(network, "num_prefix_tokens", 0)
-        arguments = {"prefix_tokens": prefix, **({} if prefix else {"fusion": "words"}), **(head or {})}
-        self.head = TokenHead(self.backbone.num_features, num_classes, **arguments)
+        self.num_features = self.head_hidden_size = network.num_features
+        self.head_arguments = {"prefix_tokens": prefix, **({} if prefix else {"fusion": "words"}), **(head or {})}
+        self.reset_classifier(num_classes)
         self.pretrained_cfg = {**self.backbone.pretrained_cfg, "num_classes": num_classes, **(pretrained_cfg or {})}
 
     def _embed_tokens(self) -> None:
@@ -350,6 +351,16 @@ class TimmClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         """The head."""
         return self.head
 
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with `num_classes` outputs; 0: none, the output is the tokens."""
+        self.num_classes = num_classes
+        fresh = TokenHead(self.num_features, num_classes, **self.head_arguments) if num_classes else nn.Identity()
+        self.head = fresh.to(next(self.backbone.parameters()).device).train(self.training)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names by depth, for layer-wise learning rates: those of the backbone."""
+        return {name: _below_backbone(matcher) for name, matcher in self.backbone.group_matcher(coarse).items()}
+
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay, as timm names them for the backbone."""
         return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
@@ -357,6 +368,18 @@ class TimmClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
+
+
+def _below_backbone(matcher: Any) -> Any:
+    """A pattern of timm's `group_matcher`, or a list or tuple of them, for names that begin with "backbone."."""
+    if isinstance(matcher, str):
+        unanchored = re.sub(r"(?<!\[)\^", "", matcher)
+        return rf"^backbone\.(?:{unanchored})"
+    if isinstance(matcher, list | tuple):
+        return type(matcher)(
+            _below_backbone(part) if isinstance(part, str | list | tuple) else part for part in matcher
+        )
+    return matcher
 
 
 def accept_official_names(_module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -86,6 +86,35 @@ class SoTConfig(ImageRecipe):
 MINI: dict[str, Any] = {"arch": "mini", "text_heads": 4, "text_w_dim": 8, "text_r_dim": 8}
 
 
+ARMS: dict[str, dict[str, Any]] = {
+    "cls": {"fusion": "cls"},
+    "gap": {"fusion": "words", "pooling": "gap"},
+    "words": {"fusion": "words"},
+    "cls+gap": {"pooling": "gap"},
+    "cls+gcp": {"pooling": "gcp"},
+    "no-norm": {"norm": "none"},
+    "sot": {},
+    "exact": {"norm": "exact"},
+    "concat": {"fusion": "concat"},
+    "all-tokens": {"fusion": "aggre_all"},
+}
+"""Arguments of each arm's head."""
+
+
+def head_arguments(config: SoTConfig, arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an arm's `TokenHead`, with the settings of svPN where it takes part."""
+    if arm.get("pooling", "mgcrp") != "mgcrp" or arm.get("fusion") == "cls":
+        return dict(arm)
+    powers: dict[str, Any] = {"alpha": config.alpha} if arm.get("norm") == "exact" else {}
+    if "norm" not in arm:
+        powers = {
+            "alpha": config.alpha,
+            "iterations": config.power_iterations,
+            "vectors": config.singular_vectors,
+        }
+    return {**arm, "center": config.center, **powers}
+
+
 class SoTDesign(Design[SoTConfig]):
     """What is compared, and at which scales."""
 
@@ -106,7 +135,7 @@ class SoTDesign(Design[SoTConfig]):
     Config = SoTConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": SoTConfig(
-            seeds=1, **MINI, epochs=1, batch_size=40, lr=1e-3, sample_crops=6, sample_digits=10, sample_sentences=60,
+            seeds=1, **MINI, epochs=1, batch_size=16, lr=1e-3, sample_crops=6, sample_digits=10, sample_sentences=60,
             sample_held_out=40, speed_rounds=0,
         ),
         "laptop": SoTConfig(
