@@ -54,6 +54,47 @@ def test_photo_crops_are_grey_and_of_18_photographs(tmp_path: Path) -> None:
     assert pixels.std(axis=(1, 2, 3)).min() > 0
 
 
+def test_texture_crops_are_grey_and_no_pixel_is_in_both_parts(tmp_path: Path) -> None:
+    images.write_texture_crops(tmp_path, size=16, train=3, val=2)
+    train, test = images.read_splits(tmp_path)
+    assert train.classes == test.classes == images.TEXTURES
+    assert (len(train), len(test), train.image(0).size) == (30, 20, (16, 16))
+    red, green, blue = train.image(0).split()
+    assert red.tobytes() == green.tobytes() == blue.tobytes()
+    photographs = {name: np.asarray(photograph) for name, photograph in images._photographs()}
+    for part, low, high in ((train, 0.0, 0.6), (test, 0.7, 1.0)):
+        for index, label in enumerate(part.labels):
+            photograph, crop = photographs[part.classes[label]], np.asarray(part.image(index))[..., 0]
+            columns = np.flatnonzero(
+                (np.lib.stride_tricks.sliding_window_view(photograph, (16, 16))[..., 0, :] == crop[0]).all(-1).any(0)
+            )
+            width = photograph.shape[1]
+            assert any(round(low * width) <= x and x + 16 <= round(high * width) for x in columns)
+
+
+def test_a_fixed_transform_is_applied_once(digits: Path) -> None:
+    calls: list[int] = []
+
+    def transform(image: Image.Image) -> np.ndarray:
+        calls.append(1)
+        return np.asarray(image)
+
+    data = images.read_splits(digits)[0].with_transform(transform)
+    remembered = images.Remembered(data)
+    first = [remembered[k] for k in range(3)]
+    assert (len(remembered), len(calls)) == (len(data), 3)
+    assert all(remembered[k] is first[k] for k in range(3))
+    assert len(calls) == 3
+    np.testing.assert_array_equal(first[1][0], data[1][0])
+    assert first[1][1] == data[1][1]
+
+
+def test_transformed_images_are_kept_up_to_a_size(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = images.Remembered(images.read_splits(digits)[0].with_transform(np.asarray))
+    monkeypatch.setattr(images, "CACHE_BYTES", 2 * remembered.images[0][0].nbytes)
+    assert [remembered[k] is remembered[k] for k in range(4)] == [True, True, False, False]
+
+
 def test_cifar10_as_its_owners_distribute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "cifar-10-batches-py"
     archive.mkdir()

@@ -348,7 +348,7 @@ def depth_scales(network: nn.Module) -> dict[str, float]:
 
 
 def test_layers_of_a_backbone_are_grouped_as_timm_groups_them() -> None:
-    options = {"img_size": 32, "depth": 3}
+    options: dict[str, Any] = {"img_size": 32, "depth": 3}
     model = TimmClassifier("vit_tiny_patch16_224", num_classes=5, head=MINI_HEAD, options=options)
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=5, **options)
     ours, theirs = depth_scales(model), depth_scales(plain)

@@ -110,6 +110,28 @@ class ImageSet(Dataset[tuple[Any, int]]):
         return self.subset(np.sort(np.concatenate(of_classes)).tolist())
 
 
+class Remembered(Dataset[tuple[Any, int]]):
+    """Images with a transform that draws no random numbers, so that each needs it once.
+
+    Transformed images are kept up to `CACHE_BYTES`.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self._samples: dict[int, tuple[Any, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index in self._samples:
+            return self._samples[index]
+        sample = self.images[index]
+        if (len(self._samples) + 1) * sample[0].nbytes <= CACHE_BYTES:  # supposing that all are as large as this one
+            self._samples[index] = sample
+        return sample
+
+
 def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:
     """The training and the held-out images of a folder; the training set is empty if there is only val/ or test/.
 

@@ -177,10 +177,11 @@ class ImageStudy(Study[R, ImageData, M]):
             return self.loss(module, x, y)
 
         evaluated = config.keep_best or config.patience > 0 or bool(config.ema_decay)
+        augmented = train.with_transform(self._augmentation(model))
         return fit(
             self.session,
             model,
-            train.with_transform(self._augmentation(model)),
+            images.Remembered(augmented) if config.crop_scale == 1 else augmented,
             config,
             loss,
             evaluate=(lambda module: self.accuracy(module, data.test)) if evaluated else None,
