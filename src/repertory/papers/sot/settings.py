@@ -15,7 +15,7 @@ class SoTConfig(ImageRecipe):
     """Recipe, networks and heads, for images and for sentences."""
 
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
-        "training": ("text_epochs", "text_batch_size", "text_lr", "text_weight_decay"),
+        "training": ("sentence_arms", "text_epochs", "text_batch_size", "text_lr", "text_weight_decay"),
         "sample": ("sample", "sample_crops", "sample_digits", "sample_sentences", "sample_held_out", "sample_share"),
         "evaluation": ("speed_rounds",),
     }
@@ -56,6 +56,9 @@ class SoTConfig(ImageRecipe):
     text_r_dim: int = Field(default=48, ge=1, le=256, description="columns of its matrices; published: 32 or 48")
     text_drop: float = Field(default=0.5, ge=0, lt=1, description="dropout of the pooled words; published: 0.5 to 0.8")
     max_length: int = Field(default=128, ge=4, le=512, description="tokens of a sentence or a pair")
+    sentence_arms: tuple[str, ...] = Field(
+        default=(), description="arms trained on sentences where the data hold images too; empty: all"
+    )
     text_epochs: int | None = Field(default=None, ge=1, le=10_000, description="epochs on sentences; empty: epochs")
     text_batch_size: int | None = Field(
         default=None, ge=1, le=65_536, description="sentences per process and gradient; empty: batch_size"
@@ -70,7 +73,7 @@ class SoTConfig(ImageRecipe):
     )
     sample_crops: int = Field(default=250, ge=2, le=5000, description="training crops of each photograph")
     sample_digits: int = Field(default=90, ge=2, le=90, description="training images of each digit")
-    sample_sentences: int = Field(default=2500, ge=20, le=50_000, description="training sentences")
+    sample_sentences: int = Field(default=4000, ge=20, le=50_000, description="training sentences")
     sample_held_out: int = Field(
         default=1000,
         ge=20,
@@ -139,8 +142,8 @@ class SoTDesign(Design[SoTConfig]):
             sample_held_out=40, speed_rounds=0,
         ),
         "laptop": SoTConfig(
-            seeds=5, first_seed=100, **MINI, epochs=15, batch_size=32, lr=1e-3, weight_decay=0.05, head_drop=0.5,
-            warmup_epochs=1, text_epochs=15,
+            seeds=5, first_seed=100, **MINI, epochs=15, batch_size=32, lr=2e-3, weight_decay=0.05, head_drop=0.5,
+            warmup_epochs=1, text_epochs=20, text_batch_size=64, sentence_arms=("cls", "sot"),
         ),
         # MiniLM on the whole of CoLA.
         "desk": SoTConfig(

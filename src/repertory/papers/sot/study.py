@@ -177,7 +177,13 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
 
     def train(self, arm: str, data: Data) -> nn.Module:
         """Train an arm's head on each data set: the network, or `Networks` where there are several data sets."""
-        trained = {name: self._half(part).train(arm, self._drawn(part), part=name) for name, part in data.items()}
+        others = any(isinstance(part, ImageData) for part in data.values())
+        with_sentences = arm in (self.config.sentence_arms or self.arms) or not others
+        trained = {
+            name: self._half(part).train(arm, self._drawn(part), part=name)
+            for name, part in data.items()
+            if with_sentences or isinstance(part, ImageData)
+        }
         return trained[""] if list(trained) == [""] else Networks.of(trained)
 
     def _half(self, part: ImageData | GlueTask | nn.Module) -> Any:
@@ -199,14 +205,14 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
             Problem: the model was trained on other data sets.
         """
         networks = networks_of(model)
-        if networks.keys() != data.keys():
+        if not networks.keys() <= data.keys():
             trained, given = (", ".join(filter(None, names)) or "one data set" for names in (networks, data))
             raise Problem(
                 f"the model was trained on {trained}, and is given {given}",
                 "data",
                 "give data of the same kind, in folders of the same names",
             )
-        measured = {name: self._half(part).evaluate(networks[name], part) for name, part in data.items()}
+        measured = {name: self._half(data[name]).evaluate(network, data[name]) for name, network in networks.items()}
         given = Counter(key for own in measured.values() for key in own)
         return {
             key if given[key] == 1 else f"{name}_{key}": value
