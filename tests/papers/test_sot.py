@@ -559,6 +559,20 @@ def test_each_seed_draws_its_share_of_the_sample(tmp_path: Path, digits: Path) -
     assert study(tmp_path, digits)._drawn(part) is part
 
 
+def test_accuracy_among_the_classes_of_the_images(tmp_path: Path, digits: Path) -> None:
+    """As on ImageNet-A, which has 200 of ImageNet's classes."""
+    for digit in "36":
+        shutil.copytree(digits / "val" / digit, tmp_path / "some" / "val" / digit)
+    model = mini(pretrained_cfg={"label_names": list("0123456789")}).eval()
+    with torch.no_grad():
+        model.head.cls_fc.bias[:] = torch.tensor([100.0, 0, 0, 90, 0, 0, 80, 0, 0, 0])  # pyright: ignore
+    for restricted, expected in ((False, 0), (True, 50)):
+        this = study(tmp_path, tmp_path / "some", restrict_classes=restricted)
+        assert this.evaluate(model, this.data())["top1"] == pytest.approx(expected)
+    this = study(tmp_path, digits, restrict_classes=True)
+    assert this.evaluate(model, this.data())["top1"] == pytest.approx(10)
+
+
 def test_backbones_of_timm_in_the_study(tmp_path: Path, digits: Path) -> None:
     this = study(tmp_path, digits, backbone="vit_tiny_patch16_224", image_size=32, w_dim=4, drop_path=0.1)
     half = this._half(mini())

@@ -298,7 +298,7 @@ class TimmClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         if token_embedding:
             self._embed_tokens()
         prefix = getattr(network, "num_prefix_tokens", 0)
-        self.num_features = self.head_hidden_size = network.num_features
+        self.num_features: int = self.backbone.num_features
         self.head_arguments = {"prefix_tokens": prefix, **({} if prefix else {"fusion": "words"}), **(head or {})}
         self.reset_classifier(num_classes)
         self.pretrained_cfg = {**self.backbone.pretrained_cfg, "num_classes": num_classes, **(pretrained_cfg or {})}

@@ -17,7 +17,7 @@ class SoTConfig(ImageRecipe):
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
         "training": ("sentence_arms", "text_epochs", "text_batch_size", "text_lr", "text_weight_decay"),
         "sample": ("sample", "sample_crops", "sample_digits", "sample_sentences", "sample_held_out", "sample_share"),
-        "evaluation": ("speed_rounds",),
+        "evaluation": ("restrict_classes", "speed_rounds"),
     }
 
     arch: Literal["mini", "sot_tiny", "sot_small", "sot_base"] = Field(
@@ -82,6 +82,9 @@ class SoTConfig(ImageRecipe):
     )
     sample_share: float = Field(
         default=0.8, gt=0, le=1, description="share of the training sample that each seed draws; not for your own data"
+    )
+    restrict_classes: bool = Field(
+        default=False, description="choose among the classes of the held-out images alone, as is usual on ImageNet-A"
     )
     speed_rounds: int = Field(default=25, ge=0, le=1000, description="rounds of the race against SVD; 0: no race")
 
@@ -160,7 +163,7 @@ class SoTDesign(Design[SoTConfig]):
             seeds=1, epochs=310, batch_size=128, lr=1e-3, weight_decay=0.03, warmup_epochs=5, warmup_lr=1e-6,
             min_lr=1e-5, drop_path=0.1, crop_scale=0.08, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
             random_erasing=0.25, mixup=0.8, cutmix=1.0, label_smoothing=0.1, ema_decay=0.99996, keep_best=True,
-            eval_every=10, workers=8,
+            eval_every=10, workers=8, restrict_classes=True,
         ),
         # The authors' GLUE recipe: --set encoder=bert-base-cased/ --data GLUE/CoLA/. QNLI: lr 3e-5.
         "glue": SoTConfig(
