@@ -658,6 +658,7 @@ def test_weights_of_words(cola: Path) -> None:
         (lambda: TokenHead(6, 3, "sum"), "unknown fusion 'sum'"),  # pyright: ignore[reportArgumentType]
         (lambda: TokenHead(6, 3, pooling="max"), "unknown pooling 'max'"),  # pyright: ignore[reportArgumentType]
         (lambda: TokenHead(6, 3, prefix_tokens=0), "'sum_fc' needs a class token"),
+        (lambda: TokenHead(6, 3)(torch.zeros(2, 7, 7, 6)), r"tokens of shape \(2, 7, 7, 6\)"),
         (lambda: MGCrP(6, 64, 256, 257), "64 heads of 256 x 257 pool into 4,210,688 features"),
         (lambda: MGCrP(6, 1, 2, norm="svd"), "unknown normalisation 'svd'"),  # pyright: ignore[reportArgumentType]
         (lambda: SVPN(4, iterations=0), "0 iterations for 1 singular vectors"),

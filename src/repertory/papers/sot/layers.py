@@ -385,6 +385,12 @@ class TokenHead(nn.Module):
             mask: (B, prefix_tokens + N), false at padding.
             cls: (B, C), what stands for the class token (BERT's pooler); default: the first token.
         """
+        if tokens.ndim != 3:
+            raise Problem(
+                f"tokens of shape {tuple(tokens.shape)}",
+                "TokenHead",
+                "give (B, N, C): flatten maps, tokens.flatten(1, 2)",
+            )
         first = tokens[:, 0] if cls is None else cls
         if self.fusion in ("cls", "fc"):
             return self.cls_fc(self.fc(first) if self.fusion == "fc" else first), None
@@ -413,5 +419,7 @@ def _check_head(fusion: str, pooling: str, prefix_tokens: int) -> None:
         raise Problem(f"unknown pooling {pooling!r}", "TokenHead", "choose from mgcrp, gap, gcp")
     if not prefix_tokens and fusion not in ("words", "aggre_all"):
         raise Problem(
-            f"fusion {fusion!r} needs a class token, which this backbone has not", "fusion", 'use fusion="words"'
+            f"fusion {fusion!r} needs a class token, which this backbone has not",
+            "fusion",
+            'use fusion="words" (the arms words and gap)',
         )

@@ -107,11 +107,11 @@ def branches_picture(
             axes.set_title(f"{name}: {figure_text(classes[int(activation.chosen[row])])}", fontsize=8)
     for axes in grid.flat:
         axes.set_axis_off()
+    title = "Grad-CAM of each branch's class (yellow: raises its logit most)"
     if "sum" in activations:
         same = activations["class token"].chosen == activations["words"].chosen
-        figure.suptitle(
-            f"class token and words choose the same class in {same.sum()} of {len(same)} images", fontsize=9
-        )
+        title += f"\nclass token and words choose the same class in {same.sum()} of {len(same)} images"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -161,7 +161,8 @@ def sentences_picture(model: TextClassifier, sentences: Sentences) -> Figure:
         for column, (token, weight) in enumerate(zip(tokens[:longest], weights, strict=False)):
             box = {"facecolor": colours(0.8 * float(weight)), "edgecolor": "none", "pad": 1.5}
             text = figure_text(token if len(token) <= 9 else f"{token[:8]}…")
-            axes.text(column + 0.5, row, text, ha="center", va="center", fontsize=7, bbox=box)
+            ink = "white" if weight > 0.6 else "black"
+            axes.text(column + 0.5, row, text, ha="center", va="center", fontsize=7, bbox=box, color=ink)
     axes.set_xlim(-1.5, longest)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_axis_off()
