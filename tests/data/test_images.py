@@ -79,20 +79,24 @@ def test_a_fixed_transform_is_applied_once(digits: Path) -> None:
         calls.append(1)
         return np.asarray(image)
 
-    data = images.read_splits(digits)[0].with_transform(transform)
-    remembered = images.Remembered(data)
-    first = [remembered[k] for k in range(3)]
-    assert (len(remembered), len(calls)) == (len(data), 3)
-    assert all(remembered[k] is first[k] for k in range(3))
+    data = images.read_splits(digits)[0]
+    fixed = data.with_transform(transform, fixed=True)
+    first = [fixed[k] for k in range(3)]
+    assert all(fixed[k][0] is first[k][0] for k in range(3))
     assert len(calls) == 3
-    np.testing.assert_array_equal(first[1][0], data[1][0])
-    assert first[1][1] == data[1][1]
+    for k in range(3):
+        np.testing.assert_array_equal(first[k][0], np.asarray(data.image(k)))
+        assert first[k][1] == data.labels[k]
+    assert fixed.subset([2])[0][0] is first[2][0]
+    data.with_transform(transform)[0]
+    fixed.with_transform(transform, fixed=True)[0]
+    assert len(calls) == 5
 
 
 def test_transformed_images_are_kept_up_to_a_size(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remembered = images.Remembered(images.read_splits(digits)[0].with_transform(np.asarray))
-    monkeypatch.setattr(images, "CACHE_BYTES", 2 * remembered.images[0][0].nbytes)
-    assert [remembered[k] is remembered[k] for k in range(4)] == [True, True, False, False]
+    data = images.read_splits(digits)[0].with_transform(np.array, fixed=True)
+    monkeypatch.setattr(images, "CACHE_BYTES", 2 * data[0][0].nbytes)
+    assert [data[k][0] is data[k][0] for k in range(4)] == [True, True, False, False]
 
 
 def test_cifar10_as_its_owners_distribute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

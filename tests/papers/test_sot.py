@@ -434,6 +434,10 @@ def test_an_encoder_from_a_folder(tmp_path: Path, cola: Path) -> None:
     loaded = TextClassifier.from_folder(tmp_path / "bert", task.train.classes, head=MINI_HEAD).eval()
     *inputs, _ = Collate(0)([encode(model, task.dev[""])[0]])
     torch.testing.assert_close(loaded.tokens(*inputs)[0], model.tokens(*inputs)[0])
+    checkpoint.save(loaded, tmp_path / "saved")
+    again = checkpoint.load(tmp_path / "saved")
+    torch.testing.assert_close(again(*inputs), loaded(*inputs))
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
     with pytest.raises(Problem, match="no encoder of Hugging Face here"):
         TextClassifier.from_folder(tmp_path, ["a", "b"])
     (tmp_path / "bert" / "config.json").write_text("{}")

@@ -60,13 +60,22 @@ class ImageSet(Dataset[tuple[Any, int]]):
     classes: tuple[str, ...]
     transform: Callable[[Image.Image], Any] | None = None
     _decoded: dict[Path, Image.Image] = field(default_factory=dict, repr=False, compare=False)
+    _transformed: dict[Path, Any] | None = field(default=None, repr=False, compare=False)
+    """Where the transform is fixed: its results."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.paths[index], self.labels[index]
+        if self._transformed is not None and path in self._transformed:
+            return self._transformed[path], label
         image = self.image(index)
-        return image if self.transform is None else self.transform(image), self.labels[index]
+        value: Any = image if self.transform is None else self.transform(image)
+        # Supposing that the others are as large as this one.
+        if self._transformed is not None and (len(self._transformed) + 1) * value.nbytes <= CACHE_BYTES:
+            self._transformed[path] = value
+        return value, label
 
     def image(self, index: int) -> Image.Image:
         """One image, decoded or remembered. Do not change it."""
@@ -79,9 +88,15 @@ class ImageSet(Dataset[tuple[Any, int]]):
             self._decoded[path] = image
         return self._decoded[path]
 
-    def with_transform(self, transform: Callable[[Image.Image], Any]) -> ImageSet:
-        """The same images, transformed."""
-        return replace(self, transform=transform)
+    def with_transform(self, transform: Callable[[Image.Image], Any], fixed: bool = False) -> ImageSet:
+        """The same images, transformed.
+
+        Args:
+            transform: image -> anything.
+            fixed: it draws no random numbers and gives tensors or arrays: each image is transformed once, and the
+                results are kept up to `CACHE_BYTES`.
+        """
+        return replace(self, transform=transform, _transformed={} if fixed else None)
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """Some of the images."""
@@ -108,28 +123,6 @@ class ImageSet(Dataset[tuple[Any, int]]):
         labels = np.array(self.labels)
         of_classes = [rng.permutation(np.flatnonzero(labels == k))[:per_class] for k in range(len(self.classes))]
         return self.subset(np.sort(np.concatenate(of_classes)).tolist())
-
-
-class Remembered(Dataset[tuple[Any, int]]):
-    """Images with a transform that draws no random numbers, so that each needs it once.
-
-    Transformed images are kept up to `CACHE_BYTES`.
-    """
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-        self._samples: dict[int, tuple[Any, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        if index in self._samples:
-            return self._samples[index]
-        sample = self.images[index]
-        if (len(self._samples) + 1) * sample[0].nbytes <= CACHE_BYTES:  # supposing that all are as large as this one
-            self._samples[index] = sample
-        return sample
 
 
 def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:

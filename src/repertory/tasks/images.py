@@ -177,11 +177,10 @@ class ImageStudy(Study[R, ImageData, M]):
             return self.loss(module, x, y)
 
         evaluated = config.keep_best or config.patience > 0 or bool(config.ema_decay)
-        augmented = train.with_transform(self._augmentation(model))
         return fit(
             self.session,
             model,
-            images.Remembered(augmented) if config.crop_scale == 1 else augmented,
+            train.with_transform(self._augmentation(model), fixed=config.crop_scale == 1),
             config,
             loss,
             evaluate=(lambda module: self.accuracy(module, data.test)) if evaluated else None,

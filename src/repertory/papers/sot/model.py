@@ -250,8 +250,8 @@ class SoT(VisionTransformer, PyTorchModelHubMixin, library_name="repertory"):
         if global_pool is not None:
             self.global_pool = global_pool
         self.num_classes = num_classes
-        self.head = TokenHead(self.embed_dim, num_classes, **self.head_arguments) if num_classes else nn.Identity()
-        self.head.to(device=self.cls_token.device if self.cls_token is not None else None).train(self.training)
+        fresh = TokenHead(self.embed_dim, num_classes, **self.head_arguments) if num_classes else nn.Identity()
+        self.head = fresh.to(next(self.parameters()).device).train(self.training)
 
 
 class TimmClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):

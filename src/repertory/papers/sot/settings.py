@@ -159,6 +159,7 @@ class SoTDesign(Design[SoTConfig]):
             weight_decay=0.01, clip_norm=1.0,
         ),
         # 8 processes of 128 images: batch 1024. Run with --devices 8 --precision 16-mixed.
+        # SoT-Base: --set arch=sot_base --set batch_size=64 --set lr=5e-4 --set weight_decay=0.065
         "paper": SoTConfig(
             seeds=1, epochs=310, batch_size=128, lr=1e-3, weight_decay=0.03, warmup_epochs=5, warmup_lr=1e-6,
             min_lr=1e-5, drop_path=0.1, crop_scale=0.08, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",

@@ -101,7 +101,9 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         except (OSError, ValueError, KeyError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise Problem(f"the encoder cannot be loaded: {reason}", folder, "save it with save_pretrained") from error
-        model = cls(trained.config.to_dict(), text, list(classes), **arguments)
+        # Names with _ tell where the encoder lay on this machine.
+        config = {name: value for name, value in trained.config.to_dict().items() if not name.startswith("_")}
+        model = cls(config, text, list(classes), **arguments)
         model.encoder.load_state_dict(trained.state_dict())
         return model
 
