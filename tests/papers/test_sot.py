@@ -300,13 +300,18 @@ def test_feature_pyramid_of_the_mini_network() -> None:
     assert len(features.model.blocks) == 3
 
 
+def in_the_authors_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    back = {"patch_embed.": "visual_tokens.", "head.": "classifier."}
+    renamed = {}
+    for name, tensor in state.items():
+        prefix = next((ours for ours in back if name.startswith(ours)), "")
+        renamed[back.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return renamed
+
+
 def test_the_authors_names_load() -> None:
     model = fill_(mini())
-    back = {"patch_embed.": "visual_tokens.", "head.": "classifier."}
-    theirs = {}
-    for name, tensor in model.state_dict().items():
-        prefix = next((ours for ours in back if name.startswith(ours)), "")
-        theirs[back.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    theirs = in_the_authors_names(model.state_dict())
     assert "classifier.representation.wr.weight" in theirs
     assert "classifier.representation.norm.weight" in theirs
     fresh = mini()
@@ -482,6 +487,23 @@ def test_own_images_train_save_load_predict(tmp_path: Path, digits: Path) -> Non
     prediction = this.predict(loaded, digits / "val")
     assert len(prediction.table) == 20
     assert set(prediction.figures) == {"predictions", "branches"}
+
+
+def test_pretrained_weights_are_taken_up_all_but_the_head(tmp_path: Path, digits: Path) -> None:
+    source = fill_(mini(num_classes=3))
+    torch.save(in_the_authors_names(source.state_dict()), tmp_path / "three.pth")
+    this = study(tmp_path, digits, pretrained=str(tmp_path / "three.pth"), lr=1e-12)
+    with pytest.warns(UserWarning, match="other classes and is newly initialised"):
+        model = this.train("sot", this.data())
+    torch.testing.assert_close(
+        model.state_dict()["blocks.1.mlp.fc2.weight"], source.state_dict()["blocks.1.mlp.fc2.weight"]
+    )
+    assert model.num_classes == 10
+
+    torch.save(SoT(num_classes=2, head={"heads": 6, "w_dim": 14}).state_dict(), tmp_path / "tiny.pth")
+    with pytest.raises(Problem, match="not the weights of mini") as caught:
+        study(tmp_path, digits, pretrained=str(tmp_path / "tiny.pth")).train("sot", this.data())
+    assert "arch=sot_tiny" in caught.value.remedy
 
 
 def test_own_sentences_train_save_load_predict(tmp_path: Path, cola: Path) -> None:
