@@ -65,6 +65,51 @@ def test_photo_crops_are_grey_and_of_18_photographs(tmp_path: Path) -> None:
     assert pixels.std(axis=(1, 2, 3)).min() > 0
 
 
+def test_texture_crops_are_grey_and_no_pixel_is_in_both_parts(tmp_path: Path) -> None:
+    images.write_texture_crops(tmp_path, size=16, train=3, val=2)
+    train, test = images.read_splits(tmp_path)
+    assert train.classes == test.classes == images.TEXTURES
+    assert (len(train), len(test), train.image(0).size) == (30, 20, (16, 16))
+    red, green, blue = train.image(0).split()
+    assert red.tobytes() == green.tobytes() == blue.tobytes()
+    photographs = {name: np.asarray(photograph) for name, photograph in images._photographs()}
+    for part, low, high in ((train, 0.0, 0.6), (test, 0.7, 1.0)):
+        for index, label in enumerate(part.labels):
+            photograph, crop = photographs[part.classes[label]], np.asarray(part.image(index))[..., 0]
+            columns = np.flatnonzero(
+                (np.lib.stride_tricks.sliding_window_view(photograph, (16, 16))[..., 0, :] == crop[0]).all(-1).any(0)
+            )
+            width = photograph.shape[1]
+            assert any(round(low * width) <= x and x + 16 <= round(high * width) for x in columns)
+
+
+def test_a_fixed_transform_is_applied_once(digits: Path) -> None:
+    calls: list[int] = []
+
+    def transform(image: Image.Image) -> np.ndarray:
+        calls.append(1)
+        return np.asarray(image)
+
+    data = images.read_splits(digits)[0]
+    fixed = data.with_transform(transform, fixed=True)
+    first = [fixed[k] for k in range(3)]
+    assert all(fixed[k][0] is first[k][0] for k in range(3))
+    assert len(calls) == 3
+    for k in range(3):
+        np.testing.assert_array_equal(first[k][0], np.asarray(data.image(k)))
+        assert first[k][1] == data.labels[k]
+    assert fixed.subset([2])[0][0] is first[2][0]
+    data.with_transform(transform)[0]
+    fixed.with_transform(transform, fixed=True)[0]
+    assert len(calls) == 5
+
+
+def test_transformed_images_are_kept_up_to_a_size(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = images.read_splits(digits)[0].with_transform(np.array, fixed=True)
+    monkeypatch.setattr(images, "CACHE_BYTES", 2 * data[0][0].nbytes)
+    assert [data[k][0] is data[k][0] for k in range(4)] == [True, True, False, False]
+
+
 def test_cifar10_as_its_owners_distribute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "cifar-10-batches-py"
     archive.mkdir()

@@ -44,6 +44,8 @@ PHOTOGRAPHS = {
     "sklearn": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
 """What scikit-image (skimage/data) and scikit-learn (sklearn/datasets/images) ship."""
+TEXTURES = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket")
+"""Photographs of `write_texture_crops`."""
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -58,13 +60,22 @@ class ImageSet(Dataset[tuple[Any, int]]):
     classes: tuple[str, ...]
     transform: Callable[[Image.Image], Any] | None = None
     _decoded: dict[Path, Image.Image] = field(default_factory=dict, repr=False, compare=False)
+    _transformed: dict[Path, Any] | None = field(default=None, repr=False, compare=False)
+    """Where the transform is fixed: its results."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.paths[index], self.labels[index]
+        if self._transformed is not None and path in self._transformed:
+            return self._transformed[path], label
         image = self.image(index)
-        return image if self.transform is None else self.transform(image), self.labels[index]
+        value: Any = image if self.transform is None else self.transform(image)
+        # Supposing that the others are as large as this one.
+        if self._transformed is not None and (len(self._transformed) + 1) * value.nbytes <= CACHE_BYTES:
+            self._transformed[path] = value
+        return value, label
 
     def image(self, index: int) -> Image.Image:
         """One image, decoded or remembered. Do not change it."""
@@ -77,9 +88,15 @@ class ImageSet(Dataset[tuple[Any, int]]):
             self._decoded[path] = image
         return self._decoded[path]
 
-    def with_transform(self, transform: Callable[[Image.Image], Any]) -> ImageSet:
-        """The same images, transformed."""
-        return replace(self, transform=transform)
+    def with_transform(self, transform: Callable[[Image.Image], Any], fixed: bool = False) -> ImageSet:
+        """The same images, transformed.
+
+        Args:
+            transform: image -> anything.
+            fixed: it draws no random numbers and gives tensors or arrays: each image is transformed once, and the
+                results are kept up to `CACHE_BYTES`.
+        """
+        return replace(self, transform=transform, _transformed={} if fixed else None)
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """Some of the images."""
@@ -265,6 +282,32 @@ def write_photo_crops(folder: Path, size: int = 32, train: int = 240, val: int =
         for part, count, top, bottom in (("train", train, 0, cut), ("val", val, cut, height)):
             crops = (_crop(photograph, (0, top, width, bottom), size, rng) for _ in range(count))
             _write(folder / part / name, crops)
+
+
+def write_texture_crops(folder: Path, size: int = 32, train: int = 150, val: int = 60) -> None:
+    """Grey crops of 10 photographs at their own resolution as an image folder; the class is the photograph.
+
+    Training crops come from the left 60 % of a photograph, held-out ones from the right 30 %.
+
+    Args:
+        folder: train/<photograph>/ and val/<photograph>/ are made in it.
+        size: height and width in pixels.
+        train: training crops of each photograph.
+        val: held-out crops of each photograph.
+    """
+    rng = np.random.default_rng(0)
+    for name, photograph in _photographs():
+        if name not in TEXTURES:
+            continue
+        width, height = photograph.size
+        for part, count, left, right in (
+            ("train", train, 0, round(0.6 * width)),
+            ("val", val, round(0.7 * width), width),
+        ):
+            places = zip(
+                rng.integers(left, right - size + 1, count), rng.integers(0, height - size + 1, count), strict=True
+            )
+            _write(folder / part / name, (photograph.crop((x, y, x + size, y + size)) for x, y in places))
 
 
 def _photographs() -> Iterator[tuple[str, Image.Image]]:

@@ -64,17 +64,8 @@ def cross_covariance(q: Tensor, r: Tensor, mask: Tensor | None = None, *, center
         tensor([[1., 2.],
                 [2., 4.]])
     """
-    axes = (-2,) if center == "channel" else (-2, -1)
-    if mask is None:
-        q, r = (x - x.mean(axes, keepdim=True) for x in (q, r))
-        return q.mT @ r / q.shape[-2]
-    weight = mask.to(q.dtype).unsqueeze(-1)  # (..., N, 1)
-    count = weight.sum(-2, keepdim=True).clamp_min(1)  # (..., 1, 1)
-    sizes = [1 if center == "channel" else x.shape[-1] for x in (q, r)]
-    q, r = (
-        (x - (x * weight).sum(axes, keepdim=True) / (count * size)) * weight
-        for x, size in zip((q, r), sizes, strict=True)
-    )
+    q, count = _centred(q, mask, center)
+    r, _ = _centred(r, mask, center)
     return q.mT @ r / count
 
 
@@ -84,7 +75,10 @@ def covariance(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Without a mask the backward pass is one matrix product: the gradient of centred observations is centred.
     """
-    return _Covariance.apply(x) if mask is None else cross_covariance(x, x, mask)
+    if mask is None:
+        return _Covariance.apply(x)
+    x, count = _centred(x, mask, "channel")
+    return x.mT @ x / count
 
 
 class _Covariance(torch.autograd.Function):
@@ -105,6 +99,17 @@ class _Covariance(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,), (g,) = ctx.saved_tensors, gradients
         return (x - x.mean(-2, keepdim=True)) @ ((g + g.mT) / x.shape[-2])
+
+
+def _centred(x: Tensor, mask: Tensor | None, center: Center) -> tuple[Tensor, Tensor | int]:
+    """Observations (..., N, d) minus their mean, 0 where masked, and how many they are: (..., 1, 1) or a number."""
+    axes = (-2,) if center == "channel" else (-2, -1)
+    if mask is None:
+        return x - x.mean(axes, keepdim=True), x.shape[-2]
+    weight = mask.to(x.dtype).unsqueeze(-1)  # (..., N, 1)
+    count = weight.sum(-2, keepdim=True).clamp_min(1)  # (..., 1, 1)
+    summed = 1 if center == "channel" else x.shape[-1]
+    return (x - (x * weight).sum(axes, keepdim=True) / (count * summed)) * weight, count
 
 
 # -- powers -------------------------------------------------------------------------------------

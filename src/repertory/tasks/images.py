@@ -159,8 +159,13 @@ class ImageStudy(Study[R, ImageData, M]):
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def train(self, arm: str, data: ImageData) -> M:
+    def train(self, arm: str, data: ImageData, part: str = "") -> M:
         """Train one arm.
+
+        Args:
+            arm: name of the arm.
+            data: training and held-out images.
+            part: name of the training loop, where a trial has several.
 
         Raises:
             Problem: images of one class only; `pretrained` does not fit the architecture (names the one that fits).
@@ -196,11 +201,12 @@ class ImageStudy(Study[R, ImageData, M]):
         return fit(
             self.session,
             model,
-            train.with_transform(self._augmentation(model)),
+            train.with_transform(self._augmentation(model), fixed=config.crop_scale == 1),
             config,
             loss,
             evaluate=(lambda module: self.accuracy(module, test)) if evaluated else None,
             monitor="top1" if config.keep_best or config.patience else "",
+            part=part,
         )
 
     def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
