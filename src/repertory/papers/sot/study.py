@@ -229,7 +229,8 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
         figures: dict[str, Measured] = {}
         x = torch.zeros(1, 3, 224, 224)
         for name, arguments in VARIANTS.items():
-            model = SoT(**arguments)
+            with torch.device("meta"):
+                model = SoT(**arguments).to_empty(device="cpu")  # initial values would take most of the time
             figures[f"{name}_parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
             figures[f"{name}_macs"] = float(count_macs(model, x))
         for size in RACE_SIZES if self.config.speed_rounds else ():
