@@ -235,7 +235,7 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     _lang(lang)
     _warn_of_broken_packages()
     if as_json:
-        print_json(card.model_dump())
+        print_json(card.model_dump(mode="json"))
         return
     from repertory.reports.card import show_card
 

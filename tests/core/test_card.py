@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -62,11 +63,14 @@ def test_every_built_in_card_says_how_it_is_found_in_both_languages() -> None:
 
 
 def test_minutes_are_those_of_the_recorded_result() -> None:
-    """Seconds of all trials, on two cores."""
+    """Seconds of the scale's number of trials, on two cores; a recording beside other work takes up to four times."""
     for card in catalog.cards(built_in=True):
         for result in catalog.recorded(card.id).get(card.id, [])[:1]:
-            recorded = sum(trial["seconds"] for trial in result["trials"]) / 2 / 60
-            assert card.minutes == pytest.approx(recorded, rel=0.5, abs=0.5), card.id
+            seconds: dict[str, list[float]] = {}
+            for trial in result["trials"]:
+                seconds.setdefault(trial["arm"], []).append(trial["seconds"])
+            recorded = sum(np.median(of) for of in seconds.values()) * result["config"]["seeds"] / 2 / 60
+            assert recorded / 4 - 1 <= card.minutes <= 2 * recorded + 1, (card.id, recorded)
 
 
 def test_extras_are_those_of_the_package_and_all_names_those_that_code_uses() -> None:

@@ -175,7 +175,7 @@ class ImageStudy(Study[R, ImageData, M]):
         model = self.build(arm, train.classes)
         if self.config.pretrained:
             self._load_pretrained(model, Path(self.config.pretrained))
-        return self.fit_network(model, train, data.test)
+        return self.fit_network(model, train, data.test, part)
 
     def labelled(self, train: ImageSet) -> ImageSet:
         """The images to train on: of the sample, those that the seed draws.
@@ -188,8 +188,8 @@ class ImageStudy(Study[R, ImageData, M]):
             return train.drawn(self.config.sample_labels, self.session.rng("labels"))
         return train
 
-    def fit_network(self, model: M, train: ImageSet, test: ImageSet) -> M:
-        """Train a network by the recipe; `test` is looked at only if the recipe asks for it."""
+    def fit_network(self, model: M, train: ImageSet, test: ImageSet, part: str = "") -> M:
+        """Train a network by the recipe; `test` is looked at only if the recipe asks for it, `part` as in `train`."""
         config = self.config
         mix = self._mixing(len(train.classes))
 

@@ -348,10 +348,10 @@ class ImageHalf(SoTDesign, ImageStudy[SoTConfig, ImageNetwork]):
             arguments["pretrained_cfg"]["crop_pct"] = 1.0
         return SoT(**arguments)
 
-    def accuracy(self, model: nn.Module, test: ImageSet) -> dict[str, float]:
+    def accuracy(self, model: nn.Module, test: ImageSet, *, keep: bool = False) -> dict[str, float]:
         """Top-1 and top-5 accuracy, in per cent; with `restrict_classes` among the classes of the images."""
         present = set(test.labels) if self.config.restrict_classes else set()
-        return super().accuracy(Restricted(model, sorted(present)) if present else model, test)
+        return super().accuracy(Restricted(model, sorted(present)) if present else model, test, keep=keep)
 
     def weights(self, source: Path) -> dict[str, Tensor]:
         return checkpoint.rename(

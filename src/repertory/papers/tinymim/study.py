@@ -115,7 +115,7 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
 
     # -- the experiment -------------------------------------------------------------------------
 
-    def train(self, arm: str, data: ImageData) -> TinyMIM:
+    def train(self, arm: str, data: ImageData, part: str = "") -> TinyMIM:
         """Pre-train on all training images, then fine-tune on the labelled ones.
 
         Returns:
@@ -136,7 +136,7 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         self.session.reseed("weights")
         model = self.build(arm, train.classes)
         take_encoder(model, encoder.state_dict(), config.pretrained or "the pre-trained encoder")
-        return self.fit_network(model, train, data.test)
+        return self.fit_network(model, train, data.test, part)
 
     @property
     def image_size(self) -> int:
