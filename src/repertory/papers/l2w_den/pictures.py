@@ -55,27 +55,24 @@ def timing_picture(points: Sequence[tuple[float, float]], whole: tuple[float, fl
     return figure
 
 
-def exits_picture(images: Sequence[np.ndarray], titles: Sequence[str], exits: Sequence[int], count: int) -> Figure:
-    """The images that left at each exit, one row per exit, each with its title.
+def exits_picture(rows: Sequence[Sequence[tuple[np.ndarray, str]]], counts: Sequence[int]) -> Figure:
+    """Images that left at each exit, one row per exit.
 
     Args:
-        images: (H, W, 3), 0 to 1.
-        titles: of the images.
-        exits: of the images, from 0.
-        count: number of exits.
+        rows: up to 8 images (H, W, 3), 0 to 1, and their titles, for each exit.
+        counts: of all images that left there.
     """
-    figure = Figure(figsize=(1.25 * IMAGES_PER_EXIT, 1.5 * count), layout="constrained")
-    grid = figure.subplots(count, IMAGES_PER_EXIT, squeeze=False)
-    for k, row in enumerate(grid):
-        here = [i for i, exit in enumerate(exits) if exit == k]
-        for axes, i in zip(row, here, strict=False):
-            axes.imshow(images[i])
-            axes.set_title(figure_text(titles[i]), fontsize=7)
-        for axes in row:
+    figure = Figure(figsize=(1.25 * IMAGES_PER_EXIT, 1.5 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), IMAGES_PER_EXIT, squeeze=False)
+    for k, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        for axes, (image, title) in zip(grid[k], row, strict=False):
+            axes.imshow(image)
+            axes.set_title(figure_text(title), fontsize=7)
+        for axes in grid[k]:
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        row[0].set_ylabel(f"exit {k + 1}\n{len(here)} images", fontsize=8)
+        grid[k][0].set_ylabel(f"exit {k + 1}\n{count} images", fontsize=8)
     return figure
 
 

@@ -25,7 +25,6 @@ from torchvision import transforms
 
 from repertory.core import checkpoint
 from repertory.core.files import read_json, write_json
-from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
 from repertory.core.timing import race, ratio
@@ -66,8 +65,6 @@ EQUAL_SHARES = 20
 TIMED_INDICES = (1, 12, EQUAL_SHARES, 28, 39)
 """Target proportions at which the early-exiting model is timed."""
 TIMED_ROUNDS = 3
-PICTURED = 64
-"""Images in the figure of exits."""
 
 
 class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
@@ -320,33 +317,33 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
             for i, k, label, p in zip(
                 rows, left.tolist(), probabilities.indices.tolist(), probabilities.values.tolist(), strict=True
             ):
-                path = good.paths[i]
-                name = str(path.relative_to(source)) if source.is_dir() else path.name
                 table.append(
-                    {"file": name, "class": names[label], "probability": p, "exit": k + 1,
-                     "operations": int(model.costs[k]), "problem": ""}
+                    {"file": relative_name(good.paths[i], source), "class": names[label], "probability": p,
+                     "exit": k + 1, "operations": int(model.costs[k]), "problem": ""}
                 )  # fmt: skip
                 exits.append(k)
-        shown = range(min(PICTURED, len(table)))
-        figures = {
-            "exits": pictures.exits_picture(
-                [as_picture(model, data[i][0]) for i in shown],
-                [f"{figure_text(table[i]['class'])} {100 * table[i]['probability']:.0f} %" for i in shown],
-                exits[: len(shown)],
-                len(model.costs),
-            )
-        }
-        spent = float(np.mean([row["operations"] for row in table]))
         left_at = Counter(exits)
-        shares = ", ".join(f"{100 * left_at[k] / len(exits):.0f} %" for k in range(len(model.costs)))
+        count = len(model.costs)
+        shown = [[i for i, k in enumerate(exits) if k == exit][: pictures.IMAGES_PER_EXIT] for exit in range(count)]
+        rows = [
+            [
+                (as_picture(model, data[i][0]), f"{table[i]['class']}, {100 * table[i]['probability']:.0f} %")
+                for i in here
+            ]
+            for here in shown
+        ]
+        figures = {"exits": pictures.exits_picture(rows, [left_at[k] for k in range(count)])}
+        spent = float(np.mean([row["operations"] for row in table]))
+        shares = ", ".join(f"{100 * left_at[k] / len(exits):.0f} %" for k in range(count))
         text = (
-            f"{len(table)} images left at exits 1 to {len(model.costs)}: {shares}; {spent / 1e6:.1f} million "
+            f"{len(table)} images left at exits 1 to {count}: {shares}; {spent / 1e6:.1f} million "
             f"operations an image on average, {float(model.costs[-1]) / 1e6:.1f} million with all exits"
         )
         table += [
-            {"file": path, "class": "", "probability": None, "exit": None, "operations": None, "problem": reason}
+            {"file": relative_name(path, source), "class": "", "probability": None, "exit": None, "operations": None,
+             "problem": reason}
             for path, reason in broken.items()
-        ]
+        ]  # fmt: skip
         files = {}
         if self.config.export:
             size = model.pretrained_cfg["input_size"][-1]
@@ -394,7 +391,12 @@ def read_curve(path: Path) -> Curve:
     return Curve(**{name: np.array(value) for name, value in stored.items()})
 
 
-def readable(found: ImageSet) -> tuple[ImageSet, dict[str, str]]:
+def relative_name(path: Path, source: Path) -> str:
+    """What a file below `source`, or `source` itself, is called in the table."""
+    return str(path.relative_to(source)) if source.is_dir() else path.name
+
+
+def readable(found: ImageSet) -> tuple[ImageSet, dict[Path, str]]:
     """The images that can be read, and the reason for each other file."""
     good, broken = [], {}
     for i, path in enumerate(found.paths):
@@ -402,7 +404,7 @@ def readable(found: ImageSet) -> tuple[ImageSet, dict[str, str]]:
             found.image(i)
             good.append(i)
         except Problem as problem:
-            broken[str(path)] = problem.what
+            broken[path] = problem.what
     return found.subset(good), broken
 
 
