@@ -39,6 +39,14 @@ def test_welch_agrees_with_scipy() -> None:
     assert (found.low, found.high) == approx((theirs.low, theirs.high))
 
 
+def test_welch_where_one_sample_has_no_spread() -> None:
+    a = [5.0, 6.0, 7.5, 6.1]
+    alone, shifted = t_interval([value - 4.1 for value in a]), welch_interval(a, [4.1] * 9)
+    assert (shifted.low, shifted.high) == approx((alone.low, alone.high))
+    for a, b in (([1.0, 1.0], [2.0, 2.0]), ([1.0, 2.0], [3.0])):
+        assert (welch_interval(a, b).low, welch_interval(a, b).high) == (-math.inf, math.inf)
+
+
 def test_proportions_agree_with_scipy() -> None:
     for ones in range(6):
         theirs = stats.binomtest(ones, 5).proportion_ci(0.95, method="exact")

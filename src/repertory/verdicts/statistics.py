@@ -48,15 +48,18 @@ def t_interval(values: Sequence[float], tails: Tails = EVEN) -> Interval:
 def welch_interval(a: Sequence[float], b: Sequence[float], tails: Tails = EVEN) -> Interval:
     """Difference of the means of two independent samples, by Welch's t with Satterthwaite's degrees of freedom.
 
+    Equal values are those of a method that no seed changes: then the other sample alone has a spread. Without any, the
+    ends are infinite.
+
     Example:
         >>> found = welch_interval([5.0, 6.0, 7.0], [1.0, 2.0, 3.0, 2.0])
         >>> round(found.estimate, 3), found.low > 0
         (4.0, True)
     """
     mean = float(np.mean(a) - np.mean(b))
-    if len(set(a)) < 2 or len(set(b)) < 2:
+    if min(len(a), len(b)) < 2 or len(set(a)) == len(set(b)) == 1:
         return Interval(mean, -math.inf, math.inf, "Welch")
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
+    parts = [float(np.var(values, ddof=1)) / len(values) if len(set(values)) > 1 else 0.0 for values in (a, b)]
     total = sum(parts)
     degrees = total**2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (a, b), strict=True))
     return _around(mean, math.sqrt(total), degrees, tails, "Welch")
