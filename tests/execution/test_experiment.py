@@ -255,6 +255,17 @@ def test_a_model_directory_says_where_it_comes_from(toy_net: str, tmp_path: Path
         models.evaluate(tmp_path, None, tmp_path / "scratch")
 
 
+def test_training_a_model_launches_one_group_of_processes(
+    toy_net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several devices, a second Fabric would not be launched, and its barrier would raise."""
+    made: list[Hardware] = []
+    make = Hardware.fabric
+    monkeypatch.setattr(Hardware, "fabric", lambda hardware: made.append(hardware) or make(hardware))
+    Experiment(toy_net, "smoke", out=tmp_path / "model").train()
+    assert len(made) == 1
+
+
 def test_the_api_for_notebooks(toy_net: str, tmp_path: Path) -> None:
     assert toy_net in repertory.list_papers()
     assert repertory.card(toy_net).topic == "theory"

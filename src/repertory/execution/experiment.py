@@ -474,6 +474,7 @@ class Experiment:
         """
         self._demand_data()
         work = copy.copy(self)
+        work.fabric = self.fabric  # launched once, for both
         work.out = self.out.with_name(f".{self.out.name}.training")
         arm = arm or self.study.method
         trial = next(t for t in work.trials([seed], [arm]) if t.arm == arm and not t.point)
