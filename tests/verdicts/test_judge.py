@@ -15,7 +15,7 @@ from repertory.core.card import Card, Compare, Test, Trend, Untested, Value
 from repertory.core.study import Metric
 from repertory.verdicts.decisions import SMALL, Finding
 from repertory.verdicts.evidence import Evidence
-from repertory.verdicts.judge import examine, judge, open_arms, survivors
+from repertory.verdicts.judge import examine, judge, open_tests, survivors
 
 NAN = math.nan
 HALF = 4.85 * math.sqrt(2.5 / 5)
@@ -434,7 +434,8 @@ def test_arms_of_undecided_tests_are_open_and_the_small_effect_is_in_the_sentenc
     }
     verdicts = judge(card, Evidence(trials), "digits", "laptop")
     assert [verdict.word for verdict in verdicts] == ["holds", "undecided", "not tested"]
-    assert open_arms(card, verdicts) == {"new", "close"}
+    ((_, arms),) = open_tests(card, verdicts)
+    assert set(arms) == {"new", "close"}
     assert verdicts[0].sentence == f"holds, {SMALL}, on digits, laptop"
 
 

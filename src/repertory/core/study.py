@@ -297,7 +297,7 @@ class Session:
         figure.clear()
         return path
 
-    def keep_outputs(self, arrays: Mapping[str, Tensor | np.ndarray], *, sharded: bool = False) -> None:
+    def keep_outputs(self, arrays: Mapping[str, Tensor | np.ndarray], name: str = "", *, sharded: bool = False) -> None:
         """Store what came out for each example of the test part in outputs.npz of this trial, compressed.
 
         Labels, predictions, probabilities or losses: the first axis counts the examples, in the order of the data, so
@@ -306,13 +306,17 @@ class Session:
         for ranks, thresholds and means), as float32 where one exceeds its range. Arrays of further calls are added.
 
         Args:
-            arrays: name -> (N, ...).
+            arrays: what it is -> (N, ...).
+            name: of the test part or protocol, where there are several: arrays are called label_NAME, ...
             sharded: process r of w has the examples r, r + w, ... (`loader` with `shard`); all are gathered.
         """
-        rows = {name: torch.as_tensor(array).detach().cpu().numpy() for name, array in arrays.items()}
+        rows = {
+            f"{what}_{name}" if name else what: torch.as_tensor(array).detach().cpu().numpy()
+            for what, array in arrays.items()
+        }
         if sharded and self.fabric.world_size > 1:
             rows = _interleaved(rows, self.fabric.world_size)
-        self._outputs |= {name: _compact(array) for name, array in rows.items()}
+        self._outputs |= {what: _compact(array) for what, array in rows.items()}
         if self.fabric.is_global_zero:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **self._outputs)

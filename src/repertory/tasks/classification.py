@@ -73,23 +73,21 @@ def kept(
         yield logits, labels
     if parts:
         logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        session.keep_outputs(class_outputs(logits, labels, name), sharded=sharded)
+        session.keep_outputs(class_outputs(logits, labels), name, sharded=sharded)
 
 
-def class_outputs(logits: Tensor, labels: Tensor, name: str = "") -> dict[str, Tensor]:
+def class_outputs(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """What `Session.keep_outputs` stores of a classification: label, prediction and probabilities of each example.
 
     Args:
         logits: (N, K).
         labels: (N,).
-        name: of the test part, appended to the arrays' names.
 
     Example:
-        >>> class_outputs(torch.tensor([[0.0, 9.0]]), torch.tensor([1]), "noisy")["prediction_noisy"]
+        >>> class_outputs(torch.tensor([[0.0, 9.0]]), torch.tensor([1]))["prediction"]
         tensor([1])
     """
-    outputs = {"label": labels, "prediction": logits.argmax(1), "probability": logits.softmax(1)}
-    return {f"{array}_{name}" if name else array: values for array, values in outputs.items()}
+    return {"label": labels, "prediction": logits.argmax(1), "probability": logits.softmax(1)}
 
 
 def prediction_table(

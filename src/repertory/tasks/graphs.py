@@ -112,8 +112,7 @@ def keep_nodes(session: Session, logits: Tensor, labels: Tensor, ids: Tensor, na
         ids: of the tested nodes.
         name: of the protocol, where there are several: arrays are called label_NAME, ...
     """
-    outputs = class_outputs(logits[ids], labels[ids], name) | {f"node_{name}" if name else "node": ids}
-    session.keep_outputs(outputs)
+    session.keep_outputs({"node": ids, **class_outputs(logits[ids], labels[ids])}, name)
 
 
 # -- clusters ---------------------------------------------------------------------------------------
@@ -166,8 +165,7 @@ def keep_clusters(session: Session, labels: np.ndarray, clusters: np.ndarray, na
         clusters: (n,).
         name: of the protocol, where there are several: arrays are called label_NAME, ...
     """
-    outputs = {"label": labels, "cluster": clusters, "prediction": relabel(labels, clusters)}
-    session.keep_outputs({f"{array}_{name}" if name else array: values for array, values in outputs.items()})
+    session.keep_outputs({"label": labels, "cluster": clusters, "prediction": relabel(labels, clusters)}, name)
 
 
 def label_free_scores(z: Tensor, distances: Tensor) -> dict[str, float]:

@@ -94,13 +94,6 @@ def survivors(verdicts: Sequence[Verdict]) -> tuple[int, int]:
     return kept, len(p)
 
 
-def open_arms(card: Card, verdicts: Sequence[Verdict]) -> set[str]:
-    """Arms that tests without a decision look at: more seeds of these may decide them."""
-    undecided = {verdict.claim for verdict in verdicts if verdict.word == "undecided"}
-    tests = [test for claim in card.claim if claim.id in undecided for test in claim.test]
-    return {arm for test in tests for arm in arms_of(test)}
-
-
 def open_tests(card: Card, verdicts: Sequence[Verdict]) -> list[tuple[str, tuple[str, ...]]]:
     """(claim, arms) of each test without a decision, of claims without one, that more seeds may decide."""
     return [

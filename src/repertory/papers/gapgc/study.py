@@ -268,7 +268,7 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
             before, after = (values[rows].cpu().numpy() for values in (stream.before, stream.after))
             (auc, undefined), (auc_source, _) = mean_auc(labels, after), mean_auc(labels, before)
             outputs = {"row": rows, "label": labels, "before": before, "after": after}
-            self.session.keep_outputs({f"{name}_{order}": values for name, values in outputs.items()})
+            self.session.keep_outputs(outputs, str(order))
             records = stream.records
             sizes = [record["graphs"] for record in records]
             found.append(

@@ -282,7 +282,7 @@ class ProtonDoseStudy(ProtonDoseDesign, Study[ProtonDoseConfig, DoseData, nn.Mod
             if window is not None:
                 inside = metrics.compare(predicted, beams.dose, window)
                 results |= {f"{metric}_{name}_inside": inside[metric] for metric in ("mae", "mre")}
-            self.session.keep_outputs({f"range_error_{name}": metrics.r80(predicted) - metrics.r80(beams.dose)})
+            self.session.keep_outputs({"range_error": metrics.r80(predicted) - metrics.r80(beams.dose)}, name)
             errors[condition.group][condition.varied] = np.abs(metrics.r80(predicted) - metrics.r80(beams.dose))
         for key, group in {"A": "washout A", "B": "washout B", "window": "window"}.items():
             if group in errors:
