@@ -65,6 +65,8 @@ ARCHS: dict[str, dict[str, Any]] = {"mini": MINI_IMAGES, **VARIANTS}
 
 RACE_SIZES = (24, 38)
 RACE_BATCH = 48
+SENTENCES = "sentences with labels"
+OF_THE_NAME = "a data set of that name"
 """Matrices: 8 samples of 6 heads."""
 
 
@@ -102,11 +104,13 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **IMAGE_METRICS,
-        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1),
+        "accuracy": Metric("accuracy", "准确率", unit="%", better="higher", decimals=1, needs=SENTENCES),
         "accuracy_mismatched": Metric(
             "accuracy, mismatched genres", "准确率（不匹配体裁）", unit="%", better="higher", decimals=1, needs="MNLI"
         ),
-        "matthews": Metric("Matthews correlation", "马修斯相关系数", unit="%", better="higher", decimals=1),
+        "matthews": Metric(
+            "Matthews correlation", "马修斯相关系数", unit="%", better="higher", decimals=1, needs=SENTENCES
+        ),
         "matthews_mismatched": Metric(
             "Matthews correlation, mismatched genres",
             "马修斯相关系数（不匹配体裁）",
@@ -116,12 +120,19 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
             needs="MNLI",
         ),
         **{
-            f"{{x}}_{name}": replace(metric, en=f"{metric.en}, {{x}}", zh=f"{metric.zh}，{{x}}")
+            f"{{x}}_{name}": replace(metric, en=f"{metric.en}, {{x}}", zh=f"{metric.zh}，{{x}}", needs=OF_THE_NAME)
             for name, metric in IMAGE_METRICS.items()
         },
-        "{x}_accuracy": Metric("accuracy, {x}", "准确率，{x}", unit="%", better="higher", decimals=1),
+        "{x}_accuracy": Metric(
+            "accuracy, {x}", "准确率，{x}", unit="%", better="higher", decimals=1, needs=OF_THE_NAME
+        ),
         "{x}_matthews": Metric(
-            "Matthews correlation, {x}", "马修斯相关系数，{x}", unit="%", better="higher", decimals=1
+            "Matthews correlation, {x}",
+            "马修斯相关系数，{x}",
+            unit="%",
+            better="higher",
+            decimals=1,
+            needs=OF_THE_NAME,
         ),
         **size_metrics(VARIANTS),
         "svpn_speed_{x}": Metric(
