@@ -129,6 +129,13 @@ def test_topas_bins_become_millimetres(tmp_path: Path) -> None:
     assert read_topas(_topas(tmp_path / "dose.csv", GRID, width="3 mm")).spacing == (1, 1, 3)
 
 
+def test_topas_pads_a_single_bin(tmp_path: Path) -> None:
+    path = _topas(tmp_path / "dose.csv", GRID[:, :1, :1])
+    path.write_text(path.read_text().replace("in 1 bins of 0.1 cm", "in 1 bin  of 20 cm"))
+    dose = read_topas(path)
+    assert (dose.values.shape, dose.spacing) == ((len(GRID), 1, 1), (200, 200, 2))
+
+
 def test_topas_takes_the_sum_of_several_columns(tmp_path: Path) -> None:
     path = _topas(tmp_path / "dose.csv", GRID, head="DoseToMedium ( Gy ) : Mean   Sum")
     lines = [
@@ -212,6 +219,38 @@ def test_dicom_dose(offsets: list[float], tmp_path: Path) -> None:
     _slice(tmp_path / "dose.dcm", "RTDOSE", stored, (-10, 20, 40), **{**fields, "DoseUnits": "RELATIVE"})
     with pytest.raises(Problem, match="RELATIVE"):
         read_volume(tmp_path / "dose.dcm")
+
+
+@pytest.mark.parametrize("orientation", [[-1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]], ids=["supine", "prone"])
+def test_offsets_of_a_dose_count_along_the_normal(orientation: list[int], tmp_path: Path) -> None:
+    stored = np.arange(120, dtype=np.uint16).reshape(6, 5, 4)
+    fields: dict[str, object] = {
+        "NumberOfFrames": 6, "DoseGridScaling": 1.0, "DoseUnits": "GY", "ImageOrientationPatient": orientation,
+        "GridFrameOffsetVector": [0.0, 3, 6, 9, 12, 15],
+    }  # fmt: skip
+    _slice(tmp_path / "dose.dcm", "RTDOSE", stored, (0, 0, 50), **fields)
+    dose = read_volume(tmp_path / "dose.dcm")
+    assert dose.origin is not None
+    assert dose.origin[2] == 35
+    turned = stored[::-1]
+    assert np.array_equal(dose.values, turned[:, :, ::-1] if orientation[0] < 0 else turned[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ImageOrientationPatient": [-1, 0, 0, 0, 1, 0]}, "ImageOrientationPatient of the slice at z = 6"),
+        ({"PixelSpacing": [2.0, 1.6]}, "PixelSpacing of the slice"),
+        ({"ImagePositionPatient": [-9.0, 20, 6.0]}, "ImagePositionPatient of the slice"),
+    ],
+)
+def test_every_slice_lies_as_the_first_does(change: dict[str, object], words: str, tmp_path: Path) -> None:
+    for i in range(4):
+        other = change if i == 2 else {}
+        pixels = np.zeros((5, 4), np.int16)
+        _slice(tmp_path / f"{i}.dcm", "CT", pixels, (-10, 20, 3.0 * i), RescaleSlope=1, RescaleIntercept=0, **other)
+    with pytest.raises(Problem, match=words):
+        read_volume(tmp_path)
 
 
 def test_dicom_pet_in_its_unit(tmp_path: Path) -> None:

@@ -134,6 +134,63 @@ def test_arrays_of_users(tmp_path: Path) -> None:
     assert read_events(tmp_path / "s.npy", unit="s").tolist() == events.tolist()
 
 
+@pytest.mark.parametrize("suffix", [".dat", ".aedat"])
+def test_a_clock_that_overflows_goes_on(tmp_path: Path, suffix: str) -> None:
+    n, path = 1000, tmp_path / f"wrap{suffix}"
+    t = np.arange(n, dtype=np.int64) * 100 + 2**32 - 50_000
+    t[[498, 501]] = t[[501, 498]]  # written late, on either side of the overflow
+    x = np.arange(n) % 34
+    words = np.empty((n, 2), ">u4" if suffix == ".aedat" else "<u4")
+    if suffix == ".aedat":
+        words[:, 0], words[:, 1] = 1 | x << 1, t & 0xFFFFFFFF
+        path.write_bytes(b"#!AER-DAT2.0\r\n" + words.tobytes())
+    else:
+        words[:, 0], words[:, 1] = t & 0xFFFFFFFF, x | 1 << 28
+        path.write_bytes(b"% Height 34\n% Width 34\n" + bytes([0, 8]) + words.tobytes())
+    with pytest.warns(UserWarning, match="not in the order of t"):
+        events = read_events(path)
+    assert (np.diff(events["t"]) == 100).all()
+    assert events["x"][[0, -1]].tolist() == [0, (n - 1) % 34]
+
+
+def test_the_layouts_of_hdf5_recordings(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra spiking is not installed")
+    a = np.arange(2000)
+    columns = {"x": a % 34, "y": a % 30, "t": a * 1000, "p": a % 2}
+    wanted = make_events(*columns.values())
+    with h5py.File(tmp_path / "prophesee.h5", "w") as file:
+        events = np.zeros(2000, [("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+        for name, column in columns.items():
+            events[name] = column
+        file["CD/events"] = events
+        file["CD/indexes"] = np.zeros(3, [("id", "u8"), ("ts", "i8")])
+        file["EXT_TRIGGER/events"] = np.zeros(3, [("p", "i2"), ("t", "i8"), ("id", "i2")])
+    with h5py.File(tmp_path / "mvsec.h5", "w") as file:
+        seconds = 1506118124.0 + a / 1000
+        file["davis/left/events"] = np.stack([columns["x"], columns["y"], seconds, 2 * columns["p"] - 1], 1)
+        file["davis/left/image_raw"] = np.zeros((2, 4))
+    with h5py.File(tmp_path / "esim.h5", "w") as file:
+        for name, column in columns.items():
+            file[f"events/{name}s"] = column
+    for name, unit in (("prophesee", ""), ("mvsec", "s"), ("esim", "")):
+        events = read_events(tmp_path / f"{name}.h5", unit=unit)
+        events["t"] -= events["t"][0]
+        assert (events == wanted).all(), name
+
+
+def test_an_hdf5_file_without_a_single_stream_lists_what_it_holds(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra spiking is not installed")
+    with h5py.File(tmp_path / "stereo.h5", "w") as file:
+        file["davis/left/events"] = file["davis/right/events"] = np.zeros((9, 4))
+        file["pose"] = np.zeros(3)
+    with pytest.raises(Problem, match=r"2 streams .* davis/left/events \(9, 4\).*, pose \(3,\)"):
+        read_events(tmp_path / "stereo.h5")
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file.create_group("events")
+    with pytest.raises(Problem, match="no data sets at all"):
+        read_events(tmp_path / "empty.h5")
+
+
 def test_reading_needs_no_torch() -> None:
     code = "import sys, repertory.data.events, repertory.data.dvs; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -170,6 +170,20 @@ def test_pyg_data(tmp_path: Path) -> None:
     assert [ids.tolist() for ids in read.splits[0]] == [[0], [1]]
 
 
+@pytest.mark.parametrize("shape", [(4, 2), (4, 3), (4, 1)])
+def test_attributes_of_hyperedges_are_no_weights_of_vertices(tmp_path: Path, shape: tuple[int, int]) -> None:
+    data_module = pytest.importorskip("torch_geometric.data")
+    index = torch.tensor([list(range(12)), [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3])
+    if shape == (4, 1):
+        index = index[:, ::3]  # as many incidences as hyperedges: nothing tells which of them is meant
+    data = data_module.Data(x=torch.ones(12, 5), hyperedge_index=index, hyperedge_attr=torch.rand(shape))
+    torch.save(data, tmp_path / "mine.pt")
+    with pytest.warns(UserWarning, match=r"hyperedge_attr \(4, \d\) is left out"):
+        read = read_hypergraph(tmp_path)
+    assert read.incidence is not None
+    assert set(read.incidence.data.tolist()) == {1.0}
+
+
 def test_a_pt_file_that_holds_code_is_not_opened(tmp_path: Path) -> None:
     torch.save({"x": os.getcwd}, tmp_path / "bad.pt")
     with pytest.raises(Problem, match="not a Data with x and hyperedge_index"):

@@ -88,6 +88,22 @@ def test_blanks_are_missing_labels(tmp_path: Path) -> None:
     assert read_molecules(path).of_tasks(["b", "a"]).labels[0, 1] == 1
 
 
+@pytest.mark.parametrize("missing", ["NaN", "nan", "NA", "N/A", " None ", "null"])
+def test_words_for_missing_are_blanks(tmp_path: Path, missing: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"smiles,t1,t2,t3\nCCO,1,1,\nCCN,0,{missing},{missing}\nCCC,1,0,0\n")
+    read = read_molecules(table)
+    assert read.tasks == ["t1", "t2", "t3"]
+    np.testing.assert_array_equal(read.labels[:, 1:], [[1, np.nan], [np.nan, np.nan], [0, 0]])
+
+
+def test_a_column_that_is_nearly_a_task_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("smiles,t1,t2,mass\nCCO,1,1,46.1\nCCN,0,0,45.1\nCCC,1,inconclusive,44.1\n")
+    with pytest.warns(UserWarning, match="the column 't2' is left out: row 2 holds 'inconclusive'"):
+        assert read_molecules(table).tasks == ["t1"]
+
+
 def test_rows_that_are_no_molecules_are_counted_and_labels_stay_with_theirs(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("smiles,y\nCC,0\nnonsense,1\nCO,1\n")

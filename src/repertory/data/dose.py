@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,12 +263,12 @@ def read_topas(path: Path) -> Volume:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         header = "\n".join(line for line in lines if line.startswith("#"))
-        bins = dict(re.findall(r"#\s*([XYZ]) in (\d+) bins? of ", header))
-        widths = re.findall(r"#\s*[XYZ] in \d+ bins? of ([\d.eE+-]+) (cm|mm)", header)
+        bins = dict(re.findall(r"#\s*([XYZ])\s+in\s+(\d+)\s+bins?\s+of\s", header))
+        widths = re.findall(r"#\s*[XYZ]\s+in\s+\d+\s+bins?\s+of\s+([\d.eE+-]+)\s*(mm|cm|m)\b", header)
         quantity = re.search(r"#\s*\w+\s*\(\s*(\S*)\s*\)\s*:\s*(.+)", header)
         if set(bins) != {"X", "Y", "Z"} or len(widths) != 3 or quantity is None:
             raise ValueError("the header names no bins in X, Y and Z, or no quantity with its unit")
-        x, y, z = (float(width) * (10 if unit == "cm" else 1) for width, unit in widths)
+        x, y, z = (float(width) * {"mm": 1, "cm": 10, "m": 1000}[unit] for width, unit in widths)
         if not (np.isfinite([x, y, z]).all() and min(x, y, z) > 0):
             raise ValueError(f"bins of {x:g}, {y:g}, {z:g} mm")
         rows = np.loadtxt([line for line in lines if line and not line.startswith("#")], delimiter=",", ndmin=2)
@@ -328,12 +328,15 @@ def read_dicom(path: Path) -> Volume:
             unit, wanted = first.DoseUnits, "GY"
             values = first.pixel_array * float(first.DoseGridScaling)
             offsets = np.array([float(v) for v in first.GridFrameOffsetVector])
-            heights = offsets + z if offsets[0] == 0 else offsets  # relative to the first frame, or patient coordinates
+            # Relative to the first frame, along the normal of the image; or patient coordinates.
+            heights = z + offsets * (rows[0] * rows[4] - rows[1] * rows[3]) if offsets[0] == 0 else offsets
         else:
             unit, wanted = (first.Units, "BQML") if first.Modality == "PT" else ("HU", "HU")
             values = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
             heights = np.array([float(s.ImagePositionPatient[2]) for s in slices])
         dy, dx = (float(v) for v in first.PixelSpacing)
+        for file_slice in slices[1:]:
+            _check_slice(file_slice, first)
     except Exception as error:  # pydicom raises many kinds on a damaged file
         raise _unreadable(path, reason(error)) from error
     if unit != wanted:
@@ -347,6 +350,19 @@ def read_dicom(path: Path) -> Volume:
     return _aligned(
         values, (dx, dy, abs(steps[0])), (x, y, heights[0]), matrix, path, unit="Gy" if wanted == "GY" else ""
     )
+
+
+def _check_slice(other: Any, first: Any) -> None:
+    """Whether a slice lies as the first one does.
+
+    Raises:
+        ValueError: it is turned, scaled or shifted against it; names the field and the slice.
+    """
+    for name, numbers in (("ImageOrientationPatient", 6), ("PixelSpacing", 2), ("ImagePositionPatient", 2)):
+        here, there = (np.array([float(v) for v in s[name].value[:numbers]]) for s in (other, first))
+        if not np.allclose(here, there, atol=0.01):
+            where = f"the slice at z = {float(other.ImagePositionPatient[2]):g}"
+            raise ValueError(f"{name} of {where} is {here.tolist()}, of others {there.tolist()}")
 
 
 # -- profiles along the beam --------------------------------------------------------------------

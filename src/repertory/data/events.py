@@ -9,8 +9,11 @@ A stream is a structured array of dtype `EVENT`, in file order: x (column), y (r
   little-endian uint32: t, and x 14 bits, y 14, p 1 from the lowest bit
 - `.aedat`: AEDAT 2.0 of a DVS128 (CIFAR10-DVS, MNIST-DVS); lines that begin with `#`, then pairs of big-endian uint32:
   address (p bit 0, x bits 1-7, y bits 8-14), t
-- `.npy`: (N, 4) with columns x, y, t, p, or a structured array; `.npz` and `.h5`: arrays x, y, t, p, or one of them
-  called `events`
+- `.npy`: (N, 4) with columns x, y, t, p, or a structured array; `.npz`: arrays x, y, t, p, or one called `events`
+- `.h5`: the same, at the root or in one group at any depth, as `CD/events` (Prophesee), `events/xs, ys, ts, ps`
+  (ESIM) or `davis/left/events` (MVSEC)
+
+The clock of `.dat` and `.aedat` has 32 bits and overflows after 71.6 minutes; t goes on there.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import filecmp
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -50,12 +53,14 @@ ATIS_OVERFLOW = 8192
 SHORTEST = 10_000
 """A stream of arrays whose last t is below this is asked about: seconds or milliseconds, perhaps."""
 LATEST = 1 << 62
+CLOCK = 1 << 32
+"""Microseconds after which the clock of `.dat` and `.aedat` starts again."""
 UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 FIELD_NAMES = {
-    "x": ("x",),
-    "y": ("y",),
+    "x": ("x", "xs"),
+    "y": ("y", "ys"),
     "t": ("t", "ts", "timestamp", "timestamps"),
-    "p": ("p", "pol", "polarity"),
+    "p": ("p", "ps", "pol", "polarity", "polarities"),
 }
 """What the fields are called in structured arrays, .npz and .h5 files."""
 CACHE_BYTES = 256 << 20
@@ -165,7 +170,7 @@ def _read_dat(path: Path) -> np.ndarray:
         content = content[2:]
     words = _records(content, 8, path).view("<u4").astype(np.int64)
     t, data = words[:, 0], words[:, 1]
-    return make_events(data & 0x3FFF, data >> 14 & 0x3FFF, t, data >> 28 & 1)
+    return make_events(data & 0x3FFF, data >> 14 & 0x3FFF, _unwrapped(t), data >> 28 & 1)
 
 
 def _read_aedat(path: Path) -> np.ndarray:
@@ -180,7 +185,17 @@ def _read_aedat(path: Path) -> np.ndarray:
         raise Problem(f"address {int(address.max()):#x} is not one of a DVS128", path, "give recordings of a DVS128")
     pixels = address < 0x8000  # the others are marks of synchronisation
     address, t = address[pixels], t[pixels]
-    return make_events(address >> 1 & 0x7F, address >> 8 & 0x7F, t, address & 1)
+    return make_events(address >> 1 & 0x7F, address >> 8 & 0x7F, _unwrapped(t), address & 1)
+
+
+def _unwrapped(t: np.ndarray) -> np.ndarray:
+    """Undo overflows of a 32-bit clock: a step of more than half its range is one, forwards or back.
+
+    The latter is an event from before an overflow that was written after it.
+    """
+    step = np.diff(t, prepend=t[:1])
+    turns = np.cumsum((step < -CLOCK // 2).astype(np.int64) - (step > CLOCK // 2))
+    return t + CLOCK * np.maximum(turns, 0)
 
 
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
@@ -194,9 +209,38 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
     h5py = require("h5py", extra="spiking")
     with open_hdf5(path) as file:
-        group = file["events"] if isinstance(file.get("events"), h5py.Group) else file
-        arrays = {name: read_dataset(item, path) for name, item in group.items() if isinstance(item, h5py.Dataset)}
-    return _columns(arrays, path)
+        groups: dict[str, dict[str, Any]] = {}
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                folder, _, last = name.rpartition("/")
+                groups.setdefault(folder, {})[last] = item
+
+        file.visititems(visit)
+        holding = [wanted for group in groups.values() if (wanted := _event_arrays(group))]
+        if len(holding) != 1:
+            every = [item for group in groups.values() for item in group.values()]
+            found = ", ".join(f"{item.name.lstrip('/')} {item.shape}" for item in every[:12]) or "no data sets at all"
+            raise Problem(
+                f"{len(holding) or 'no'} streams of events here; the file holds {found}",
+                path,
+                "give one group with x, y, t and p (or xs, ys, ts, ps), or with an array called events",
+            )
+        return _columns({name: read_dataset(item, path) for name, item in holding[0].items()}, path)
+
+
+def _event_arrays(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a group's data sets that hold events: one called `events`, or one of each field; empty: neither."""
+    events = group.get("events")
+    if events is not None and (_holds_fields(events.dtype.names or ()) or events.shape[1:] == (4,)):
+        return {"events": events}
+    if not _holds_fields(group):
+        return {}
+    return {name: group[name] for names in FIELD_NAMES.values() for name in names if name in group}
+
+
+def _holds_fields(names: Collection[str]) -> bool:
+    return all(any(name in names for name in known) for known in FIELD_NAMES.values())
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -468,9 +468,10 @@ def read_tables(folder: Path) -> Hypergraph:
 def read_pyg(path: Path) -> Hypergraph:
     """Read a saved PyTorch Geometric `Data`: x, hyperedge_index and, where they are there, y and the masks.
 
-    `incidence_weight`, or a `hyperedge_attr` with one number an incidence, weighs vertices inside hyperedges;
-    `hyperedge_weight` weighs hyperedges. A negative or NaN `y` is unlabelled. `train_mask` and `test_mask` make a
-    split.
+    `incidence_weight`, or a `hyperedge_attr` with one number an incidence, (nnz,) or (nnz, 1), weighs vertices inside
+    hyperedges; a `hyperedge_attr` of another shape, or with as many rows as there are hyperedges, describes hyperedges
+    and is left out with a warning. `hyperedge_weight` weighs hyperedges. A negative or NaN `y` is unlabelled.
+    `train_mask` and `test_mask` make a split.
 
     Raises:
         Problem: PyTorch Geometric is not installed, the file holds anything else, an attribute is missing; or see
@@ -500,9 +501,16 @@ def read_pyg(path: Path) -> Hypergraph:
         if name in arrays and arrays[name].dtype.kind not in "biuf":
             raise Problem(f"{name} holds {arrays[name].dtype}", path, "give real numbers")
     entries, attributes = arrays.get("incidence_weight"), arrays.get("hyperedge_attr")
-    if entries is None and attributes is not None and attributes.size == index.shape[1]:
-        entries = attributes
     edges = int(index[1].max(initial=-1)) + 1
+    if entries is None and attributes is not None:
+        if attributes.shape in ((index.shape[1],), (index.shape[1], 1)) and index.shape[1] != edges:
+            entries = attributes
+        else:
+            warnings.warn(
+                f"{path.name}: hyperedge_attr {attributes.shape} is left out; weights of vertices are (nnz,), "
+                "or incidence_weight",
+                stacklevel=2,
+            )
     incidence = _incidence(index[0], index[1], len(x), range(edges), path, None if entries is None else entries.ravel())
     labels = arrays.get("y")
     labels = None if labels is None else np.where(labels.ravel() < 0, np.nan, labels.ravel().astype(np.float64))

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ FORMATS = """\
 <name>.csv (a column smiles, mol or SMILES; columns of 0, 1 or blank are tasks)
 or mapping/mol.csv.gz and split/scaffold/{train,valid,test}.csv.gz (OGB)"""
 SMILES_COLUMNS = ("smiles", "mol", "SMILES")
+MISSING = ("nan", "na", "n/a", "<na>", "#n/a", "none", "null")
+"""Words that pandas, R and DeepChem write where a label is missing, in lower case."""
 PARTS = ("train", "valid", "test")
 
 UNKNOWN_ATOM = 118
@@ -153,7 +156,8 @@ def read_molecules(table: Path, tasks: Sequence[str] | None = ()) -> Molecules:
 
     Args:
         table: the file.
-        tasks: columns of labels; empty: all columns of 0, 1 and blanks; None: labels are not read at all.
+        tasks: columns of labels; empty: all columns of 0, 1 and blanks; None: labels are not read at all. NaN, NA, N/A,
+            None and null are blanks.
 
     Raises:
         Problem: not a table, no column of SMILES, no such task, labels other than 0, 1 and blank, no molecule left.
@@ -174,13 +178,13 @@ def _read(table: Path, changed: int, size: int, tasks: tuple[str, ...] | None) -
             table,
             f"name it {' or '.join(SMILES_COLUMNS)}",
         )
-    found = [] if tasks is None else list(tasks) or [n for n in frame if n != column and _binary(set(frame[n]))]
+    found = [] if tasks is None else list(tasks) or _tasks(frame.drop(columns=column), table)
     labels = np.full((len(frame), len(found)), np.nan, np.float32)
     for k, name in enumerate(found):
         if name not in frame:
             raise Problem(f"no column {name!r}", table, f"the columns are {', '.join(frame.columns)}")
-        words = frame[name].str.strip()
-        numbers = np.asarray(pd.to_numeric(words, errors="coerce"), np.float32)
+        words = _labels(frame[name])
+        numbers = _numbers(words)
         wrong = ~(np.isin(numbers, (0, 1)) | (words == "").to_numpy())
         if wrong.any():
             row = int(wrong.argmax())
@@ -200,9 +204,30 @@ def _read(table: Path, changed: int, size: int, tasks: tuple[str, ...] | None) -
     return replace(graphs, labels=labels[rows], tasks=found, name=name, split=_read_split(table, rows, len(frame)))
 
 
-def _binary(words: set[str]) -> bool:
-    values = {word.strip() for word in words} - {""}
-    return bool(values) and values <= {"0", "1", "0.0", "1.0"}
+def _labels(cells: Any) -> Any:
+    """The words of a column without blanks around them; "" where a label is missing."""
+    words = cells.str.strip()
+    return words.where(~words.str.lower().isin(MISSING), "")
+
+
+def _numbers(words: Any) -> np.ndarray:
+    return np.asarray(pd.to_numeric(words, errors="coerce"), np.float32)
+
+
+def _tasks(frame: pd.DataFrame, table: Path) -> list[str]:
+    """Columns of 0, 1 and blanks; one that is mostly so is left out with a warning."""
+    found = []
+    for name in frame:
+        words = _labels(frame[name])
+        words = words[words != ""]
+        fits = np.isin(_numbers(words), (0, 1))
+        if len(words) and fits.all():
+            found.append(name)
+        elif len(words) and fits.mean() > 0.5:
+            word, row = words[~fits].iloc[0], words.index[~fits][0]
+            left_out = f"the column {name!r} is left out: row {row} holds {word!r}, which is no label (0, 1 or blank)"
+            warnings.warn(f"{table.name}: {left_out}", stacklevel=4)
+    return found
 
 
 def _read_split(table: Path, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
