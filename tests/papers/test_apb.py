@@ -445,6 +445,13 @@ def test_disturbances_add_and_take_the_share_asked_for() -> None:
     assert len(with_drops(recording[:1], 0.5, np.random.default_rng(0))) == 1
 
 
+def test_an_empty_recording_is_augmented_to_empty_frames() -> None:
+    none = make_events([], [], [], [])
+    assert not STCF(hflip=False)(none, (16, 16), (16, 16), 4).any()
+    rng = np.random.default_rng(0)
+    assert len(with_noise(none, 0.5, (16, 16), rng)) == len(with_drops(none, 0.5, rng)) == 0
+
+
 # -- the sample and the data --------------------------------------------------------------------
 
 

@@ -115,6 +115,21 @@ def test_operations_as_the_reference_words_them(op: str, expected: list[tuple[in
 # -- the operations ---------------------------------------------------------------------------------
 
 
+def test_signed_polarities_change_sign() -> None:
+    signed = make_events([1, 2, 3], 0, [10, 20, 30], [1, -1, 1])
+    assert reverse(signed, "p", slice(0, 2), SIZE)["p"].tolist() == [-1, 1, 1]
+
+
+def test_an_empty_stream_adds_nothing_to_a_batch() -> None:
+    streams = [represent(events, "est", SIZE, 0) for events in (stream(50), stream(0), stream(0))]
+    batch, _ = collate_streams([(events, 0) for events in streams])
+    tensor = EST(4, SIZE, "triangle")(batch)
+    assert tensor.shape == (3, 2, 4, *SIZE)
+    assert tensor[0].any()
+    assert not tensor[1:].any()
+    assert EST(4, SIZE, "triangle")(batch[:0]).shape == (0, 2, 4, *SIZE)
+
+
 def stream(count: int = 400, seed: int = 0, size: tuple[int, int] = SIZE, last: int = 100_000) -> np.ndarray:
     rng = np.random.default_rng(seed)
     x, y, t, p = (rng.integers(limit, size=count) for limit in (size[1], size[0], last, 2))

@@ -598,8 +598,8 @@ def event_count(events: np.ndarray, size: Size) -> np.ndarray:
 
 
 def event_frame(events: np.ndarray, size: Size) -> np.ndarray:
-    """Events per pixel, whatever their polarity and time: float32 (1, H, W)."""
-    return _counts(events, size, np.zeros_like(events["p"]), 1)[..., 0]
+    """Number of polarities that a pixel has had events of: float32 (1, H, W) of 0, 1 and 2 (as in EventDrop's code)."""
+    return event_count(events, size).sum(0, keepdims=True)
 
 
 def voxel_grid(events: np.ndarray, size: Size, bins: int) -> np.ndarray:

@@ -102,7 +102,7 @@ def temporal_crop(events: np.ndarray, share: float, place: float) -> np.ndarray:
         >>> temporal_crop(make_events(0, 0, [0, 40, 80, 100], 1), share=0.5, place=1.0)["t"]
         array([30, 50])
     """
-    duration = int(events["t"][-1])
+    duration = int(events["t"].max(initial=0))
     length = share * duration
     start = round(place * (duration - length))
     inside = events[(events["t"] >= start) & (events["t"] <= start + length)]
@@ -127,15 +127,15 @@ def temporal_flip(frames: Tensor, swap_polarity: bool = False) -> Tensor:
 
 
 def with_noise(events: np.ndarray, share: float, sensor: Size, rng: np.random.Generator) -> np.ndarray:
-    """Add share * N events, uniform over sensor, duration and polarity."""
+    """Add share * N events, uniform over sensor, duration and polarity; none to an empty stream."""
     count = round(share * len(events))
     x, y = rng.integers(sensor[1], size=count), rng.integers(sensor[0], size=count)
-    t = rng.integers(int(events["t"][-1]) + 1, size=count)
+    t = rng.integers(int(events["t"].max(initial=0)) + 1, size=count)
     noisy = np.concatenate([events, make_events(x, y, t, rng.integers(2, size=count))])
     return noisy[np.argsort(noisy["t"], kind="stable")]
 
 
 def with_drops(events: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Delete a random share of the events; at least one remains."""
+    """Delete a random share of the events; at least one remains, if there is one."""
     kept = max(1, round((1 - share) * len(events)))
     return events[np.sort(rng.permutation(len(events))[:kept])]

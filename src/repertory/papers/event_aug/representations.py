@@ -29,12 +29,14 @@ def represent(events: np.ndarray, representation: Representation, size: Size, bi
     Args:
         events: (N,), sorted by t, which starts near 0.
         representation: "count_frames": number of events per bin and polarity; "count": 1 per polarity if there are
-            events; "frame": number of events; "voxel": number of events per bin; "est": the events, input of `EST`.
+            events; "frame": polarities with events, 0 to 2; "voxel": number of events per bin; "est": the events, input
+            of `EST`. "voxel" and "est" count no event at t = 0, as in the authors' code.
         size: (H, W).
         bins: number of time bins; not used by "count" and "frame".
 
     Returns:
-        float32: count_frames (bins, 2, H, W); est (N, 4) with columns x, y, t / max t, p; otherwise (C, H, W).
+        float32: count_frames (bins, 2, H, W); est (N, 4) with columns x, y, t / max t, p; otherwise (C, H, W). An empty
+        stream gives zeros; for est one event at t = 0, which adds nothing.
     """
     match representation:
         case "count_frames":
@@ -46,6 +48,7 @@ def represent(events: np.ndarray, representation: Representation, size: Size, bi
         case "voxel":
             return torch.from_numpy(voxel_grid(events, size, bins))
         case "est":
+            events = events if len(events) else np.zeros(1, events.dtype)
             t = events["t"] / max(1, int(events["t"].max()))
             columns = (events["x"], events["y"], t, events["p"])
             return torch.from_numpy(np.stack([column.astype(np.float32) for column in columns], axis=1))
@@ -60,8 +63,8 @@ def collate_streams(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 class EST(nn.Module):
     """Event spike tensor: a kernel spreads each event over the time bins (Gehrig et al., ICCV 2019).
 
-    An event at time t adds t k(t - i / (C - 1)) to bin i of its pixel and polarity. Parameter names are those of the
-    authors' `trilinear_init.pth`, which loads with `load_state_dict`.
+    An event at time t adds t k(t - i / (C - 1)) to bin i of its pixel and polarity; so one at t = 0 adds nothing, as in
+    the authors' code. Parameter names are those of their `trilinear_init.pth`, which loads with `load_state_dict`.
 
     Args:
         bins: C, at least 2.
@@ -90,7 +93,7 @@ class EST(nn.Module):
         """Events (N, 5) of x, y, t in [0, 1], p and b, sorted by b -> (B, 2, C, H, W)."""
         height, width = self.size
         x, y, p, b = events[:, [0, 1, 3, 4]].long().unbind(1)
-        t, count = events[:, 2], int(b[-1]) + 1
+        t, count = events[:, 2], int(b[-1]) + 1 if len(b) else 0
         plane = height * width
         first = x + width * y + plane * self.bins * (p + 2 * b)  # (N,)
         bins = torch.arange(self.bins, device=events.device)

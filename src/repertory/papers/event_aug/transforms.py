@@ -47,11 +47,11 @@ RANDOM_RATIO, RANDOM_DISTANCE = 0.3, 0.2
 def reverse(events: np.ndarray, domain: str, selection: Selection, size: Size) -> np.ndarray:
     """Reverse selected events in one or more coordinates.
 
-    x' = W - 1 - x, y' = H - 1 - y, p' = 1 - p, t' = max t - t, with the maximum over the whole stream. Rows keep
-    their order, so the stream is no longer sorted after a reversal in t.
+    x' = W - 1 - x, y' = H - 1 - y, p' = 1 - p, t' = max t - t, with the maximum over the whole stream; polarities of
+    -1 and 1 become p' = -p. Rows keep their order, so the stream is no longer sorted after a reversal in t.
 
     Args:
-        events: (N,), p 0 or 1.
+        events: (N,), p 0 or 1, or -1 or 1.
         domain: letters of x, y, t, p.
         selection: rows.
         size: (H, W).
@@ -65,7 +65,8 @@ def reverse(events: np.ndarray, domain: str, selection: Selection, size: Size) -
     selection = _valid_rows(selection, len(events))
     for name in domain:
         column = events[name]
-        column[selection] = _limit(events, name, size) - 1 - column[selection]
+        signed = name == "p" and column.min(initial=0) < 0
+        column[selection] = (0 if signed else _limit(events, name, size) - 1) - column[selection]
     return events
 
 
