@@ -266,8 +266,9 @@ def _check_claims(card: Card, study: type[Study], path: Path) -> None:
     from repertory.core.study import find_metric
 
     for claim in card.claim:
+        published = [(figure.ours, figure.measured) for figure in claim.published if figure.on]
         for test in claim.test:
-            for arm, metric in test.measurements():
+            for arm, metric in [*test.measurements(), *published]:
                 if arm and arm not in study.arms:
                     what = f"claim {claim.id!r} tests the arm {arm!r}, which the study of {card.id} does not have"
                     raise Problem(what, path, _closest(arm, study.arms))

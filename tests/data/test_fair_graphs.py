@@ -77,6 +77,42 @@ def test_recidivism_is_row_normalised_and_joins_people_who_are_alike(tmp_path: P
     assert (found == expected).all()
 
 
+def test_a_table_without_edges_is_asked_about(tmp_path: Path) -> None:
+    people(tmp_path / "staff", edges="")
+    with pytest.raises(Problem, match=r"no edges beside the table[\s\S]*join_similar=true"):
+        read_fair_graph(tmp_path / "staff", "HIRED", "SEX")
+    with pytest.warns(UserWarning, match=r"no edges; \d+ pairs of people who are alike are joined \(\d+.\d% of all\)"):
+        graph = read_fair_graph(tmp_path / "staff", "HIRED", "SEX", similar=True)
+    with pytest.warns(UserWarning, match="no edges"):  # the model remembers what its edges were
+        again = read_fair_graph(tmp_path / "staff", encoding=Encoding(**graph.encoding.__dict__))
+    assert np.array_equal(graph.edges, again.edges)
+
+
+def test_distances_are_taken_in_double_precision(tmp_path: Path) -> None:
+    (tmp_path / "bail").mkdir()
+    far = 3e7 + np.array([0, 1, 2, 3, 5, 8] * 2)  # float32 cannot tell neighbours apart here
+    table = pd.DataFrame({"WHITE": [0, 1] * 6, "FILE": far, "RECID": [0, 0, 1, 1] * 3})
+    table.to_csv(tmp_path / "bail" / "bail.csv", index=False)
+    graph = read_fair_graph(tmp_path)
+    raw = table[["WHITE", "FILE"]].to_numpy(float)
+    similar = 1 / (1 + np.linalg.norm(raw[:, None] - raw[None], axis=2))
+    joined = similar > 0.6 * np.sort(similar, axis=1)[:, -2:-1]
+    assert graph.edges.shape[1] == (joined | joined.T | np.eye(12, dtype=bool)).sum()
+
+
+def test_other_people_are_encoded_as_those_of_training(tmp_path: Path) -> None:
+    first = read_fair_graph(people(tmp_path / "a", PAY=[float(k * k) for k in range(12)]), "HIRED", "SEX")
+    table = pd.read_csv(tmp_path / "a" / "staff.csv").filter(["PAY", "SEX", "AGE", "HIRED"]).iloc[::-1]
+    (tmp_path / "b").mkdir()
+    table.iloc[:8].to_csv(tmp_path / "b" / "staff.csv", index=False)
+    (tmp_path / "b" / "edges.csv").write_text("0,1\n")
+    other = read_fair_graph(tmp_path / "b", "HIRED", "SEX").encoded(first.encoding)
+    assert other.features == pytest.approx(first.features[::-1][:8])
+    assert other.encoding == first.encoding
+    with pytest.raises(Problem, match="'PAY' is missing"):
+        read_fair_graph(people(tmp_path / "c"), "HIRED", "SEX").encoded(first.encoding)
+
+
 def test_credit_is_binary_zipped_and_its_largest_component(tmp_path: Path) -> None:
     n = 20
     table = pd.DataFrame({"NoDefaultNextMonth": [0, 1] * 10, "Married": [0, 0, 1, 1] * 5, "Age": [0, 1, 1, 0] * 5})

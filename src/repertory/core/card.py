@@ -55,6 +55,15 @@ class Published(_Part):
     value: float
     std: float | None = Field(default=None, ge=0, description="published standard deviation, if any")
     source: Literal["abstract", "paper", "code", "readme", "secondary"]
+    on: tuple[str, ...] = Field(default=(), description="names of folders with these data; then `ours` and `measured`")
+    ours: str = Field(default="", description="the arm of the study that reproduces it")
+    measured: str = Field(default="", description="the metric of the study that it is compared with")
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Published:
+        if len({bool(self.on), bool(self.ours), bool(self.measured)}) > 1:
+            raise ValueError("`on`, `ours` and `measured` go together")
+        return self
 
 
 class _Region(_Part):
@@ -172,16 +181,27 @@ class Trend(_Region):
 
 
 class Untested(_Part):
-    """The claim cannot be tested here, for the stated reason."""
+    """The claim cannot be tested here, for the stated reason.
+
+    With `reproduces` it can on the very data of a published figure that says where it is measured (`Published.on`): the
+    mean over seeds lies within the published standard deviation, or `tolerance` where none is published, or is better.
+    """
 
     kind: Literal["untested"]
     reason: Text
+    reproduces: bool = False
+    tolerance: float = Field(default=0.0, ge=0, description="in the metric's unit")
+    figures: tuple[Published, ...] = Field(default=(), description="filled in: those of the card that can be compared")
 
     def measurements(self) -> list[tuple[str, str]]:
         return []
 
 
 Test = Annotated[Compare | Value | Trend | Untested, Field(discriminator="kind")]
+
+
+def _listed(tests: Any) -> Any:
+    return [tests] if isinstance(tests, dict) else tests
 
 
 class Claim(_Part):
@@ -196,9 +216,7 @@ class Claim(_Part):
     @model_validator(mode="before")
     @classmethod
     def _one_or_many(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and isinstance(fields.get("test"), dict):
-            return {**fields, "test": [fields["test"]]}
-        return fields
+        return {**fields, "test": _listed(fields["test"])} if isinstance(fields, dict) and "test" in fields else fields
 
     @property
     def text(self) -> Text:
@@ -241,6 +259,19 @@ class Card(_Part):
     summary: Text
     claim: tuple[Claim, ...] = Field(min_length=1)
     note: tuple[Note, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_figures(cls, fields: Any) -> Any:
+        """Hand the figures that can be compared to the tests that reproduce them."""
+        claims = fields.get("claim", ()) if isinstance(fields, dict) else ()
+        claims = [claim for claim in claims if isinstance(claim, dict)]
+        figures = [figure for claim in claims for figure in claim.get("published", ()) if figure.get("on")]
+        tests = [test for claim in claims for test in _listed(claim.get("test", ()))]
+        for test in tests:
+            if isinstance(test, dict) and test.get("reproduces"):
+                test["figures"] = figures
+        return fields
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:

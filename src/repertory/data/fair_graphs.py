@@ -4,6 +4,7 @@ Formats, as their owners distribute them (nifty's and RELIANT's repositories):
 
 - tables: `<name>.csv`, a row a person, and `<name>_edges.txt` (or `edges.csv`), pairs of row numbers, which may be
   written as floats. `bail`, `credit` and `german` are known by name: label, attribute, and how columns are prepared.
+  Without edges people are joined to those most like them if that is asked for; for `bail` it always is.
 - npz: `X.npz` (COO parts data, row, col, shape), `labels.txt` and `sens.txt` (id, value), `edgelist.txt` (u, v)
 
 Either may have `split/{train,val,test}_split.npy`, ids of nodes or masks (n,) of booleans; otherwise splits are drawn.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.metrics import pairwise_distances_chunked
+from scipy.spatial.distance import cdist
 
 from repertory.core.problem import Problem
 from repertory.data.arrays import load_npy, load_npz, to_dense
@@ -35,6 +37,8 @@ split/{train,val,test}_split.npy (optional)"""
 PARTS = ("train", "val", "test")
 SIMILAR = 0.6
 """People are neighbours if they are as similar as this, relative to the most similar one."""
+ROWS_AT_ONCE = 256
+"""Rows of the matrix of distances that are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Encoding:
     """Columns of words, and the word that becomes 1."""
     rows: Literal["raw", "normalised", "binary"] = "raw"
     """Features as they are, divided by the sum of their row, or 1 where they are not 0."""
+    similar: bool = False
+    """Whether people are joined by similarity where a table has no edges."""
 
     def features(self, table: pd.DataFrame, where: object = "") -> np.ndarray:
         """(n, d) float32.
@@ -59,6 +65,14 @@ class Encoding:
         Raises:
             Problem: a column is missing, or holds something that is not a finite number.
         """
+        features = self.numbers(table, where)
+        if self.rows == "normalised":
+            sums = features.sum(axis=1, keepdims=True)
+            features = np.divide(features, sums, out=np.zeros_like(features), where=sums != 0)
+        return (features != 0 if self.rows == "binary" else features).astype(np.float32)
+
+    def numbers(self, table: pd.DataFrame, where: object = "") -> np.ndarray:
+        """(n, d) float64: the columns, scaled where that is told, before rows are prepared; raises as `features`."""
         missing = [name for name in self.columns if name not in table]
         if missing:
             raise Problem(f"the column {missing[0]!r} is missing", where, f"the features are {', '.join(self.columns)}")
@@ -76,11 +90,7 @@ class Encoding:
                 low, high = self.scaled[name]
                 numbers = 2 * (numbers - low) / ((high - low) or 1.0) - 1
             columns.append(numbers)
-        features = np.stack(columns, axis=1)
-        if self.rows == "normalised":
-            sums = features.sum(axis=1, keepdims=True)
-            features = np.divide(features, sums, out=np.zeros_like(features), where=sums != 0)
-        return (features != 0 if self.rows == "binary" else features).astype(np.float32)
+        return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,14 @@ class FairGraph:
     """(n,) 0 or 1, or None."""
     split: Mapping[str, np.ndarray] = field(default_factory=dict)
     """train, val and test: ids of nodes; empty where there are no labels."""
+    table: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    """The rows that features were made of; None where the files hold features as they are."""
+
+    def encoded(self, encoding: Encoding, where: object = "") -> FairGraph:
+        """The same people as a model was trained to read them; raises as `Encoding.features`."""
+        if self.table is None or encoding == self.encoding:
+            return self
+        return replace(self, features=encoding.features(self.table, where), encoding=encoding)
 
     @property
     def size(self) -> int:
@@ -117,10 +135,11 @@ class _Known:
     scaled: tuple[str, ...] = ()
     rows: Literal["raw", "normalised", "binary"] = "raw"
     largest_component: bool = False
+    similar: bool = False
 
 
 KNOWN: Mapping[str, _Known] = {
-    "bail": _Known("RECID", "WHITE", rows="normalised"),
+    "bail": _Known("RECID", "WHITE", rows="normalised", similar=True),
     "german": _Known(
         "GoodCustomer",
         "Gender",
@@ -143,6 +162,7 @@ def read_fair_graph(
     seed: int = 0,
     encoding: Encoding | None = None,
     per_class: int = 500,
+    similar: bool = False,
 ) -> FairGraph:
     """Read the graph in a folder.
 
@@ -153,6 +173,7 @@ def read_fair_graph(
         seed: of the split, where the folder has none.
         encoding: of a trained model: read what it predicts from, and neither labels nor groups.
         per_class: most training nodes of each class in a split that is drawn.
+        similar: where a table has no edges, join people to those most like them.
 
     Raises:
         Problem: files, columns or values that are missing or wrong; groups or labels that are not binary; edges to
@@ -162,13 +183,14 @@ def read_fair_graph(
     if not folder.is_dir():
         raise Problem("no graph of people here", folder, f"expected: {'; '.join(FORMATS.splitlines())}")
     home = next((path.parent for depth in ("", "*/") for path in sorted(folder.glob(f"{depth}X.npz"))), None)
-    graph = _read_npz(home, encoding is not None) if home else _read_table(folder, label, sensitive, encoding)
+    table = (folder, label, sensitive, encoding, similar)
+    graph = _read_npz(home, encoding is not None) if home else _read_table(*table)
     if encoding is not None:
         return graph
     return _checked(replace(graph, split=_read_split(home or _table(folder).parent, graph, seed, per_class)), folder)
 
 
-def _read_table(folder: Path, label: str, sensitive: str, encoding: Encoding | None) -> FairGraph:
+def _read_table(folder: Path, label: str, sensitive: str, encoding: Encoding | None, similar: bool) -> FairGraph:
     path = _table(folder)
     table = without_index(read_table(path), path)
     known = KNOWN.get(path.stem) if not label and not sensitive else _Known(label, sensitive)
@@ -193,6 +215,7 @@ def _read_table(folder: Path, label: str, sensitive: str, encoding: Encoding | N
         {name: [float(f(table[name].to_numpy())) for f in (np.nanmin, np.nanmax)] for name in numeric},
         {name: word for name, word in known.yes.items() if name in columns},
         known.rows,
+        similar or known.similar,
     )
     graph = FairGraph(
         path.stem,
@@ -201,6 +224,7 @@ def _read_table(folder: Path, label: str, sensitive: str, encoding: Encoding | N
         encoding,
         _binary(table, known.label, "label", path, known),
         _binary(table, known.sensitive, "sensitive attribute", path, known),
+        table=table,
     )
     return _largest_component(graph) if known.largest_component else graph
 
@@ -227,11 +251,23 @@ def _binary(table: pd.DataFrame, name: str, what: str, where: Path, known: _Know
 
 
 def _read_edges(path: Path, table: pd.DataFrame, encoding: Encoding) -> np.ndarray:
-    """The edges beside a table; where there is no file (bail), people are joined to those most like them."""
+    """The edges beside a table; where there is no file, people are joined to those most like them, or asked about."""
     names = (f"{path.stem}_edges.txt", "edges.txt", f"{path.stem}_edges.csv", "edges.csv", f"{path.stem}_edges.txt.zip")
     edges = next((path.with_name(name) for name in names if os.path.lexists(path.with_name(name))), None)
     if edges is None:
-        return _both_ways(pd.DataFrame(_alike(replace(encoding, rows="raw").features(table))), len(table), path)
+        if not encoding.similar:
+            raise Problem(
+                "no edges beside the table",
+                path,
+                f"add {names[0]}, pairs of row numbers; or --set join_similar=true joins people who are alike",
+            )
+        built = _both_ways(pd.DataFrame(_alike(encoding.numbers(table, path))), len(table), path)
+        pairs, share = (built.shape[1] - len(table)) // 2, (built.shape[1] / len(table) - 1) / max(1, len(table) - 1)
+        warnings.warn(
+            f"{path.name}: no edges; {pairs} pairs of people who are alike are joined ({share:.1%} of all)",
+            stacklevel=4,
+        )
+        return built
     pairs = read_table(edges, header=None, sep=r"[\s,]+", engine="python", dtype=str)
     first = np.asarray(pd.to_numeric(pairs.iloc[0], errors="coerce"), np.float64)
     if edges.suffix == ".csv" and np.isnan(first[:2]).any():  # names of columns
@@ -257,14 +293,13 @@ def _both_ways(pairs: pd.DataFrame, size: int, where: Path) -> np.ndarray:
 
 def _alike(features: np.ndarray) -> np.ndarray:
     """(E, 2) pairs of people with similarity 1 / (1 + distance) above 0.6 of the greatest to anybody else."""
-    found, start = [], 0
-    for distances in pairwise_distances_chunked(features):
-        similar = 1 / (1 + distances)
+    found = []
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        similar = 1 / (1 + cdist(features[start : start + ROWS_AT_ONCE], features))
         rows = np.arange(len(similar))
         similar[rows, start + rows] = 0.0
         u, v = np.nonzero(similar > SIMILAR * similar.max(axis=1, keepdims=True))
         found.append(np.stack([start + u, v], axis=1))
-        start += len(similar)
     return np.concatenate(found)
 
 
@@ -275,7 +310,8 @@ def _largest_component(graph: FairGraph) -> FairGraph:
     number = np.cumsum(kept) - 1
     edges = number[graph.edges[:, kept[graph.edges[0]]]]
     parts = {name: array[kept] for name in ("labels", "sensitive") if (array := getattr(graph, name)) is not None}
-    return replace(graph, features=graph.features[kept], edges=edges, **parts)
+    table = None if graph.table is None else graph.table[kept]
+    return replace(graph, features=graph.features[kept], edges=edges, table=table, **parts)
 
 
 def _read_npz(folder: Path, features_only: bool) -> FairGraph:

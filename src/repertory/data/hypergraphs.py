@@ -191,7 +191,7 @@ def _numbered(labels: Any, n: int, where: object) -> tuple[np.ndarray, tuple[str
     if labels is None:
         return np.full(n, UNLABELLED, dtype=np.int64), ()
     try:
-        column = pd.Series(np.asarray(labels).ravel())
+        column = pd.Series(np.asarray(labels).ravel()).infer_objects()  # whole numbers among None are numbers
         codes, names = pd.factorize(column, sort=True)
         whole = pd.api.types.is_numeric_dtype(column.dtype)
         if len(column) != n:

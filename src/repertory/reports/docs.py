@@ -221,7 +221,7 @@ def _claim(
         ]
         verdicts.append(verdict.sentence)
         for test, finding in zip(claim.elementary, verdict.findings, strict=True):
-            if test.kind == "untested":
+            if test.kind == "untested" and finding.word == "not tested":
                 continue
             label, estimate = estimate_of(test, finding, metrics_of(result))
             exact = math.isinf(finding.low) or finding.low == finding.high or not estimate

@@ -74,7 +74,7 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
         line = Line.assemble(heads["test"], interval_of(test, finding, metrics, lang)) if finding.label else Line()
         if len(verdict.findings) > 1 and finding.label:
             line.append(f"  {words[finding.word]}", style=COLOURS[finding.word])
-        reason = test.reason[lang] if test.kind == "untested" else finding.reason
+        reason = test.reason[lang] if test.kind == "untested" and finding.word == "not tested" else finding.reason
         if reason:
             line.append(f"{indent}{reason}" if finding.label else f"{heads['reason'][0]}{reason}", style="italic")
         body.append(line)

@@ -196,7 +196,7 @@ def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: st
         slope = f"slope of {curve} over x" if lang == "en" else f"{curve} 对 x 的斜率"
         return slope + (" (log-log)" if test.log else ""), ""
     if test.kind == "untested":
-        return "", ""
+        return finding.label, ""
     metric = metric_named(metrics, test.metric)
     if not test.arm:
         return metric[lang], metric.unit

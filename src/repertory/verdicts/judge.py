@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 from repertory.core.card import Assay, Card, Claim, Compare, Test, Text, Trend, Untested, Value
+from repertory.core.study import find_metric
 from repertory.verdicts.decisions import (
     SMALL,
     Finding,
@@ -113,31 +114,32 @@ def arms_of(test: Test) -> tuple[str, ...]:
         case Value() | Trend():
             return (test.arm,) if test.arm else ()
         case Untested():
-            return ()
+            return tuple(figure.ours for figure in test.figures)
 
 
 def judge_claim(claim: Claim, evidence: Evidence, data: str, scale: str) -> Verdict:
     """Judge one claim; arguments as for `judge`."""
     # One that fails sinks the claim, so all share the error of failing.
     tests = claim.elementary
-    findings = tuple(examine(test, evidence, len(tests)) for test in tests)
+    findings = tuple(examine(test, evidence, len(tests), data) for test in tests)
     words = {finding.word for finding in findings}
     ranking: tuple[Word, ...] = ("fails", "undecided", "not tested", "holds")
     word: Word = next(word for word in ranking if word in words)
     return Verdict(claim.id, claim.text, word, data, scale, findings)
 
 
-def examine(test: Test, evidence: Evidence, shares: int = 1) -> Finding:
+def examine(test: Test, evidence: Evidence, shares: int = 1, data: str = "") -> Finding:
     """Run one test of a card.
 
     Args:
         test: an elementary one, with a single control.
         evidence: all that was measured.
         shares: tests among which the error of failing is shared.
+        data: what the data are called; published figures of these very data are compared.
     """
     match test:
         case Untested():
-            return Finding("not tested", "", reason=test.reason.en)
+            return _reproduced(test, evidence, shares, data)
         case Compare():
             return _compare(test, evidence, shares)
         case Value():
@@ -242,6 +244,35 @@ def _trend(test: Trend, evidence: Evidence, shares: int) -> Finding:
     finding = decide_by([(interval, TAIL)], len(x), rule, label)
     scatter = "the points scatter too much around the line" if finding.word == "undecided" else ""
     return replace(finding, reason=scatter)
+
+
+def _reproduced(test: Untested, evidence: Evidence, shares: int, data: str) -> Finding:
+    """Published figures of these data against what was measured; the least convincing of them speaks for all."""
+    here = [figure for figure in test.figures if data.lower() in map(str.lower, (figure.data, *figure.on))]
+    measured = [(figure, *evidence.column(figure.ours, figure.measured)) for figure in here]
+    measured = [(figure, values, failed) for figure, values, failed in measured if values or failed]
+    if not measured:
+        return Finding("not tested", "", reason=test.reason.en)
+    findings = []
+    for figure, values, failed in measured:
+        known = find_metric(evidence.declared, figure.measured)
+        better = known.better if known else ""
+        spread = figure.std or test.tolerance
+        low = -math.inf if better == "lower" else figure.value - spread
+        high = math.inf if better == "higher" else figure.value + spread
+        label = f"{figure.measured} of {figure.ours}, published {figure.value:g} ± {spread:g}"
+        if not values:
+            findings.append(Finding("undecided", label, reason=f"no trial of {figure.ours} gave {figure.measured}"))
+            continue
+        rule = Rule((low, high), shares=shares * len(measured))
+        finding = decide(_over_seeds(values), len(values), rule, label, evidence.looks)
+        gaps = [f"{len(failed)} of {len(failed) + len(values)} trials of {figure.ours} failed{_at(failed)}"]
+        findings.append(_with_gaps(finding, gaps if failed else []))
+    ranking: tuple[Word, ...] = ("fails", "undecided", "holds")
+    weakest = min(findings, key=lambda finding: ranking.index(finding.word))
+    agreeing = sum(finding.word == "holds" for finding in findings)
+    said = f"{agreeing} of {len(findings)} published figures come out"
+    return replace(weakest, reason="; ".join(filter(None, [said, weakest.reason])))
 
 
 def _over_seeds(values: Sequence[float]) -> Callable[[int, Tails], Interval]:

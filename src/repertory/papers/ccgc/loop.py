@@ -91,7 +91,7 @@ def cluster_restarts(
     session: Session, x: Tensor, clusters: int, threshold: float, restarts: int, labels: np.ndarray | None
 ) -> Picks:
     """K-means on smoothed features `x` (n, d), `restarts` times: as often as the trained arms are scored."""
-    picks = Picks()
+    picks = Picks(ties="last")  # as the authors: of equal accuracies the later
     for restart in session.progress(range(restarts), "K-means"):
         found = kmeans(x, clusters, session.generator("kmeans", restart))
         offer(picks, restart - 1, x, found, threshold, labels)
@@ -113,7 +113,7 @@ def cluster_contrastively(
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr, fused=x.device.type in ("cpu", "cuda"))
     network, optimizer = session.fabric.setup(encoder, optimizer)
 
-    picks = Picks()
+    picks = Picks(ties="last")  # as the authors: of equal accuracies the later
     # No step after the last refresh can change a clustering, so none is taken.
     loop = Loop(session, last_refresh(config) + 1, model=network, optimizer=optimizer, picks=picks)
     if loop.extra:

@@ -128,7 +128,12 @@ class CCGCStudy(CCGCDesign, Study[CCGCConfig, Graph, GraphClustering]):
         return model
 
     def evaluate(self, model: GraphClustering, data: Graph) -> dict[str, float]:
-        """Scores of every protocol's clustering; those against true labels only if the graph has labels."""
+        """Scores of every protocol's clustering; those against true labels only if the graph has labels.
+
+        Raises:
+            Problem: another number of features than in training.
+        """
+        demand_features(model.in_features, data.features.shape[1], data.name)
         x = self._smoothed(data, model.smoothing_steps)
         metrics: dict[str, float] = {}
         for protocol in model.moments:

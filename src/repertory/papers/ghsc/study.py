@@ -272,9 +272,12 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
 
         `accuracy_edvw` repeats the accuracy where the data have edge-dependent vertex weights; claims about such
         weights compare it.
+
+        Raises:
+            Problem: another number of features than in training.
         """
         known = self._renumbered(data, model)
-        x, T, _ = self.inputs(data, model.operator)
+        x, T, _ = self._demand_features(data, model, data.name)
         weighted = data.incidence is None or bool((data.incidence.data != 1).any())
         if data.size == len(model.role):
             tested = {name: having(model.role, wanted) for name, (_, wanted) in PROTOCOLS.items()}
@@ -402,7 +405,7 @@ class GHSCStudy(GHSCDesign, Study[GHSCConfig, Hypergraph, VertexClassifier]):
 
     # -- parts --------------------------------------------------------------------------------------
 
-    def _demand_features(self, data: Hypergraph, model: VertexClassifier, source: Path) -> Inputs:
+    def _demand_features(self, data: Hypergraph, model: VertexClassifier, source: object) -> Inputs:
         inputs = self.inputs(data, model.operator)
         demand_features(model.in_features, inputs.x.shape[1], source, "vertex")
         return inputs

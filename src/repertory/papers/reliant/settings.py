@@ -56,7 +56,7 @@ class ReliantConfig(StudyConfig):
             "cpf_weight_decay", "akd_lr", "akd_weight_decay", "knowledge",
         ),
         "evaluation": ("curve",),
-        "data": ("label", "sensitive"),
+        "data": ("label", "sensitive", "join_similar"),
         "sample": ("sample_nodes",),
     }  # fmt: skip
 
@@ -86,6 +86,9 @@ class ReliantConfig(StudyConfig):
     knowledge: str = Field(default="", description="file of a teacher's outputs, in place of training one")
     label: str = Field(default="", description="own table: the column to predict")
     sensitive: str = Field(default="", description="own table: the column of the sensitive attribute")
+    join_similar: bool = Field(
+        default=False, description="own table without edges: join people to those most like them, as is done for bail"
+    )
     sample_nodes: int = Field(default=800, ge=60, le=10_000, description="people in the sample")
     curve: tuple[float, ...] = Field(
         default=(0.0, 1.0, 10.0, 100.0, 1000.0), description="α of the accuracy-ΔSP curve (CPF); none: no curve"

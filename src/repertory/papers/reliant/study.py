@@ -8,6 +8,7 @@ repertory train reliant --data people/ --set label=HIRED --set sensitive=SEX --o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +79,8 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
         fair_graphs.write_npz(folder, graph, fair_graphs.draw_split(graph.labels, 0))
 
     def read(self, folder: Path) -> FairGraph:
-        return fair_graphs.read_fair_graph(folder, self.config.label, self.config.sensitive, self.session.seed)
+        c = self.config
+        return fair_graphs.read_fair_graph(folder, c.label, c.sensitive, self.session.seed, similar=c.join_similar)
 
     # -- the experiment -------------------------------------------------------------------------
 
@@ -147,14 +149,22 @@ class ReliantStudy(ReliantDesign, Study[ReliantConfig, FairGraph, Distilled]):
     def evaluate(self, model: Distilled, data: FairGraph) -> dict[str, float]:
         """On the test nodes, in per cent: accuracy, balanced accuracy, ΔSP, ΔEO, the largest share of one decision.
 
-        `collapsed` is 1 if nearly all decisions are the same: ΔSP and ΔEO near 0 then say nothing about fairness.
+        `collapsed` is 1 if nearly all decisions are the same: ΔSP and ΔEO near 0 then say nothing about fairness. Other
+        people than those of training are encoded as they were.
+
+        Raises:
+            Problem: other columns or another number of features than in training.
         """
+        data = data.encoded(Encoding(**model.encoding), "evaluate")
+        demand_features(model.features, data.features.shape[1], data.name, "person")
         task = Task.of(data, self.session.fabric.device)
         p = self._scores(model, task.x, task.graph, task.sensitive)[task.test]
         labels, sensitive = (values[task.test].cpu() for values in (task.labels, task.sensitive))
         decisions = p.argmax(1).cpu()
         outputs = {"label": labels, "sensitive": sensitive, "prediction": decisions, "probability": p}
         self.session.keep_outputs(outputs)
+        for s in {0, 1} - set(sensitive[labels == 1].tolist()):
+            warnings.warn(f"ΔEO is not defined: no test person of group {s} has label 1", stacklevel=2)
         share = float(torch.bincount(decisions, minlength=2).max()) / len(decisions)
         with torch.inference_mode():
             taught = model.teacher(task.x, task.graph)[0].softmax(1)[task.test, 1].cpu().numpy()
