@@ -15,8 +15,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +125,10 @@ class RoomSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         item = places, colours, self.labels(folder, len(places))
         return item if self.transform is None else self.transform(*item)
 
+    def with_transform(self, transform: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> RoomSet:
+        """The same rooms, transformed."""
+        return replace(self, transform=transform)
+
     def labels(self, folder: Path, count: int) -> Tensor:
         """Classes (N,) of the points of a scene.
 
@@ -148,6 +152,27 @@ class RoomSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return torch.from_numpy(of_segments[inverse.reshape(-1)])
 
 
+def class_frequency(
+    data: RoomSet, progress: Callable[[Iterable[Any], str], Iterable[Any]] | None = None
+) -> dict[str, list[int]]:
+    """How many rooms and how many points hold each class.
+
+    Args:
+        data: the rooms to train on.
+        progress: (items, label) -> items, to show progress.
+
+    Returns:
+        "image" (rooms) and "pixel" (points): (K,) counts.
+    """
+    rooms, points = (np.zeros(len(data.classes), np.int64) for _ in range(2))
+    for folder in progress(data.scenes, "count classes") if progress else data.scenes:
+        labels = data.labels(folder, len(read_ply(folder / f"{folder.name}{PLY}"))).numpy()
+        counts = np.bincount(labels[labels >= 0], minlength=len(data.classes))
+        rooms += counts > 0
+        points += counts
+    return {"image": rooms.tolist(), "pixel": points.tolist()}
+
+
 def read_points(path: Path) -> tuple[Tensor, Tensor]:
     """Places (N, 3) in metres and colours (N, 3) from 0 to 1 of a PLY file.
 
@@ -163,6 +188,20 @@ def read_points(path: Path) -> tuple[Tensor, Tensor]:
     if not len(columns) or not np.isfinite(columns).all():
         raise Problem("no points, or places that are not finite", path, "replace the file")
     return torch.from_numpy(columns[:, :3].copy()), torch.from_numpy(columns[:, 3:] / np.float32(255))
+
+
+def find_scans(source: Path) -> list[Path]:
+    """The PLY file itself, or all of them below a folder, sorted; hidden files are left out.
+
+    Raises:
+        Problem: there are none.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted(p for p in source.rglob("*.ply") if not p.name.startswith(".") and p.is_file())
+    if not found:
+        raise Problem("no scans here", source, "give a PLY file, or a folder that holds some")
+    return found
 
 
 def read_split(folder: Path, split: Literal["train", "val"], ids: Path | None = None) -> RoomSet:

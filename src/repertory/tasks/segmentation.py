@@ -248,7 +248,22 @@ def overlay_picture(
     left.imshow(image)
     right.imshow(overlay(image, ids, colours))
     left.set_title(figure_text(title), fontsize=9)
-    found = shares(ids, len(names))
+    class_legend(figure, ids, names, most)
+    for axes in (left, right):
+        axes.set_axis_off()
+    return figure
+
+
+def class_legend(figure: Figure, ids: NDArray[Any], names: Sequence[str], most: int = 20) -> None:
+    """Add a legend of the classes that a map holds, with their shares, largest first.
+
+    Args:
+        figure: gets the legend on its right.
+        ids: classes of pixels or points, of any shape.
+        names: of the classes.
+        most: classes in the legend; it says how many it leaves out.
+    """
+    colours, found = palette(len(names)), shares(ids, len(names))
     handles = [
         Patch(color=colours[k] / 255, label=figure_text(f"{names[k]}  {100 * share:.1f} %"))
         for k, share in list(found.items())[:most]
@@ -256,9 +271,6 @@ def overlay_picture(
     if len(found) > most:
         handles.append(Patch(color="none", label=f"and {len(found) - most} more"))
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
-    for axes in (left, right):
-        axes.set_axis_off()
-    return figure
 
 
 def iou_picture(ious: NDArray[np.float64], names: Sequence[str], counts: Sequence[float], most: int = 60) -> Figure:
