@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.problem import Problem
+from repertory.data.ade20k import IGNORE
 from repertory.papers.ceco.hosts import CHANNELS, make_host
 from repertory.papers.ceco.model import CeCoLoss, pixel_loss
 
 AUX_WEIGHT = 0.4
 LONGEST_RATIO = 4
 """Longest side of the input, relative to the shorter one: 2048 of 512 pixels."""
-IGNORE = 255
 
 
 class CeCoNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
@@ -52,6 +52,8 @@ class CeCoNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         >>> network(torch.rand(1, 3, 32, 48)).shape
         torch.Size([1, 5, 32, 48])
     """
+
+    ignore = IGNORE
 
     def __init__(
         self,
@@ -99,30 +101,30 @@ class CeCoNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         rows = [m.weight.flatten(1) for m in self.host.classifier.modules() if isinstance(m, nn.Conv2d)]
         return rows[-1].detach()
 
-    def answer(self, images: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> tuple[Tensor, Tensor]:
-        """Classes of images of any size, by the mean probability over scaled and mirrored views.
+    def answer(self, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> tuple[Tensor, Tensor]:
+        """Classes of an image of any size, by the mean probability over scaled and mirrored views.
 
         Args:
-            images: (B, 3, H, W), 0 to 1.
+            image: (3, H, W), 0 to 1.
             scales: factors of the shorter side, `image_size`.
             flip: add mirrored views.
 
         Returns:
-            Classes (B, H, W), and the features of the first view, (B, C, h, w).
+            Classes (H, W), and the features of the first view, (C, h, w).
         """
-        height, width = images.shape[-2:]
+        height, width = image.shape[-2:]
         maps: list[Tensor] = []
-        total = images.new_zeros(len(images), self.num_classes, height, width)
+        total = image.new_zeros(self.num_classes, height, width)
         for scale in scales:
             side = round((self.image_size or min(height, width)) * scale)
             fits = side == min(height, width)
-            view = images if fits else TF.resize(images, [side], max_size=LONGEST_RATIO * side, antialias=False)
+            view = image if fits else TF.resize(image, [side], max_size=LONGEST_RATIO * side, antialias=False)
             for mirrored in (False, True) if flip else (False,):
-                features, _ = self.forward_features(view.flip(-1) if mirrored else view)
+                features, _ = self.forward_features((view.flip(-1) if mirrored else view)[None])
                 logits = self.host.classifier(features.flip(-1) if mirrored else features)
-                total += F.interpolate(logits, (height, width), mode="bilinear", align_corners=False).softmax(1)
-                maps.append(features)
-        return total.argmax(1), maps[0]
+                total += F.interpolate(logits, (height, width), mode="bilinear", align_corners=False).softmax(1)[0]
+                maps.append(features[0])
+        return total.argmax(0), maps[0]
 
 
 class WithCentres(nn.Module):

@@ -22,14 +22,14 @@ class CeCoConfig(Recipe):
             "distort",
         ),
         "evaluation": ("image_size", "view_scales", "view_flip"),
-        "data": ("classes", "zero_is_ignore"),
-        "sample": ("sample_train", "sample_val"),
+        "data": ("classes", "zero_is_ignore", "scannet_ids"),
+        "sample": ("sample", "sample_train", "sample_val", "sample_points"),
     }  # fmt: skip
 
     arch: str = Field(
         default="",
         description="network: mini, one of torchvision's deeplabv3_*, or an encoder of timm, which gets UPerNet's "
-        "decoder; empty: mini for the sample, else Swin-T",
+        "decoder; voxels for point clouds; empty: mini for the sample, else Swin-T",
     )
     channels: int = Field(default=512, ge=8, le=4096, description="channels of UPerNet's decoder")
     drop_path: float | None = Field(
@@ -53,6 +53,11 @@ class CeCoConfig(Recipe):
     prior: Literal["", "image", "pixel", "none"] = Field(
         default="",
         description="what adjusts the centres' logits: counts of images, of pixels, nothing; empty: the arm's",
+    )
+
+    voxel: float = Field(default=0.1, gt=0, le=10, description="side of a voxel in metres; point clouds only")
+    grid: tuple[int, int, int] = Field(
+        default=(48, 40, 28), description="voxels along x, y, z, multiples of 4; points outside go to the outermost"
     )
 
     pretrained: str = Field(
@@ -89,19 +94,31 @@ class CeCoConfig(Recipe):
         default=True, description="0 in annotations is unlabelled and 1 the first class; false: 0 is the first"
     )
 
-    sample_train: int = Field(default=400, ge=2, le=20_000, description="training images of the sample")
-    sample_val: int = Field(default=160, ge=2, le=20_000, description="held-out images of the sample")
+    scannet_ids: str = Field(
+        default="",
+        description="the benchmark's class ids, one a line; empty: scannet200_ids.txt in the folder",
+    )
 
-    def completed(self, sample: bool) -> CeCoConfig:
+    sample: Literal["ade_tiny", "scannet_tiny"] = Field(default="ade_tiny", description="sample data set to write")
+    sample_train: int = Field(default=400, ge=2, le=20_000, description="training images or rooms of the sample")
+    sample_val: int = Field(default=160, ge=2, le=20_000, description="held-out images or rooms of the sample")
+
+    sample_points: int = Field(default=3000, ge=100, le=200_000, description="points of a room of the sample")
+
+    def completed(self, sample: bool, points: bool) -> CeCoConfig:
         """With the network that an empty `arch` stands for: a small one for the sample, else Swin-T.
 
-        With Swin-T comes the published recipe, in place of all fields that are as the laptop scale has them.
+        Of other data than the sample, a recipe that fits replaces all fields that are as the laptop scale has them:
+        the published one with Swin-T, that of the scale `points` with point clouds.
+
+        Args:
+            sample: the data are the sample.
+            points: they are point clouds.
         """
-        if self.arch or sample:
-            return self.model_copy(update={"arch": self.arch or "mini"})
-        ours = CeCoDesign.scales["laptop"]
-        untouched = {k: v for k, v in PUBLISHED.items() if getattr(self, k) == getattr(ours, k)}
-        return self.model_copy(update=untouched)
+        if sample or (self.arch and not points):
+            return self.model_copy(update={"arch": self.arch or ("voxels" if points else "mini")})
+        ours, recipe = CeCoDesign.scales["laptop"], POINTS if points else PUBLISHED
+        return self.model_copy(update={k: v for k, v in recipe.items() if getattr(self, k) == getattr(ours, k)})
 
 
 PUBLISHED: dict[str, Any] = {
@@ -111,6 +128,12 @@ PUBLISHED: dict[str, Any] = {
     "workers": 8, "eval_every": 10,
 }  # fmt: skip
 """160,000 steps of 4 x 4 images of ADE20K: 127 epochs on 4 processes, 1500 of the steps as warm-up."""
+
+POINTS: dict[str, Any] = {
+    "arch": "voxels", "epochs": 40, "batch_size": 2, "optimizer": "momentum", "lr": 0.05, "weight_decay": 1e-4,
+    "schedule": "poly", "eval_every": 10,
+}  # fmt: skip
+"""Ours: the authors' recipe for point clouds is not known."""
 
 PAPER: dict[str, Any] = {**PUBLISHED, "seeds": 1}
 
@@ -135,6 +158,8 @@ class CeCoDesign(Design[CeCoConfig]):
         "laptop": CeCoConfig(
             seeds=5, first_seed=100, epochs=15, batch_size=12, lr=3e-3, schedule="onecycle", eval_every=3,
         ),
+        # Rooms in ScanNet's layout: --arms ce,ceco; --seeds 3 for more.
+        "points": CeCoConfig(**POINTS, seeds=1, sample="scannet_tiny", sample_train=24, sample_val=8),
         # ADE20K, UPerNet with Swin-T: 4 processes.
         "paper": CeCoConfig(**PAPER),
         "swin-b": CeCoConfig(**{**PAPER, "arch": "swin_base_patch4_window12_384.ms_in22k", "centre_weight": 0.2}),

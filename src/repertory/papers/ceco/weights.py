@@ -62,7 +62,7 @@ def with_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Example:
         >>> names = ["decode_head.psp_modules.0.1.conv.weight", "decode_head.fpn_convs.2.bn.bias", "decode_head.weight"]
-        >>> list(with_our_names({name: torch.zeros(1) for name in names}))
+        >>> list(with_our_names({name: Tensor([0.0]) for name in names}))
         ['host.head.pooling.pools.0.1.0.weight', 'host.head.smooth.2.1.bias', 'branch.prior']
     """
     unfolded = any(name.startswith("backbone.stages.") for name in state)
