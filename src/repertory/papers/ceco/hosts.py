@@ -145,6 +145,9 @@ def timm_encoder(name: str, drop_path: float | None = None, pretrained: bool = F
     except (RuntimeError, TypeError) as error:
         remedy = "choose a staged encoder of timm, such as resnet50 or swin_tiny_patch4_window7_224"
         raise Problem(f"{name} gives no maps here: {error}", "arch", remedy) from error
+    if "strict_img_size" in options:
+        patches: Any = encoder.patch_embed
+        patches.dynamic_img_pad = True  # images whose sides are no multiples of a patch
     info: Any = encoder.feature_info
     strides = info.reduction()[-4:]
     if len(strides) < 4 or len(set(strides)) < 4:
