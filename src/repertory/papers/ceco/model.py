@@ -231,7 +231,9 @@ class CeCoLoss(nn.Module):
             centre = tokens.mean(0)
             deviations = tokens - centre
             mean = w @ centre
-            var = ((w @ (deviations.T @ deviations)) * w).sum(1) / len(tokens)
+            scatter = deviations.detach().T @ deviations  # (C, C)
+            scatter = 2 * scatter - scatter.detach()  # both factors have the same gradient: it is computed once
+            var = ((w @ scatter) * w).sum(1) / len(tokens)
             self._track(mean.detach(), var.detach(), len(tokens))
         return (means @ w.T - mean) * (var + norm.eps).rsqrt() * norm.weight + norm.bias
 
