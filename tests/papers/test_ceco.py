@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -529,6 +530,19 @@ def test_annotated_images_are_scored(tmp_path: Path, sample: Path) -> None:
         expected = own.evaluate(model, data)["mIoU"]
     assert prediction.text.startswith(f"4 annotated: mean IoU {expected:.1f} %")
     assert {"iou-by-class", "cosines"} <= set(prediction.figures)
+
+
+def test_held_out_images_without_labels_are_no_error(tmp_path: Path, sample: Path) -> None:
+    shutil.copytree(sample, tmp_path / "data")
+    for path in (tmp_path / "data" / "annotations" / "validation").iterdir():
+        Image.new("L", (48, 48)).save(path)
+    own = study(tmp_path, tmp_path / "data")
+    data = own.read(tmp_path / "data")
+    torch.manual_seed(0)
+    model = own.build("ceco", data).eval()
+    assert own._centres(model, data.test) == {}
+    prediction = own.predict(model, tmp_path / "data")
+    assert prediction.text.startswith("4 annotated: mean IoU nan")
 
 
 def test_point_clouds_train_and_predict(tmp_path: Path) -> None:

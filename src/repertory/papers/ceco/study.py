@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +73,8 @@ MAX_NAMED = 20
 """Classes of which each has a metric of its own; with more there is the picture alone."""
 MAX_PICTURES = 6
 """Overlays among the figures of a prediction; all of them are files."""
+CENTRE_IMAGES = 200
+"""Held-out images in the picture of cosines before and after training."""
 DRY_SIZE = 64
 """Side of the input in a dry run, which checks that a recipe builds."""
 
@@ -251,15 +254,19 @@ class CeCoStudy(CeCoDesign, Study[CeCoConfig, SceneData, Network]):
 
     @torch.no_grad()
     def _centres(self, model: Network, test: Data) -> dict[int, NDArray[np.float64]]:
-        """Class -> mean of its features on held-out images."""
+        """Class -> mean of its features on the first held-out images."""
         features = Features(model.num_classes)
-        for item, labels in self._items(test, "centres"):
+        for item, labels in islice(self._items(test, "centres"), CENTRE_IMAGES):
             features.add(model.answer(item)[1], labels)
+        if not any(features.of_class):
+            return {}
         seen, means, _ = features.moments()
         return dict(zip(seen, means, strict=True))
 
     def _draw_training(self, before: Mapping[int, Any], after: Mapping[int, Any], classes: tuple[str, ...]) -> None:
         both = sorted(before.keys() & after.keys())
+        if len(both) < 2:
+            return
         panels = {
             title: cosines(np.stack([means[k] for k in both]))
             for title, means in (("before training", before), ("after training", after))
@@ -417,6 +424,8 @@ class CeCoStudy(CeCoDesign, Study[CeCoConfig, SceneData, Network]):
             if name in scores
         )
         counts = model.counts or [0] * model.num_classes
+        if not any(features.of_class):
+            return text, {}
         seen, means, _ = features.moments()
         rows = model.classifier_rows().double().cpu().numpy()[seen]
         panels = {"class centres": cosines(means), "classifier": cosines(rows)}
