@@ -88,6 +88,40 @@ def test_mean_iou_counts_all_pixels_together_and_no_unlabelled_ones() -> None:
     assert metric.compute().item() == pytest.approx((2 / 4 + 1 / 3) / 2)
 
 
+def test_own_classes_and_ids_from_0(sample: Path, tmp_path: Path) -> None:
+    shutil.copytree(sample, tmp_path / "data")
+    (tmp_path / "data" / ade20k.OWN_NAMES).write_text("wall\nfloor\n\n")
+    for path in (tmp_path / "data" / "annotations" / "validation").iterdir():
+        Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8).repeat(64, 0).repeat(64, 1)).save(path)
+    data = ade20k.read_split(tmp_path / "data", "val", None, zero_is_ignore=False)
+    assert data.classes == ("wall", "floor")
+    assert data[0][1].unique().tolist() == [0, 1, IGNORE]
+    assert ade20k.read_split(sample, "val", None).classes[-1] == "triangle"
+    assert len(data.subset([2])) == 1
+
+
+def test_frequency_of_classes_is_counted_once_and_kept(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(sample, tmp_path / "data")
+    data = ade20k.read_split(tmp_path / "data", "train")
+    counts = ade20k.class_frequency(data, tmp_path / "data")
+    assert counts["image"][0] == len(data)
+    maps = [data[i][1] for i in range(len(data))]
+    assert counts["pixel"] == [sum(int((m == k).sum()) for m in maps) for k in range(150)]
+    monkeypatch.setattr(ade20k.SceneSet, "masks", lambda _: pytest.fail("counted again"))
+    assert ade20k.class_frequency(data, tmp_path / "data") == counts
+    (tmp_path / "data" / ade20k.STATS).write_text("7\n" * 150)
+    assert ade20k.class_frequency(data, tmp_path / "data")["image"] == [7] * 150
+    (tmp_path / "data" / ade20k.STATS).write_text("7\n" * 149)
+    with pytest.raises(Problem, match="149 counts for 150 classes"):
+        ade20k.class_frequency(data, tmp_path / "data")
+    (tmp_path / "data" / ade20k.STATS).write_text("7\n" * 149 + "many")
+    with pytest.raises(Problem, match="line 150 is not a count: 'many'"):
+        ade20k.class_frequency(data, tmp_path / "data")
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -108,6 +142,25 @@ def test_a_broken_annotation_is_named(change: Any, message: str, sample: Path, t
     with pytest.raises(Problem, match=message) as caught:
         data[1]
     assert caught.value.where == str(data.annotations[1])
+
+
+def test_remedies_for_ids_that_count_otherwise(sample: Path, tmp_path: Path) -> None:
+    shutil.copytree(sample, tmp_path / "data")
+    data = ade20k.read_split(tmp_path / "data", "val", 149, zero_is_ignore=False)
+    Image.new("L", (128, 128), 149).save(data.annotations[0])
+    with pytest.raises(Problem, match="class 149 of 149") as caught:
+        data[0]
+    assert "zero_is_ignore=true" in caught.value.remedy
+    Image.new("RGB", (128, 128)).save(data.annotations[1])
+    with pytest.raises(Problem, match="not one byte") as caught:
+        data[1]
+    assert "palette or colour-coded; expected class ids" in caught.value.remedy
+    Image.fromarray(np.array([[200, 220], [0, 3]], np.uint8).repeat(64, 0).repeat(64, 1)).save(data.annotations[2])
+    with pytest.raises(Problem, match="class 200, 220 of 149"):
+        data[2]
+    (tmp_path / "data" / ade20k.OWN_NAMES).write_text("a\n" * 255)
+    with pytest.raises(Problem, match="255 classes, and a byte holds 254"):
+        ade20k.read_split(tmp_path / "data", "val", None)
 
 
 def test_missing_files_are_named(sample: Path, tmp_path: Path) -> None:

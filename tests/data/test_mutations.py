@@ -33,6 +33,7 @@ from repertory.data import (
     idx,
     images,
     molecules,
+    scannet,
     shd,
 )
 from repertory.papers.spaic import sources
@@ -215,6 +216,12 @@ def _read_scenes(folder: Path) -> None:
         data[k]
 
 
+def _read_rooms(folder: Path) -> None:
+    data = scannet.read_split(folder, "train")
+    for k in range(len(data)):
+        data[k]
+
+
 def _read_coco(folder: Path) -> None:
     data = coco.read_split(folder, "train", masks=True)
     for k in range(len(data)):
@@ -264,6 +271,7 @@ SAMPLES: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
     "topas": (_write_topas, lambda f: dose.read_volume(f / "dose.csv")),
     "images": (_write_images, _read_images),
     "ade20k": (lambda f: ade20k.write_sample(f, 2, 1, 32), _read_scenes),
+    "scannet": (lambda f: scannet.write_sample(f, 2, 1, 150), _read_rooms),
     "coco": (lambda f: coco.write_sample(f, 5, 1, 32), _read_coco),
     "own npz": (_write_npz, lambda f: sources.read(f, 10, 1.0)),
     "own csv": (_write_csv, lambda f: sources.read(f, 10, 1.0)),

@@ -15,7 +15,6 @@ from repertory.core.study import Session
 from repertory.core.training import Recipe, fit
 from repertory.data import ade20k, coco
 from repertory.nn.macs import count_macs
-from repertory.papers.emo import downstream
 from repertory.papers.emo.downstream import (
     AUGMENTATION,
     RECIPES,
@@ -160,21 +159,6 @@ def test_segmenters_give_logits_for_every_pixel(build: Callable[..., nn.Module])
     with torch.no_grad():
         outputs = model(torch.rand(1, 3, 128, 160))
     assert {name: tuple(x.shape) for name, x in outputs.items()} == dict.fromkeys(("out", "aux"), (1, 150, 128, 160))
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_pyramid_pooling_takes_means_over_parts(part: int) -> None:
-    bins = downstream.POOL_BINS[part]
-    pooling = downstream.PyramidPooling(5).eval()
-    x = torch.rand(2, 5, 12, 12)
-    outputs = pooling(x)
-    assert outputs.shape == (2, 5 + 4 * 256, 12, 12)
-    assert torch.equal(outputs[:, :5], x)
-    # What lies in one of the parts does not matter where the mean of that part has no weight: the opposite corner.
-    changed = x.clone()
-    changed[:, :, -1, -1] += 1
-    difference = (pooling(changed) - outputs)[:, 5 + 256 * part : 5 + 256 * (part + 1), 0, 0].abs().max()
-    assert (difference > 0) == (bins == 1)
 
 
 def test_the_window_is_set_and_the_given_module_left_alone() -> None:

@@ -5,13 +5,17 @@
     objectInfo150.txt                               names of the classes (optional)
 
 In samples the classes are 0 to 149, and unlabelled pixels are `IGNORE`.
+
+Other data in this layout may name their classes in classes.txt, one a line, and may count them from 0, with 255 for
+unlabelled pixels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +28,10 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from repertory.core.files import cache_dir, write_text
 from repertory.core.problem import Problem
 from repertory.data.arrays import file_size, reason
-from repertory.data.images import image_files, read_image
+from repertory.data.images import CACHE_BYTES, image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
 from repertory.data.splits import check_distinct_files
 
@@ -40,6 +45,9 @@ annotations/{training,validation}/*.png of the same names, 8 bits, 0 unlabelled,
 UNPACKED = "ADEChallengeData2016"
 """The folder in its owners' archive."""
 NAMES = "objectInfo150.txt"
+OWN_NAMES = "classes.txt"
+STATS = "image_label_stats.txt"
+"""How many training images hold each class, one number a line."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +62,21 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         classes: names of the classes.
         transform: (image, classes) -> (image, classes), on torchvision's `tv_tensors.Image` of 8 bits and
             `tv_tensors.Mask`: any of `torchvision.transforms.v2`. What it fills up should be `IGNORE`.
+        zero_is_ignore: 0 in the files is unlabelled and 1 the first class; else 0 is the first and 255 unlabelled.
     """
 
     images: tuple[Path, ...]
     annotations: tuple[Path, ...]
     classes: tuple[str, ...]
     transform: Callable[[Any, Any], Any] | None = None
+    zero_is_ignore: bool = True
+    _decoded: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.images[index])))
-        mask: Any = tv_tensors.Mask(self._mask(self.annotations[index]))
-        if image.shape[1:] != mask.shape:
-            raise Problem(
-                f"the image has {tuple(image.shape[1:])} pixels, its annotation {tuple(mask.shape)}",
-                self.annotations[index],
-                "replace one of them",
-            )
+        image, mask = self._pair(index)
         if self.transform is not None:
             image, mask = self.transform(image, mask)
         image = TF.to_dtype(image, torch.float32, scale=True)
@@ -82,8 +86,35 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         """The same photographs, transformed."""
         return replace(self, transform=transform)
 
+    def subset(self, indices: Iterable[int]) -> SceneSet:
+        """Some of the photographs."""
+        chosen = list(indices)
+        images, annotations = (tuple(files[i] for i in chosen) for files in (self.images, self.annotations))
+        return replace(self, images=images, annotations=annotations, _decoded={})
+
+    def masks(self) -> Iterator[Tensor]:
+        """The class maps (H, W) uint8, without the photographs."""
+        return (self._mask(path) for path in self.annotations)
+
+    def _pair(self, index: int) -> tuple[Any, Any]:
+        """Image and class map, decoded or remembered."""
+        if index in self._decoded:
+            return self._decoded[index]
+        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.images[index])))
+        mask: Any = tv_tensors.Mask(self._mask(self.annotations[index]))
+        if image.shape[1:] != mask.shape:
+            raise Problem(
+                f"the image has {tuple(image.shape[1:])} pixels, its annotation {tuple(mask.shape)}",
+                self.annotations[index],
+                "replace one of them",
+            )
+        # Supposing that the others are as large as this one.
+        if (len(self._decoded) + 1) * 4 * mask.numel() <= CACHE_BYTES:
+            self._decoded[index] = image, mask
+        return image, mask
+
     def _mask(self, path: Path) -> Tensor:
-        """(H, W) uint8; 0 wraps round to `IGNORE`.
+        """(H, W) uint8; 0 wraps round to `IGNORE` where it is unlabelled.
 
         Raises:
             Problem: not a map of classes; names the file.
@@ -95,33 +126,42 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
             raise Problem(f"the annotation cannot be read: {reason(error)}", path, "replace the file") from error
         if values.ndim != 2 or values.dtype != np.uint8:
+            coloured = "it is palette or colour-coded; expected class ids: convert the colours to numbers"
             raise Problem(
                 f"the annotation is {values.dtype} of shape {values.shape}, not one byte a pixel",
                 path,
-                "use the scene-parsing version of ADE20K, not the full one",
+                coloured if values.ndim == 3 else "use the scene-parsing version of ADE20K, not the full one",
             )
-        if values.max(initial=0) > len(self.classes):
-            raise Problem(
-                f"the annotation holds class {values.max()} of {len(self.classes)}",
-                path,
-                "0 is unlabelled, 1 the first",
-            )
-        return torch.from_numpy(values - np.uint8(1))
+        if self.zero_is_ignore:
+            wrong = values > len(self.classes)
+            remedy = "0 is unlabelled, 1 the first; ids from 0 to 255 need zero_is_ignore=false"
+        else:
+            wrong = (values >= len(self.classes)) & (values != IGNORE)
+            remedy = "0 is the first, 255 unlabelled"
+            if wrong.any() and values[wrong].max() == len(self.classes):
+                remedy += "; where 0 is unlabelled and 1 the first, as in ADE20K, set zero_is_ignore=true"
+        if wrong.any():
+            found = np.unique(values[wrong]).tolist()
+            listed = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
+            raise Problem(f"the annotation holds class {listed} of {len(self.classes)}", path, remedy)
+        return torch.from_numpy(values - np.uint8(1) if self.zero_is_ignore else values)
 
 
-def read_split(folder: Path, split: Literal["train", "val"], classes: int = CLASSES) -> SceneSet:
+def read_split(
+    folder: Path, split: Literal["train", "val"], classes: int | None = CLASSES, zero_is_ignore: bool = True
+) -> SceneSet:
     """One part of ADE20K, or of other data in its layout.
 
     Args:
         folder: holds images/ and annotations/, or ADEChallengeData2016/ with them.
         split: "train" or "val".
-        classes: how many there are; at most 254.
+        classes: how many there are; at most 254. None: as many as classes.txt or objectInfo150.txt names, else 150.
+        zero_is_ignore: see `SceneSet`.
 
     Raises:
         Problem: no images, one without annotation, or one that is in both parts.
     """
-    if (folder / UNPACKED).is_dir():
-        folder = folder / UNPACKED
+    folder = unpacked(folder)
     part = folder / "images" / SPLITS[split]
     images = image_files(part) if part.is_dir() else []
     if not images:
@@ -134,23 +174,93 @@ def read_split(folder: Path, split: Literal["train", "val"], classes: int = CLAS
         raise Problem(f"{len(missing)} of {len(images)} images have no annotation", missing[0], "add the missing files")
     parts = {name: folder / "images" / name for name in SPLITS.values()}
     check_distinct_files({name: image_files(path) for name, path in parts.items() if path.is_dir()}, folder)
-    return SceneSet(tuple(images), tuple(annotations), _names(folder / NAMES, classes))
+    return SceneSet(tuple(images), tuple(annotations), _names(folder, classes), zero_is_ignore=zero_is_ignore)
 
 
-def _names(file: Path, classes: int) -> tuple[str, ...]:
-    """Names from a table (Idx, Ratio, Train, Val, Stuff, Name; tabs between), or numbers where it has none."""
-    named = {}
-    if os.path.lexists(file):
-        file_size(file)
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Problem(f"{file.name} cannot be read: {reason(error)}", file, "give text in UTF-8") from error
-        for line in lines[1:]:
-            cells = line.split("\t")
-            if cells[0].strip().isdigit():
-                named[int(cells[0])] = cells[-1].strip()
-    return tuple(named.get(k, str(k)) for k in range(1, classes + 1))
+def unpacked(folder: Path) -> Path:
+    """The folder that holds images/ and annotations/."""
+    return folder / UNPACKED if (folder / UNPACKED).is_dir() else folder
+
+
+def _names(folder: Path, classes: int | None) -> tuple[str, ...]:
+    """Names from classes.txt, or objectInfo150.txt (Idx, Ratio, Train, Val, Stuff, Name); numbers where it has none.
+
+    Raises:
+        Problem: no text, or more than 254 classes.
+    """
+    if os.path.lexists(folder / OWN_NAMES):
+        listed = [line.strip() for line in _lines(folder / OWN_NAMES)]
+        named = {number: name for number, name in enumerate(listed, 1) if name}
+    else:
+        cells = (line.split("\t") for line in _lines(folder / NAMES)[1:]) if os.path.lexists(folder / NAMES) else ()
+        named = {int(row[0]): row[-1].strip() for row in cells if row[0].strip().isdecimal()}
+    count = classes or max(named, default=CLASSES)
+    if count >= IGNORE:
+        raise Problem(f"{count} classes, and a byte holds {IGNORE - 1}", folder, "join or leave out some classes")
+    return tuple(named.get(k, str(k)) for k in range(1, count + 1))
+
+
+def _lines(file: Path) -> list[str]:
+    file_size(file)
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{file.name} cannot be read: {reason(error)}", file, "give text in UTF-8") from error
+
+
+def class_frequency(
+    data: SceneSet, folder: Path, progress: Callable[[Iterable[Any], str], Iterable[Any]] | None = None
+) -> dict[str, list[int]]:
+    """How many images and how many pixels hold each class.
+
+    Images are taken from image_label_stats.txt where the folder has one. Else the annotations are counted in one pass,
+    which is kept in the cache until they change.
+
+    Args:
+        data: the training images.
+        folder: holds images/ and annotations/.
+        progress: (items, label) -> items, to show progress.
+
+    Returns:
+        "image" and "pixel": (K,) counts, in the order of the classes.
+
+    Raises:
+        Problem: the file has another number of lines than there are classes, or not whole numbers.
+    """
+    # Built anew where a file was written since: names, sizes and times stand for the contents.
+    seen = [(str(p), s.st_size, s.st_mtime_ns) for p in data.annotations for s in (p.stat(),)]
+    key = sha256(repr((len(data.classes), data.zero_is_ignore, seen)).encode()).hexdigest()[:16]
+    kept = cache_dir() / "label-stats" / key
+    files = {"image": kept / STATS, "pixel": kept / "pixel_label_stats.txt"}
+    if not all(file.exists() for file in files.values()):
+        images, pixels = (np.zeros(len(data.classes), np.int64) for _ in range(2))
+        for mask in progress(data.masks(), "count classes") if progress else data.masks():
+            counts = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: len(images)].numpy()
+            images += counts > 0
+            pixels += counts
+        for file, numbers in zip(files.values(), (images, pixels), strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, "".join(f"{number}\n" for number in numbers.tolist()))
+    if os.path.lexists(folder / STATS):
+        files["image"] = folder / STATS
+    return {kind: read_frequency(file, len(data.classes)) for kind, file in files.items()}
+
+
+def read_frequency(file: Path, classes: int) -> list[int]:
+    """Counts of the classes, one whole number a line, in their order.
+
+    Raises:
+        Problem: another number of lines than classes, or a line that is no whole number of 0 or more; names it.
+    """
+    lines = [line.strip() for line in _lines(file) if line.strip()]
+    if len(lines) != classes:
+        raise Problem(
+            f"{len(lines)} counts for {classes} classes", file, "give one whole number a line, a line a class"
+        )
+    for number, line in enumerate(lines, 1):
+        if not line.isdecimal():
+            raise Problem(f"line {number} is not a count: {line!r}", file, "give whole numbers of 0 or more")
+    return [int(line) for line in lines]
 
 
 def mean_iou(classes: int = CLASSES) -> MulticlassJaccardIndex:

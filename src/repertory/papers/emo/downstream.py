@@ -38,6 +38,7 @@ from repertory.core.training import Recipe, loader
 from repertory.data import ade20k, coco
 from repertory.data.ade20k import IGNORE, SceneSet
 from repertory.data.coco import CocoSet
+from repertory.nn.pyramid import PyramidPooling
 from repertory.papers.emo.model import EMO, VARIANTS, iRMB
 from repertory.tasks.detection import average_precision
 
@@ -51,8 +52,6 @@ SSD_RATIOS = (2, 3)
 FPN_WIDTH = 256
 HEAD_WIDTH = 256
 """Channels of the segmentation heads."""
-POOL_BINS = (1, 2, 3, 6)
-"""Bins of PSPNet's pooling pyramid along height and width."""
 AUX_WEIGHT = 0.4
 """Weight of the auxiliary loss, from PSPNet."""
 SEGMENT_SIZE = 512
@@ -256,29 +255,9 @@ def pspnet(emo: str | EMO = "emo_1m", num_classes: int = 150, window: int = 16) 
     """
     backbone = Backbone(emo, window, {3: "aux", 4: "out"})
     auxiliary, last = backbone.widths
-    pooled = PyramidPooling(last)
+    pooled = PyramidPooling(last, HEAD_WIDTH)
     head = nn.Sequential(pooled, _classifier(pooled.out_channels, num_classes))
     return FCN(_normalised(backbone), head, _classifier(auxiliary, num_classes))
-
-
-class PyramidPooling(nn.Module):
-    """A map concatenated with its averages over 1, 2 x 2, 3 x 3 and 6 x 6 bins (Zhao et al., 2017).
-
-    Shape:
-        (N, C, H, W) -> (N, C + 4 * 256, H, W).
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.out_channels = dim + len(POOL_BINS) * HEAD_WIDTH
-        self.pools = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(bins), Conv2dNormActivation(dim, HEAD_WIDTH, 1)) for bins in POOL_BINS
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        means = [F.interpolate(pool(x), x.shape[-2:], mode="bilinear", align_corners=False) for pool in self.pools]
-        return torch.cat([x, *means], 1)
 
 
 def _classifier(dim: int, num_classes: int) -> nn.Sequential:
