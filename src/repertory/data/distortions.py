@@ -32,6 +32,8 @@ PHOTOGRAPHS: Mapping[str, tuple[str, ...]] = {
     "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
 """What scikit-image and scikit-learn ship: grey and coloured, textures and scenes."""
+GRID = 3
+"""Rows and columns that a photograph is divided into."""
 STRENGTHS = 5
 OBSERVER_NOISE = 0.02
 """Standard deviation of the noise on scores from 0 to 1."""
@@ -54,11 +56,11 @@ AMOUNTS: Mapping[str, list[float]] = {
 
 
 def write_quality_database(
-    folder: Path, photographs: int = 16, versions: int = 8, size: int = 96, seed: int = 0
+    folder: Path, photographs: int = 16, versions: int = 4, size: int = 96, seed: int = 0
 ) -> None:
     """Write src_imgs/, dst_imgs_all/ and csiq_label.txt.
 
-    The references are the four quarters of each photograph's central square: they share no pixel.
+    The references are the nine parts of each photograph's central square, 3 x 3: they share no pixel.
 
     Args:
         folder: empty.
@@ -102,7 +104,7 @@ def ssim(one: Image.Image, other: Image.Image) -> float:
 
 
 def _references(photographs: int, size: int) -> Iterator[tuple[str, Image.Image]]:
-    """The quarters of the photographs, in RGB, evenly chosen from the list."""
+    """The parts of the photographs, in RGB, evenly chosen from the list."""
     paths = [
         files(package.partition(".")[0]).joinpath(*package.split(".")[1:], name)
         for package, names in PHOTOGRAPHS.items()
@@ -111,12 +113,12 @@ def _references(photographs: int, size: int) -> Iterator[tuple[str, Image.Image]
     for k in np.linspace(0, len(paths) - 1, photographs).round().astype(int):
         with as_file(paths[k]) as path, Image.open(path) as opened:
             photograph = opened.convert("RGB")
-        half = min(photograph.size) // 2
-        left, top = photograph.width // 2 - half, photograph.height // 2 - half
-        for number, (column, row) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1)), 1):
-            x, y = left + column * half, top + row * half
-            quarter = photograph.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + half, y + half))
-            yield f"{Path(paths[k].name).stem}_{number}", quarter
+        side = min(photograph.size) // GRID
+        left, top = ((length - GRID * side) // 2 for length in photograph.size)
+        for number in range(GRID**2):
+            x, y = left + number % GRID * side, top + number // GRID * side
+            part = photograph.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + side, y + side))
+            yield f"{Path(paths[k].name).stem}_{number + 1}", part
 
 
 # -- distortions: (pixels, amount, rng) -> pixels -----------------------------------------------

@@ -107,10 +107,11 @@ class MultiScaleResNet(ResNet):
                 nn.init.kaiming_normal_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x))  # (B, 64, H/2, W/2)
-        x = self.maxpool(self.act1(x))
+        x = self.act1(self.bn1(self.conv1(x)))  # (B, 64, H/2, W/2)
+        x = self.maxpool(x)
         vectors: list[Tensor] = []
-        for stage, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
+        for stage in GRIDS:
+            layer = self.get_submodule(f"layer{stage}")
             x = checkpoint_seq(layer, x) if self.grad_checkpointing else layer(x)  # (B, C, H/4, W/4) ... H/32
             if stage in self.stages:
                 pooled = self.get_submodule(f"lda{stage}_pool")(x)  # (B, c, g, g)
@@ -247,7 +248,7 @@ class PMTIQA(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for a layer-wise learning rate."""
         blocks = r"^res\.layer(\d+)" if coarse else r"^res\.layer(\d+)\.(\d+)"
-        return {"stem": r"^res\.(conv1|bn1)", "blocks": [(blocks, None), (r"^res\.lda|^fc", (99999,))]}
+        return {"stem": r"^res\.(?:conv1|bn1)", "blocks": [(blocks, None), (r"^res\.lda|^fc", (99999,))]}
 
 
 # -- the progressive multi-task loss ------------------------------------------------------------

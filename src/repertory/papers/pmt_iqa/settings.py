@@ -84,11 +84,14 @@ class PMTConfig(StudyConfig):
         default=None, ge=1, le=64, description="random patches of an image in a step; empty: 2 for the sample, else 4"
     )
     lr: float | None = Field(
-        default=None, gt=0, le=10, description="learning rate of Adam; empty: 1e-3 for the sample, else 1e-4"
+        default=None, gt=0, le=10, description="learning rate of Adam; empty: 3e-4 for the sample, else 1e-4"
     )
     weight_decay: float = Field(default=5e-4, ge=0, le=10, description="L2, of all parameters")
-    decay_every: int = Field(
-        default=6, ge=0, le=100_000, description="epochs between two decays of lr, after the first epoch; 0: none"
+    decay_every: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="epochs between two decays of lr, after the first epoch; 0: none; empty: 10 for the sample, else 6",
     )
     decay_rate: float = Field(default=0.1, gt=0, le=1, description="factor of a decay")
     restart_moments: bool | None = Field(
@@ -135,9 +138,9 @@ class PMTConfig(StudyConfig):
     )
 
     sample_photographs: int = Field(
-        default=16, ge=1, le=16, description="photographs of the sample; a quarter of one is a reference"
+        default=16, ge=1, le=16, description="photographs of the sample; a ninth of one is a reference"
     )
-    sample_versions: int = Field(default=8, ge=1, le=30, description="distorted images of a reference in the sample")
+    sample_versions: int = Field(default=4, ge=1, le=30, description="distorted images of a reference in the sample")
     sample_size: int = Field(default=96, ge=32, le=128, description="height and width of the sample's images")
 
     @model_validator(mode="after")
@@ -163,10 +166,10 @@ class PMTConfig(StudyConfig):
 
 
 SMALL: Mapping[str, Any] = {
-    "arch": "mini", "score_unit": 0.1, "batch_size": 16, "patches": 2, "lr": 1e-3, "restart_moments": False,
+    "arch": "mini", "score_unit": 0.1, "batch_size": 16, "patches": 2, "lr": 3e-4, "decay_every": 10, "restart_moments": False,
 }  # fmt: skip
 PUBLISHED: Mapping[str, Any] = {
-    "arch": "resnet50", "score_unit": 1.0, "batch_size": 9, "patches": 4, "lr": 1e-4, "restart_moments": True,
+    "arch": "resnet50", "score_unit": 1.0, "batch_size": 9, "patches": 4, "lr": 1e-4, "decay_every": 6, "restart_moments": True,
 }  # fmt: skip
 """What empty fields of `PMTConfig` stand for."""
 
@@ -188,7 +191,7 @@ class PMTDesign(Design[PMTConfig]):
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": PMTConfig(
             seeds=1, epochs=2, patches=1, patch=32, test_patches=1, test_share=0.3,
-            sample_photographs=3, sample_versions=4, sample_size=48,
+            sample_photographs=2, sample_versions=2, sample_size=48,
         ),
         "laptop": PMTConfig(seeds=5, first_seed=100, test_share=0.25),
         # Any of the six databases; three rounds, of which the authors report the median.

@@ -25,7 +25,7 @@ def learning_rate(config: PMTConfig, epoch: int) -> float:
     """lr of an epoch, from 0: after epoch t it is lr_0 r^floor(t / n), so the first decay comes an epoch late.
 
     Example:
-        >>> [f"{learning_rate(PMTConfig(lr=1e-4), t):.0e}" for t in (0, 6, 7, 12, 13)]
+        >>> [f"{learning_rate(PMTConfig(lr=1e-4, decay_every=6), t):.0e}" for t in (0, 6, 7, 12, 13)]
         ['1e-04', '1e-04', '1e-05', '1e-05', '1e-06']
     """
     decays = max(0, epoch - 1) // config.decay_every if config.decay_every else 0
