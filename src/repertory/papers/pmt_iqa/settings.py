@@ -166,10 +166,12 @@ class PMTConfig(StudyConfig):
 
 
 SMALL: Mapping[str, Any] = {
-    "arch": "mini", "score_unit": 0.1, "batch_size": 16, "patches": 2, "lr": 3e-4, "decay_every": 10, "restart_moments": False,
+    "arch": "mini", "score_unit": 0.1, "batch_size": 16, "patches": 2, "lr": 3e-4, "decay_every": 10,
+    "restart_moments": False,
 }  # fmt: skip
 PUBLISHED: Mapping[str, Any] = {
-    "arch": "resnet50", "score_unit": 1.0, "batch_size": 9, "patches": 4, "lr": 1e-4, "decay_every": 6, "restart_moments": True,
+    "arch": "resnet50", "score_unit": 1.0, "batch_size": 9, "patches": 4, "lr": 1e-4, "decay_every": 6,
+    "restart_moments": True,
 }  # fmt: skip
 """What empty fields of `PMTConfig` stand for."""
 
