@@ -68,6 +68,7 @@ def course_picture(history: Sequence[Mapping[str, float]], official: int) -> Fig
     for axes in (weights, losses, ranks):
         axes.legend(frameon=False, fontsize=8)
     ranks.set_xlabel("epoch")
+    ranks.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

@@ -192,7 +192,7 @@ class PMTDesign(Design[PMTConfig]):
     Config = PMTConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": PMTConfig(
-            seeds=1, epochs=2, patches=1, patch=32, test_patches=1, test_share=0.3,
+            seeds=1, epochs=2, batch_size=8, patches=1, patch=32, test_patches=1, test_share=0.3,
             sample_photographs=2, sample_versions=2, sample_size=48,
         ),
         "laptop": PMTConfig(seeds=5, first_seed=100, test_share=0.25),

@@ -466,7 +466,7 @@ def _level_table(rows: Sequence[Mapping[str, Any]], levels: Sequence[NDArray[np.
     return np.array([(name, *values) for name, values in zip(names, levels, strict=True)], dtype=columns)
 
 
-def _short(name: str, most: int = 22) -> str:
+def _short(name: str, most: int = 26) -> str:
     return figure_text(name if len(name) <= most else f"…{name[1 - most :]}")
 
 
