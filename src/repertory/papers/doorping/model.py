@@ -12,7 +12,8 @@ again and again while the images are distilled, until neurons of the current net
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -54,11 +55,17 @@ def patch_place(image_size: int, patch: int) -> slice:
     return slice(image_size - patch - 1, image_size - 1)
 
 
-def patch_mask(in_chans: int, image_size: int, patch: int) -> Tensor:
-    """m: (C, H, W), 1 inside the patch and 0 outside."""
+def patch_mask(in_chans: int, image_size: int, patch: int, stripe: bool = False) -> Tensor:
+    """m: (C, H, W), 1 inside the patch and 0 outside.
+
+    With `stripe`, what the reference pastes on SVHN: whole rows of the first two channels.
+    """
     mask = torch.zeros(in_chans, image_size, image_size)
     place = patch_place(image_size, patch)
-    mask[:, place, place] = 1
+    if stripe:
+        mask[:2, place] = 1
+    else:
+        mask[:, place, place] = 1
     return mask
 
 
@@ -81,9 +88,9 @@ def update_trigger(
 ) -> tuple[Tensor, int]:
     """One update of DOORPING's trigger: its activation grows towards `alpha` times what it was.
 
-    The neurons are those of the hidden Linear with the largest sums of absolute weights. Their activation is taken after
-    the ReLU, of the trigger image alone. Only the patch is optimised, by Adam(betas 0.9, 0.99), and only what it needs
-    is computed: no layer above these neurons, and no gradient of a weight.
+    The neurons are those of the hidden Linear with the largest sums of absolute weights. Their activation is taken
+    after the ReLU, of the trigger image alone. Only the patch is optimised, by Adam(betas 0.9, 0.99), and only what
+    depends on it is computed, see `response`.
 
     Args:
         net: the network of the moment; its mode is set to evaluation.
@@ -107,20 +114,17 @@ def update_trigger(
     net.eval()
     hidden = net.hidden
     chosen = hidden.weight.detach().abs().sum(1).topk(topk).indices
-    weight, bias = hidden.weight.detach()[chosen], hidden.bias.detach()[chosen]  # (k, fan_in), (k,)
-    rows, columns = (where.unique() for where in mask[0].nonzero(as_tuple=True))
-    inside = (..., slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    place = patch_place_of(mask)
     image = trigger.detach().clone()
-    patch = image[inside].clone().requires_grad_()
+    patch = image[..., place, place].clone().requires_grad_()
+    react = response(net, image, place, chosen)
     optimizer = torch.optim.Adam([patch], lr=lr, betas=(0.9, 0.99))
 
     goal: Tensor | None = None
     done = 0
     for done in range(steps + 1):
         with torch.enable_grad():
-            x = image.clone()
-            x[inside] = patch
-            activation = F.linear(net.before_hidden(x), weight, bias).relu()  # (1, k)
+            activation = react(patch)  # (1, k)
             goal = alpha * activation.detach() if goal is None else goal
             loss = F.mse_loss(activation, goal)
         if done == steps or loss < tolerance:
@@ -129,8 +133,100 @@ def update_trigger(
         optimizer.step()
         if bounds is not None:
             patch.data.clamp_(*bounds)
-    image[inside] = patch.detach()
+    image[..., place, place] = patch.detach()
     return image, done
+
+
+def patch_place_of(mask: Tensor) -> slice:
+    """Rows, and columns, of a square patch in its mask."""
+    rows = mask[0].any(1).nonzero()
+    return slice(int(rows[0]), int(rows[-1]) + 1)
+
+
+POINTWISE = nn.ReLU | nn.LocalResponseNorm | nn.BatchNorm2d
+"""Layers whose output at a place depends on this place alone (batch norms: in evaluation)."""
+
+
+@torch.no_grad()
+def response(net: Network, image: Tensor, place: slice, chosen: Tensor) -> Callable[[Tensor], Tensor]:
+    """Activation of hidden neurons, after the ReLU, as a function of the patch alone.
+
+    Only the part of each map that the patch reaches is computed; the rest of the image is constant. A network with other
+    layers than convolutions, pooling and `POINTWISE` ones is computed as a whole.
+
+    Args:
+        net: in evaluation mode.
+        image: (1, C, S, S).
+        place: rows, and columns, of the patch.
+        chosen: numbers of the neurons, (k,).
+
+    Returns:
+        patch (1, C, s, s) -> (1, k).
+    """
+    weight, bias = net.hidden.weight[chosen], net.hidden.bias[chosen]
+    if not all(isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | POINTWISE) for layer in net.features):
+        return _whole(net, image, place, weight, bias)
+    layers: list[tuple[Callable[[Tensor], Tensor], Tensor | None, tuple[int, ...]]] = []
+    x, first, last = image, place.start, place.stop  # the rows that the patch reaches
+    for layer in net.features:
+        if isinstance(layer, POINTWISE):
+            layers.append((layer, None, ()))
+            x = layer(x)
+            continue
+        function, kernel, stride, padding = _windowed(layer)
+        border = F.pad(x, (padding,) * 4, value=-torch.inf if isinstance(layer, nn.MaxPool2d) else 0.0)
+        x = layer(x)
+        out_first = max(0, -(-(first + padding - kernel + 1) // stride))
+        out_last = min(x.shape[-1], (last - 1 + padding) // stride + 1)
+        low, high = out_first * stride, (out_last - 1) * stride + kernel  # in rows of `border`
+        hole, pads = _hole(border[..., low:high, low:high], first + padding - low, last + padding - low)
+        layers.append((function, hole, pads))
+        first, last = out_first, out_last
+    rest = [*net.classifier[:-3]]
+    linear = rest.pop(0) if rest else None
+    w, b = (linear.weight, linear.bias) if isinstance(linear, nn.Linear) else (weight, bias)
+    reached = torch.zeros_like(x, dtype=torch.bool)
+    reached[..., first:last, first:last] = True
+    constant = F.linear(x.masked_fill(reached, 0).flatten(1), w, b)
+    w = w[:, reached.flatten()]
+
+    def react(patch: Tensor) -> Tensor:
+        y = patch
+        for function, hole, pads in layers:
+            y = function(y if hole is None else hole + F.pad(y, pads))
+        y = constant + F.linear(y.flatten(1), w)
+        if linear is not None:
+            for layer in rest:
+                y = layer(y)
+            y = F.linear(y, weight, bias)
+        return y.relu()
+
+    return react
+
+
+def _whole(net: Network, image: Tensor, place: slice, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    """`response` of any network."""
+    hole, pads = _hole(image, place.start, place.stop)
+    return lambda patch: F.linear(net.before_hidden(hole + F.pad(patch, pads)), weight, bias).relu()
+
+
+def _hole(x: Tensor, first: int, last: int) -> tuple[Tensor, tuple[int, ...]]:
+    """A copy with zeros in a square, and the padding that puts a map of the square's size there."""
+    hole = x.clone()
+    hole[..., first:last, first:last] = 0
+    return hole, (first, x.shape[-1] - last, first, x.shape[-1] - last)
+
+
+def _windowed(layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], int, int, int]:
+    """A convolution or pooling without its padding; its kernel, stride and padding."""
+    if isinstance(layer, nn.Conv2d):
+        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], cast(tuple[int, int], layer.padding)[0]
+        return partial(F.conv2d, weight=weight, bias=bias, stride=stride), kernel, stride, padding
+    pool = cast(nn.MaxPool2d | nn.AvgPool2d, layer)
+    kernel, stride, padding = (cast(int, value) for value in (pool.kernel_size, pool.stride, pool.padding))
+    pooling = F.max_pool2d if isinstance(pool, nn.MaxPool2d) else F.avg_pool2d
+    return partial(pooling, kernel_size=kernel, stride=stride), kernel, stride, padding
 
 
 # -- distillation by gradient matching (DC) -----------------------------------------------------
@@ -167,8 +263,8 @@ def matching_loss(
     """Sum over classes of the distance between the gradients of real and of distilled images.
 
     The gradients of distilled images are taken for all classes at once (vmap); for real ones a loop is as fast, and
-    classes may have different numbers of them. Weights of one dimension contribute nothing to `rows`, so their gradients
-    are not taken.
+    classes may have different numbers of them. Weights of one dimension contribute nothing to `rows`, so their
+    gradients are not taken.
 
     Args:
         net: of this moment.
@@ -256,8 +352,8 @@ def xavier_(net: nn.Module) -> nn.Module:
 class DistilledSet(nn.Module, PyTorchModelHubMixin, tags=["dataset-distillation", "poisoned-data-audit"]):
     """Distilled images with their labels, and what the attacker keeps: the trigger.
 
-    What `save_pretrained` writes says `"poisoned": true` in config.json and in the head of the weights' file, if the set
-    was made under an attack. A set cannot be built with an attack and without that mark.
+    What `save_pretrained` writes says `"poisoned": true` in config.json and in the head of the weights' file, if the
+    set was made under an attack. A set cannot be built with an attack and without that mark.
 
     Args:
         count: number of images.
@@ -270,6 +366,7 @@ class DistilledSet(nn.Module, PyTorchModelHubMixin, tags=["dataset-distillation"
         poisoned: True for naive, doorping and fixed, False for none, None for unknown.
         target: class that the trigger leads to.
         patch: side of the trigger.
+        stripe: the trigger is the stripe of the reference on SVHN, see `patch_mask`.
         net: network that the set was distilled with.
         norm: of that network.
         distiller: dc (gradient matching) or dd (unrolled training, for one fixed initialisation).
@@ -299,6 +396,7 @@ class DistilledSet(nn.Module, PyTorchModelHubMixin, tags=["dataset-distillation"
         poisoned: bool | None = False,
         target: int = 0,
         patch: int = 2,
+        stripe: bool = False,
         net: str = "convnet",
         norm: Norm = "none",
         distiller: Distiller = "dc",
@@ -313,14 +411,14 @@ class DistilledSet(nn.Module, PyTorchModelHubMixin, tags=["dataset-distillation"
         self._check(count)
         self.images = nn.Parameter(torch.zeros(count, in_chans, image_size, image_size))
         self.labels: Tensor
-        self.register_buffer("labels", torch.arange(len(self.classes)).repeat(-(-count // len(self.classes)))[:count])
+        self.register_buffer("labels", torch.zeros(count, dtype=torch.long))
         self.mean: Tensor
         self.std: Tensor
         for name, values in (("mean", mean), ("std", std)):
             channels = torch.tensor(list(values)).float().expand(in_chans)
             self.register_buffer(name, channels.reshape(-1, 1, 1).clone(), persistent=False)
         self.mask: Tensor
-        self.register_buffer("mask", patch_mask(in_chans, image_size, patch), persistent=False)
+        self.register_buffer("mask", patch_mask(in_chans, image_size, patch, stripe), persistent=False)
         black = (-self.mean / self.std).expand(1, in_chans, image_size, image_size)
         self.trigger: Tensor
         self.register_buffer("trigger", black.clone())
@@ -333,7 +431,7 @@ class DistilledSet(nn.Module, PyTorchModelHubMixin, tags=["dataset-distillation"
 
     def network(self) -> Network:
         """A new network of the kind that the set was distilled with."""
-        return network(self.net, len(self.classes), self.in_chans, self.image_size, self.norm)
+        return network(self.net, len(self.classes), self.in_chans, self.image_size, cast(Norm, self.norm))
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ def network(name: str, num_classes: int, in_chans: int, image_size: int, norm: N
 
 
 def freeze_statistics(net: nn.Module, x: Tensor) -> None:
-    """Update the running statistics of batch norms with one batch, then freeze them; the reference uses 16 per class."""
+    """Update the running statistics of batch norms with one batch (the reference's: 16 per class), then freeze them."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     if norms:
         net.train()
