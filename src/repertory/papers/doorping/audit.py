@@ -84,7 +84,9 @@ def received(source: Path, like: DistilledSet, package: str) -> DistilledSet:
     if source.is_dir():
         found = checkpoint.load(source, package)
         if not isinstance(found, DistilledSet):
-            raise Problem(f"a {type(found).__name__}, not a distilled set", source, "give the folder of a distilled set")
+            raise Problem(
+                f"a {type(found).__name__}, not a distilled set", source, "give the folder of a distilled set"
+            )
         return found
     images, labels = read_results(source)
     _, channels, size, _ = images.shape

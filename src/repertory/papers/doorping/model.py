@@ -31,6 +31,8 @@ Attack = Literal["none", "naive", "doorping", "fixed", "unknown"]
 Distiller = Literal["dc", "dd"]
 Distance = Literal["rows", "mse", "cos"]
 EPS = 1e-6
+BETAS, ADAM_EPS = (0.9, 0.99), 1e-8
+"""Of the trigger's Adam."""
 
 
 # -- the trigger --------------------------------------------------------------------------------
@@ -118,7 +120,10 @@ def update_trigger(
     image = trigger.detach().clone()
     patch = image[..., place, place].clone().requires_grad_()
     react = response(net, image, place, chosen)
-    optimizer = torch.optim.Adam([patch], lr=lr, betas=(0.9, 0.99))
+    first, second = (
+        torch.zeros_like(patch.data),
+        torch.zeros_like(patch.data),
+    )  # moments of Adam, written out: it is half the time
 
     goal: Tensor | None = None
     done = 0
@@ -129,8 +134,11 @@ def update_trigger(
             loss = F.mse_loss(activation, goal)
         if done == steps or loss < tolerance:
             break
-        (patch.grad,) = torch.autograd.grad(loss, patch)
-        optimizer.step()
+        (gradient,) = torch.autograd.grad(loss, patch)
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        scale = (second / (1 - BETAS[1] ** (done + 1))).sqrt_().add_(ADAM_EPS)
+        patch.data.addcdiv_(first, scale, value=-lr / (1 - BETAS[0] ** (done + 1)))
         if bounds is not None:
             patch.data.clamp_(*bounds)
     image[..., place, place] = patch.detach()

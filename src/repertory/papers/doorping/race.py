@@ -17,7 +17,7 @@ from repertory.papers.doorping.distill import is_wide
 from repertory.papers.doorping.model import EPS, matching_loss, patch_mask, stamp, update_trigger
 from repertory.papers.doorping.networks import Network, network
 
-STEPS = 50
+STEPS = 100
 """Of a trigger update."""
 SHAPES = {"mini": (1, 16, 64, 5), "convnet": (3, 32, 256, 10), "alexnet": (3, 32, 256, 10)}
 """Network -> channels, pixels, real and distilled images of a class."""

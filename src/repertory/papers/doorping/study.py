@@ -277,9 +277,7 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
                 }  # fmt: skip
         good = [row for row in rows if not row["problem"]]
         hits = sum(row["with trigger"] == model.classes[model.target] for row in good)
-        text = (
-            f"{marked(model)}; with the trigger {hits} of {len(good)} images become {model.classes[model.target]!r}"
-        )
+        text = f"{marked(model)}; with the trigger {hits} of {len(good)} images become {model.classes[model.target]!r}"
         titles = [(row["class"], row["with trigger"]) for row in good[:PAIRS]]
         figures = {
             "triggered": pictures.pairs_picture(model, x[:PAIRS], titles),
