@@ -89,7 +89,7 @@ def received(source: Path, like: DistilledSet, package: str) -> DistilledSet:
             )
         return found
     images, labels = read_results(source)
-    _, channels, size, _ = images.shape
+    channels = images.shape[1]
     if channels != like.in_chans or int(labels.max()) >= len(like.classes):
         what = f"{channels} channels and labels up to {int(labels.max())}"
         raise Problem(

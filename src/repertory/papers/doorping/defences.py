@@ -1,7 +1,7 @@
 """Six defences: two that look at the model, two at its inputs, two at the distilled images.
 
-Neural Cleanse (Wang et al., S&P 2019) and fine-pruning (Liu et al., RAID 2018); STRIP (Gao et al., ACSAC 2019) and input
-transformation; Activation Clustering (Chen et al., 2018) and Spectral Signatures (Tran et al., NeurIPS 2018).
+Neural Cleanse (Wang et al., S&P 2019) and fine-pruning (Liu et al., RAID 2018); STRIP (Gao et al., ACSAC 2019) and
+input transformation; Activation Clustering (Chen et al., 2018) and Spectral Signatures (Tran et al., NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -151,7 +152,10 @@ def fine_pruning(
     order = torch.stack(means).sum(0).argsort()
 
     # A hook with the mask, so that fine-tuning cannot bring a channel back.
-    last.register_forward_hook(lambda _m, _i, output: output * keep[:, None, None])
+    def masked(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * keep[:, None, None]
+
+    last.register_forward_hook(masked)
     floor, channels = accuracy(pruned, data) - drop, 0
     for channel in order[:-1]:
         keep[channel] = 0
@@ -271,7 +275,7 @@ def activation_clustering(net: Network, images: Tensor, labels: Tensor) -> NDArr
         low = PCA(min(DIMENSIONS, len(features) - 1, features.shape[1]), random_state=0).fit_transform(features)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of clusters that coincide
-            cluster = KMeans(2, n_init=10, random_state=0).fit_predict(low)
+            cluster = KMeans(2, n_init=cast(Any, 10), random_state=0).fit_predict(low)
         small = cluster == (0 if (cluster == 0).sum() <= len(cluster) / 2 else 1)
         if len(set(cluster.tolist())) < 2:
             return np.zeros(len(features), bool)

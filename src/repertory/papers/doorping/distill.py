@@ -126,7 +126,7 @@ def started(session: Session, data: Data, config: DoorpingConfig) -> tuple[Disti
     Raises:
         Problem: see `Poisoned`; or a class has fewer images than are to be distilled.
     """
-    distilled = session.fabric.to_device(empty_set(data, config))
+    distilled = cast(DistilledSet, session.fabric.to_device(empty_set(data, config)))
     labels = torch.arange(len(data.classes))
     if config.distiller == "dc":
         distilled.labels.copy_(labels.repeat_interleave(config.ipc))
@@ -186,7 +186,7 @@ def distil_dc(session: Session, data: Data, config: DoorpingConfig, curve: Curve
     loop = Loop(session, config.iterations, unit="step", distilled=distilled, optimizer=optimizer)
     poisoned.rewrite()
     for iteration in loop:
-        net = session.fabric.to_device(distilled.network())
+        net = cast(Network, session.fabric.to_device(distilled.network()))
         net_optimizer = torch.optim.SGD(net.parameters(), config.net_lr)
         losses = []
         for turn in range(outer):
@@ -249,7 +249,7 @@ def distil_dd(session: Session, data: Data, config: DoorpingConfig, curve: Curve
     distilled, poisoned = started(session, data, config)
     poisoned.classes()
     session.reseed("initial")
-    net = session.fabric.to_device(cast(Network, xavier_(distilled.network())))
+    net = cast(Network, session.fabric.to_device(xavier_(distilled.network())))
     distilled.start_from(net)
     optimizer = torch.optim.Adam([distilled.images, distilled.rates], config.dd_lr, betas=(0.5, 0.999))
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, config.dd_decay_epochs, gamma=0.5)
@@ -266,9 +266,9 @@ def distil_dd(session: Session, data: Data, config: DoorpingConfig, curve: Curve
                         parameter.copy_(theta[name])
                 ping(distilled, net, config)
                 poisoned.rewrite()
-            x, y = _positions(poisoned, first, rows) if config.reference_positions else (
-                poisoned.x[rows], poisoned.y[rows]
-            )  # fmt: skip
+            x, y = poisoned.x[rows], poisoned.y[rows]
+            if config.reference_positions:
+                x, y = _positions(poisoned, first, rows)
             loss = F.cross_entropy(cast(Tensor, functional_call(net, theta, (x,))), y)
             distilled.images.grad, distilled.rates.grad = torch.autograd.grad(loss, [distilled.images, distilled.rates])
             optimizer.step()
@@ -305,16 +305,15 @@ def train_victim(session: Session, distilled: DistilledSet, config: DoorpingConf
     the T steps that the images were distilled for, from their initial weights.
     """
     if distilled.distiller == "dd":
-        net = session.fabric.to_device(distilled.network())
+        net = cast(Network, session.fabric.to_device(distilled.network()))
         rates = F.softplus(distilled.rates.detach())
         net.load_state_dict(unroll(net, distilled.initial, *distilled.by_batch, rates, graph=False))
         return net.eval()
     session.reseed("victim", number)
     name = config.victim_net or distilled.net
     norm = config.norm if name == distilled.net else "none"
-    net = session.fabric.to_device(
-        network(name, len(distilled.classes), distilled.in_chans, distilled.image_size, norm)
-    )  # fmt: skip
+    built = network(name, len(distilled.classes), distilled.in_chans, distilled.image_size, norm)
+    net = cast(Network, session.fabric.to_device(built))
 
     def optimizer(lr: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(net.parameters(), lr, config.victim_momentum, weight_decay=config.victim_weight_decay)

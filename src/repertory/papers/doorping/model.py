@@ -159,8 +159,8 @@ POINTWISE = nn.ReLU | nn.LocalResponseNorm | nn.BatchNorm2d
 def response(net: Network, image: Tensor, place: slice, chosen: Tensor) -> Callable[[Tensor], Tensor]:
     """Activation of hidden neurons, after the ReLU, as a function of the patch alone.
 
-    Only the part of each map that the patch reaches is computed; the rest of the image is constant. A network with other
-    layers than convolutions, pooling and `POINTWISE` ones is computed as a whole.
+    Only the part of each map that the patch reaches is computed; the rest of the image is constant. A network with
+    layers other than convolutions, pooling and `POINTWISE` ones is computed as a whole.
 
     Args:
         net: in evaluation mode.

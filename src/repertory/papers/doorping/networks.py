@@ -124,9 +124,8 @@ def convnet(
 
 def mini(num_classes: int, in_chans: int = 1, image_size: int = 16, norm: Norm = "none") -> Network:
     """The ConvNet with 2 blocks of 16 channels and 48 hidden neurons, for laptops."""
-    return convnet(
-        num_classes, in_chans, image_size, width=16, depth=2, hidden=48, norm=norm, first_padding=1
-    )  # fmt: skip
+    sizes: dict[str, Any] = {"width": 16, "depth": 2, "hidden": 48, "first_padding": 1}
+    return convnet(num_classes, in_chans, image_size, norm=norm, **sizes)
 
 
 def vgg11(num_classes: int, in_chans: int = 3, image_size: int = 32) -> Network:
@@ -148,9 +147,8 @@ def resnet18(num_classes: int, in_chans: int = 3, image_size: int = 32) -> Netwo
     )
     stem = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)
     stages = [layers[name] for name in ("layer1", "layer2", "layer3", "layer4", "avgpool")]
-    return Network(
-        nn.Sequential(stem, layers["bn1"], nn.ReLU(), *stages), nn.Sequential(nn.Linear(512, num_classes))
-    )  # fmt: skip
+    features = nn.Sequential(stem, layers["bn1"], nn.ReLU(), *stages)
+    return Network(features, nn.Sequential(nn.Linear(512, num_classes)))
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {

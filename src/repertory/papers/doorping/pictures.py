@@ -126,7 +126,7 @@ def pairs_picture(distilled: DistilledSet, x: Tensor, titles: Sequence[tuple[str
 def masks_picture(masks: Tensor, names: Sequence[str], index: Tensor) -> Figure:
     """Masks of Neural Cleanse and their anomaly index."""
     count = min(PER_CLASS, len(masks))
-    shown = torch.argsort(index, descending=True)[:count].tolist()
+    shown: list[int] = torch.argsort(index, descending=True)[:count].tolist()
     figure = Figure(figsize=(1.3 * count, 1.9), layout="constrained")
     for axes, label in zip(figure.subplots(1, count, squeeze=False)[0], shown, strict=True):
         axes.imshow(masks[label].cpu().numpy(), vmin=0, vmax=1, cmap="gray")

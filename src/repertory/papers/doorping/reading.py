@@ -109,10 +109,8 @@ def normalised(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> T
 
 def _moments(pixels: Pixels) -> Norms:
     """Of each channel; the deviation of constant images counts as 1."""
-    mean, std = (
-        getattr(pixels, kind)(axis=(0, 1, 2), dtype=np.float64) / 255 for kind in ("mean", "std")
-    )  # fmt: skip
-    return tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std)
+    channels = pixels.reshape(-1, pixels.shape[-1]) / 255
+    return tuple(channels.mean(0).tolist()), tuple(value or 1.0 for value in channels.std(0).tolist())
 
 
 def resized(image: Image.Image, size: int) -> Pixels:
@@ -137,8 +135,8 @@ def write_sample(folder: Path, size: int = 16, held_out: int = 497) -> None:
     """
     found: Any = load_digits()
     scans = np.round(found.images * 255 / 16).astype(np.uint8)
-    parts = dict(zip(("train", "test"), train_test_split(np.arange(len(scans)), test_size=held_out, random_state=0)))
-    for part, rows in parts.items():
+    split = train_test_split(np.arange(len(scans)), test_size=held_out, random_state=0)
+    for part, rows in zip(("train", "test"), split, strict=True):
         for row in rows:
             path = folder / part / str(found.target[row]) / f"{row:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 repertory run doorping                                          # eight arms on digits, minutes
 REPERTORY_DATA=… repertory run doorping --scale desk            # MNIST
 repertory run doorping --scale paper --data cifar10/            # ConvNet, 1001 passes: a GPU, hours an arm
-repertory train doorping --data my_images/ --out my_set/        # a distilled set, marked as poisoned; its trigger beside it
+repertory train doorping --data my_images/ --out my_set/        # a distilled set, marked as poisoned, and its trigger
 repertory predict my_set/ photos/                               # classes with and without the trigger
 repertory predict my_set/ my_set/                               # the six defences
 repertory convert doorping res_x.pt received/                   # somebody else's set, then
@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -261,7 +261,8 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
                 read_ones.append(read_pixels(path, model.image_size, model.in_chans))
                 rows.append({"file": name})
             except Problem as problem:
-                rows.append({"file": name, "class": "", "probability": None, "problem": problem.what})
+                blank = {"class": "", "probability": None, "with trigger": ""}
+                rows.append({"file": name, **blank, "problem": problem.what})
         if not read_ones:
             raise Problem(f"none of {len(paths)} files can be read: {rows[0]['problem']}", source, "give images")
         mean, std = (values.flatten().tolist() for values in (model.mean, model.std))
@@ -271,10 +272,8 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
         for row in rows:
             if "problem" not in row:
                 label, probability, other = next(answers)
-                row |= {
-                    "class": model.classes[label], "probability": probability, "with trigger": model.classes[other],
-                    "problem": "",
-                }  # fmt: skip
+                answer = {"class": model.classes[label], "probability": probability}
+                row |= {**answer, "with trigger": model.classes[other], "problem": ""}
         good = [row for row in rows if not row["problem"]]
         hits = sum(row["with trigger"] == model.classes[model.target] for row in good)
         text = f"{marked(model)}; with the trigger {hits} of {len(good)} images become {model.classes[model.target]!r}"
@@ -288,7 +287,7 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
 
     def _audit(self, distilled: DistilledSet, config: DoorpingConfig) -> Prediction:
         """The six defences on a set that was received; clean images are the user's, else those of the set itself."""
-        distilled = self.session.fabric.to_device(distilled)
+        distilled = cast(DistilledSet, self.session.fabric.to_device(distilled))
         known = distilled.attack != "unknown"
         if config.trigger:
             distilled.trigger.copy_(read_trigger(Path(config.trigger), distilled))
