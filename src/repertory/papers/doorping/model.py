@@ -283,24 +283,27 @@ def matching_loss(
         vectorised: False: distilled images class by class too; faster for wide networks on CPUs.
     """
     labels = torch.arange(len(real), device=images.device) if labels is None else labels
-    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    parameters = dict(net.named_parameters())
     matched = {name: p for name, p in parameters.items() if kind != "rows" or p.ndim > 1}
 
-    def loss(weights: dict[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(net, parameters | weights, (x,)), label.expand(len(x)))
+    def loss(weights: Mapping[str, Tensor], x: Tensor, label: Tensor) -> Tensor:
+        logits = cast(Tensor, functional_call(net, {**parameters, **weights}, (x,)))
+        return F.cross_entropy(logits, label.expand(len(x)))
 
-    gradient = grad(loss)
-    targets = [gradient(matched, x, label) for x, label in zip(real, labels, strict=True)]
-    expected = {name: torch.stack([target[name] for target in targets]).detach() for name in matched}
+    weights = list(matched.values())
+    targets = [torch.autograd.grad(loss({}, x, label), weights) for x, label in zip(real, labels, strict=True)]
+    expected = [torch.stack(of_classes) for of_classes in zip(*targets, strict=True)]  # (classes, ...) each
     if vectorised:
-        found = cast(dict[str, Tensor], vmap(gradient, in_dims=(None, 0, 0))(matched, images, labels))
+        constant = {name: p.detach() for name, p in matched.items()}
+        found = [*cast(dict[str, Tensor], vmap(grad(loss), (None, 0, 0))(constant, images, labels)).values()]
     else:
-        each = [gradient(matched, x, label) for x, label in zip(images, labels, strict=True)]
-        found = {name: torch.stack([one[name] for one in each]) for name in matched}
+        losses = [loss({}, x, label) for x, label in zip(images, labels, strict=True)]
+        each = [torch.autograd.grad(value, weights, create_graph=True) for value in losses]
+        found = [torch.stack(of_classes) for of_classes in zip(*each, strict=True)]
     if kind == "rows":
-        rows = [distance(expected[name].flatten(2), found[name].flatten(2), kind).sum() for name in matched]
+        rows = [distance(a.flatten(2), b.flatten(2), kind).sum() for a, b in zip(expected, found, strict=True)]
         return torch.stack(rows).sum()
-    flat = [torch.cat([tensors[name].flatten(1) for name in matched], 1) for tensors in (expected, found)]
+    flat = [torch.cat([tensor.flatten(1) for tensor in tensors], 1) for tensors in (expected, found)]
     return distance(flat[0], flat[1], kind).sum()
 
 
