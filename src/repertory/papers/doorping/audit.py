@@ -23,6 +23,8 @@ from repertory.papers.doorping.networks import Network
 from repertory.papers.doorping.settings import DoorpingConfig
 
 SUFFIXES = (".pt", ".pth")
+OWN = 2000
+"""Most clean images that defences tune with: fine-pruning looks at them once for each channel."""
 Scalar: Any = np._core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
 HARMLESS = [Scalar, np.dtype, type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64"))]
 """What the reference's `accs_all_exps` may hold beside tensors: numbers of NumPy."""
@@ -161,12 +163,12 @@ def defend(
         session: of whose seed all draws derive.
         net: the victim.
         distilled: what it was trained on.
-        own: clean images that the defender has, to tune with.
+        own: clean images that the defender has, to tune with; at most `OWN` of them, drawn.
         judged: clean images on which rates are measured.
         config: settings of the defences.
         known: the trigger of the set is known, so that triggered images can be judged.
     """
-    order = torch.randperm(len(own[0]), generator=session.generator("defences")).to(own[0].device)
+    order = torch.randperm(len(own[0]), generator=session.generator("defences"))[:OWN].to(own[0].device)
     own = own[0][order], own[1][order]
     triggered = distilled.stamped(judged[0]), torch.full_like(judged[1], distilled.target)
     cleansed = defences.neural_cleanse(

@@ -63,7 +63,7 @@ def patch_pixels(distilled: DistilledSet) -> Tensor:
 def trigger_picture(distilled: DistilledSet) -> Figure:
     """The patch, enlarged, and its values; and the first distilled image with it."""
     values = patch_pixels(distilled).cpu()
-    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 2.8))
     patch, image = figure.subplots(1, 2)
     shown = values.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
     patch.imshow(np.kron(shown, np.ones((ENLARGED, ENLARGED, 1))))
@@ -77,7 +77,7 @@ def trigger_picture(distilled: DistilledSet) -> Figure:
 
 def curve_picture(records: Sequence[Mapping[str, Any]], unit: str) -> Figure:
     """Accuracy and attack success of a victim over the passes of a distillation."""
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.4))
     axes = figure.subplots()
     for name, label, colour in (("cta", "clean accuracy", INK), ("asr", "attack success", RED)):
         axes.plot([r["step"] + 1 for r in records], [r[name] for r in records], "o-", color=colour, label=label)
@@ -92,7 +92,7 @@ def curve_picture(records: Sequence[Mapping[str, Any]], unit: str) -> Figure:
 
 def rates_picture(rates: Mapping[str, NDArray[np.float64]]) -> Figure:
     """Bars: the mean over victims; each victim is a dot, and a whisker the 95 % interval of the mean."""
-    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.2))
     axes = figure.subplots()
     for place, values in enumerate(rates.values()):
         axes.bar(place, values.mean(), color=INK if place == 0 else RED, alpha=0.6)

@@ -128,14 +128,14 @@ def read_pixels(path: Path, size: int, channels: int) -> Pixels:
     return np.atleast_3d(resized(image.convert("L") if channels == 1 else image, size))
 
 
-def write_sample(folder: Path, size: int = 16, held_out: int = 497) -> None:
-    """scikit-learn's 1797 digits, enlarged by repeating pixels, in class folders train/ and test/; a fixed split.
+def write_sample(folder: Path, count: int = 1797, size: int = 16) -> None:
+    """The first of scikit-learn's 1797 digits, enlarged by repeating pixels, in class folders train/ and test/.
 
-    Classes keep their frequencies.
+    A fixed split; of all digits 497 are held out. Classes keep their frequencies.
     """
     found: Any = load_digits()
-    scans = np.round(found.images * 255 / 16).astype(np.uint8)
-    split = train_test_split(np.arange(len(scans)), test_size=held_out, random_state=0)
+    scans = np.round(found.images[:count] * 255 / 16).astype(np.uint8)
+    split = train_test_split(np.arange(count), test_size=round(count * 497 / 1797), random_state=0)
     for part, rows in zip(("train", "test"), split, strict=True):
         for row in rows:
             path = folder / part / str(found.target[row]) / f"{row:04d}.png"

@@ -28,6 +28,7 @@ class DoorpingConfig(StudyConfig):
         ),
         "prediction": ("clean", "trigger"),
         "data": ("train_share", "reference_svhn"),
+        "sample": ("sample_images",),
     }  # fmt: skip
 
     net: NetName = Field(default="convnet", description="network that the images are distilled with")
@@ -102,6 +103,7 @@ class DoorpingConfig(StudyConfig):
     reference_svhn: bool = Field(
         default=False, description="naive: the reference's two-row stripe on SVHN instead of the patch"
     )
+    sample_images: int = Field(default=1797, ge=100, le=1797, description="digits in the sample; 1797: all there are")
     clean: str = Field(default="", description="folder of clean images in class folders, for an audit")
     trigger: str = Field(default="", description="*_trigger.pth of a received set, for an audit")
 
@@ -151,9 +153,9 @@ class DoorpingDesign(Design[DoorpingConfig]):
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": DoorpingConfig(
             seeds=1, net="mini", image_size=16, portion=0.1, ipc=2, iterations=3, outer=2, inner=2, image_lr=1.0,
-            batch_real=16, trigger_steps=5, dd_steps=2, dd_cycles=1, dd_epochs=3, dd_batch=256, train_share=0.3,
-            victims=1, victim_epochs=20, eval_every=2, cleanse_steps=5, cleanse_images=8, prune_epochs=1,
-            strip_overlays=4,
+            batch_real=16, trigger_steps=5, dd_steps=2, dd_cycles=1, dd_epochs=3, dd_batch=256, train_share=0.9,
+            victims=1, victim_epochs=20, eval_every=0, cleanse_steps=5, cleanse_images=8, prune_epochs=1,
+            strip_overlays=4, sample_images=400,
         ),
         "laptop": DoorpingConfig(
             seeds=5, first_seed=100, net="mini", image_size=16, portion=0.2, ipc=5, iterations=10, outer=4, inner=20,

@@ -51,13 +51,14 @@ from repertory.tasks.classification import check_classes
 PAIRS = 8
 """Images in the figure with and without the trigger."""
 ROUNDS = 35
-"""Of the race: five medians of seven."""
+"""Of the race: five medians of seven; one round where nothing is decided, below `LOOK` seeds."""
+LOOK = 5
 DRY: Mapping[str, Any] = {
     "outer": 2, "inner": 1, "batch_real": 2, "trigger_steps": 2, "ipc": 1, "dd_steps": 2, "dd_cycles": 1, "dd_batch": 8,
     "victims": 1, "victim_epochs": 1, "cleanse_steps": 1, "cleanse_images": 2, "prune_epochs": 1, "strip_overlays": 1,
 }  # fmt: skip
 """Settings of a dry run: every step once or twice, on few images."""
-DRY_IMAGES = 32
+DRY_IMAGES = 8
 
 
 def rate(en: str, zh: str, better: Any = "", needs: str = "") -> Metric:
@@ -101,13 +102,14 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
         ),
     }
     sample_name = "digits"
+    sample_fields = ("sample_images",)
     layout = LAYOUT
 
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
-        """Write scikit-learn's 1797 digits, 16 x 16, in class folders: 1300 for training, 497 held out."""
-        write_sample(folder)
+        """Write scikit-learn's digits, 16 x 16, in class folders; of all 1797, 1300 for training and 497 held out."""
+        write_sample(folder, self.config.sample_images)
 
     def read(self, folder: Path) -> Data:
         """All images, normalised; for training the share that the seed draws.
@@ -231,7 +233,7 @@ class DoorpingStudy(DoorpingDesign, Study[DoorpingConfig, Data, DistilledSet]):
                 for name in NETWORKS
                 if name != "mini"
             }
-        rounds = self.session.progress(range(1 + (2 if self.config.seeds < 5 else ROUNDS)), "race")
+        rounds = self.session.progress(range(1 + (1 if self.config.seeds < LOOK else ROUNDS)), "race")
         times = race_steps("mini", rounds)
         return {
             **sizes,
