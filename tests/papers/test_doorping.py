@@ -40,7 +40,15 @@ from repertory.papers.doorping import (
     update_trigger,
 )
 from repertory.papers.doorping.audit import read_results
-from repertory.papers.doorping.distill import Poisoned, distil_dc, distil_dd, first_trigger, started, train_victim
+from repertory.papers.doorping.distill import (
+    Poisoned,
+    distil_dc,
+    distil_dd,
+    first_trigger,
+    shuffled_positions,
+    started,
+    train_victim,
+)
 from repertory.papers.doorping.model import patch_place, raw_rates, response
 from repertory.papers.doorping.networks import convnet, freeze_statistics
 from repertory.papers.doorping.race import contestants, matching_loop
@@ -395,8 +403,6 @@ def test_dd_fits_the_real_images_and_its_victim_is_the_unrolled_network(tmp_path
 
 
 def test_positions_of_the_reference_poison_other_images() -> None:
-    from repertory.papers.doorping.distill import _positions
-
     data = small_data()
     distilled = DistilledSet(2, NAMES, 1, 8, (0.5,), (0.25,), attack="naive", poisoned=True)
     distilled.trigger.copy_(first_trigger(distilled, torch.Generator()))
@@ -404,7 +410,7 @@ def test_positions_of_the_reference_poison_other_images() -> None:
     order = torch.randperm(36, generator=torch.Generator().manual_seed(1))
     hit = []
     for first in (0, 18):
-        x, y = _positions(poisoned, first, order[first : first + 18])
+        x, y = shuffled_positions(poisoned, first, order[first : first + 18])
         changed = (x != poisoned.clean[order[first : first + 18]]).flatten(1).any(1)
         assert (y[changed] == 0).all()
         hit += order[first : first + 18][changed].tolist()

@@ -268,7 +268,7 @@ def distil_dd(session: Session, data: Data, config: DoorpingConfig, curve: Curve
                 poisoned.rewrite()
             x, y = poisoned.x[rows], poisoned.y[rows]
             if config.reference_positions:
-                x, y = _positions(poisoned, first, rows)
+                x, y = shuffled_positions(poisoned, first, rows)
             loss = F.cross_entropy(cast(Tensor, functional_call(net, theta, (x,))), y)
             distilled.images.grad, distilled.rates.grad = torch.autograd.grad(loss, [distilled.images, distilled.rates])
             optimizer.step()
@@ -285,7 +285,7 @@ def _batches(count: int, size: int) -> Iterator[tuple[int, Tensor]]:
         yield number * size, rows
 
 
-def _positions(poisoned: Poisoned, first: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+def shuffled_positions(poisoned: Poisoned, first: int, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The reference's batch: its poisoned numbers are taken for positions in the shuffled order."""
     x, y = poisoned.clean[rows].clone(), poisoned.labels[rows].clone()
     places = poisoned.rows - first
