@@ -102,7 +102,7 @@ def update_trigger(
         alpha: factor.
         lr: learning rate.
         steps: at most so many.
-        tolerance: mean squared error below which it stops.
+        tolerance: mean squared error at which it stops.
         bounds: lowest and highest value of each channel, (C, 1, 1) each; the patch is clipped to them after each step.
             None: it may leave the range of pixels, as in the reference.
 
@@ -132,7 +132,7 @@ def update_trigger(
             activation = react(patch)  # (1, k)
             goal = alpha * activation.detach() if goal is None else goal
             loss = F.mse_loss(activation, goal)
-        if done == steps or loss < tolerance:
+        if done == steps or loss <= tolerance:
             break
         (gradient,) = torch.autograd.grad(loss, patch)
         first.lerp_(gradient, 1 - BETAS[0])

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory.core.timing import race
@@ -86,6 +86,7 @@ def contestants(name: str) -> dict[str, Callable[[], object]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = network(name, CLASSES, channels, size)
+    nn.init.ones_(net.hidden.bias)  # the neuron is alive
     mask = patch_mask(channels, size, 2)
     black = torch.full((1, channels, size, size), -1.0)
     trigger = stamp(black, 2 * torch.rand(black.shape, generator=draw), mask)

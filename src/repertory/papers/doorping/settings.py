@@ -159,14 +159,14 @@ class DoorpingDesign(Design[DoorpingConfig]):
         ),
         "laptop": DoorpingConfig(
             seeds=5, first_seed=100, net="mini", image_size=16, portion=0.2, ipc=5, iterations=10, outer=4, inner=20,
-            image_lr=1.0, batch_real=64, trigger_steps=100, train_share=0.8,
+            image_lr=1.0, batch_real=64, trigger_steps=100, trigger_tolerance=0.0, train_share=0.8,
             dd_steps=5, dd_cycles=1, dd_rate=0.3, dd_lr=0.03, dd_epochs=30, dd_batch=256, dd_decay_epochs=10,
             victims=3, eval_every=5, cleanse_steps=100, cleanse_images=32,
         ),
         # The published numbers of images and outer loops; a small network and fewer passes.
         "desk": DoorpingConfig(
             seeds=5, first_seed=100, real="mnist-png", net="mini", image_size=32, portion=0.05, ipc=10, iterations=50,
-            outer=10, inner=10, image_lr=1.0, batch_real=64, trigger_steps=200, train_share=0.5,
+            outer=10, inner=10, image_lr=1.0, batch_real=64, trigger_steps=200, trigger_tolerance=0.0, train_share=0.5,
             dd_steps=10, dd_cycles=1, dd_rate=0.3, dd_lr=0.03, dd_epochs=30, dd_batch=512, dd_decay_epochs=10,
             victims=3, eval_every=10,
         ),
