@@ -71,7 +71,7 @@ def minimise_error(
     """Error-minimising noise: min over θ and δ of CE(f_θ(x + δ), y), |δ| ≤ eps.
 
     A round trains the network on `batches` batches of perturbed images, then lowers the loss by signed gradient steps
-    of the noise on all images. Rounds end when few images are misclassified: a network has nothing more to learn.
+    of the noise on all images. Rounds end when the trained network misclassifies few perturbed images.
 
     Args:
         session: of the trial.
@@ -122,14 +122,14 @@ def minimise_error(
         for x, index in loader(session, numbered, recipe.batch_size, workers=recipe.workers, label="noise"):
             shared, place = group[index].unique(return_inverse=True)
             delta = noise.table[shared]
-            for _ in range(steps):
+            for step in range(steps):
                 delta.requires_grad_()
-                loss = F.cross_entropy(network((x + delta[place]).clamp(0, 1)), y[index])
-                (slope,) = torch.autograd.grad(loss, delta)
+                logits = network((x + delta[place]).clamp(0, 1))
+                if step == 0:  # what is left to learn with the noise that the network was trained on
+                    wrong += int((logits.argmax(1) != y[index]).sum())
+                (slope,) = torch.autograd.grad(F.cross_entropy(logits, y[index]), delta)
                 delta = (delta.detach() - STEP * eps * slope.sign()).clamp(-eps, eps)
             noise.table[shared] = delta
-            with torch.no_grad():
-                wrong += int((network((x + delta[place]).clamp(0, 1)).argmax(1) != y[index]).sum())
         loop.extra["error"] = wrong / len(groups)
         loop.log(error=loop.extra["error"])
     return noise.table.detach().cpu()

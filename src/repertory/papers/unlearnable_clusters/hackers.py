@@ -23,7 +23,7 @@ TEMPERATURE = 0.5
 def train_hacker(
     session: Session, name: str, classes: int, images: Dataset[tuple[Any, int]], recipe: Recipe, part: str
 ) -> Normalised:
-    """A classifier from scratch; its start and the order of the images depend on the seed and `part` alone.
+    """A classifier from scratch; its start and the order of the images depend on the seed and the name alone.
 
     Args:
         session: of the trial.
@@ -33,7 +33,7 @@ def train_hacker(
         recipe: of the training.
         part: name of the loop.
     """
-    session.reseed(part)
+    session.reseed("hacker", name, classes)
     network = Normalised(name, classes, HALF, HALF)
     return fit(
         session, network, images, recipe, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), part=part
@@ -107,5 +107,7 @@ def features_of(
 
 def probe_accuracy(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
     """Test accuracy in per cent of a linear classifier of features: (N, D) and labels (N,)."""
+    if len(train[1].unique()) == 1:  # a dry run sees few images
+        return 100 * float((test[1] == train[1][0]).float().mean())
     probe = LogisticRegression(max_iter=200).fit(train[0].numpy(), train[1].numpy())
     return 100 * float(probe.score(test[0].numpy(), test[1].numpy()))

@@ -32,17 +32,15 @@ EXPECTED = {
 
 
 class SmallCNN(nn.Sequential):
-    """Three 3 x 3 convolutions with batch norm, each halving the size; (B, 3, H, W) -> (B, classes), or 64 features."""
+    """Three 3 x 3 convolutions of stride 2 with batch norm; (B, 3, H, W) -> (B, classes), or 64 features."""
 
     def __init__(self, classes: int = 0) -> None:
         def stage(inputs: int, outputs: int) -> list[nn.Module]:
-            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
         head = nn.Linear(64, classes) if classes else nn.Identity()
-        super().__init__(
-            *stage(3, 16), *stage(16, 32), *stage(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head
-        )  # fmt: skip
+        super().__init__(*stage(3, 32), *stage(32, 64), *stage(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 def clip_resnet(

@@ -15,8 +15,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "small": {
         "surrogate": "small", "image_size": 32, "resize": 32, "flip": 0.0, "clusters": 5, "ngf": 16, "blocks": 2,
         "generator_epochs": 7, "generator_batch_size": 64, "generator_lr": 1e-3,
-        "hacker": "small", "simclr_network": "small", "other_hackers": ("timm:test_resnet",),
-        "hacker_epochs": 12, "hacker_batch_size": 128,
+        "hacker": "small", "simclr_network": "small", "other_hackers": ("timm:test_efficientnet",),
+        "hacker_epochs": 8, "hacker_batch_size": 64,
     },
     "published": {
         "surrogate": "rn50", "image_size": 224, "resize": 256, "flip": 0.5, "clusters": 10, "ngf": 64, "blocks": 6,
@@ -206,7 +206,9 @@ class UnlearnableClustersDesign(Design[UnlearnableClustersConfig]):
             hacker_labels=("classes", "parity"), hacker_epochs=1, hacker_batch_size=50, simclr_epochs=1,
             public_images=40, train_images=100, test_images=100,
         ),
-        "laptop": UnlearnableClustersConfig(seeds=5, first_seed=100, owner_labels="parity", em_rounds=10),
+        "laptop": UnlearnableClustersConfig(
+            seeds=5, first_seed=100, owner_labels="parity", em_rounds=10, hacker_labels=("classes", "parity", "merged"),
+        ),
         # CIFAR-10, 1,000 images of a class.
         "desk": UnlearnableClustersConfig(
             seeds=5, first_seed=100, real="cifar10-subset", size="small", flip=0.5, clusters=10, ngf=32, blocks=4,

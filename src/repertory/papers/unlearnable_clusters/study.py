@@ -103,7 +103,6 @@ class UnlearnableClustersStudy(UnlearnableClustersDesign, Study[UnlearnableClust
         "ssim": Metric("SSIM of protected images", "受保护图像的 SSIM", "", "higher", 3),
         "mean_delta": Metric("mean change of a value, of 255", "像素值的平均改变（满值 255）", "", "lower", 2),
         "largest_delta": Metric("largest change of a value, of 255", "像素值的最大改变（满值 255）", "", "lower", 0),
-        "em_error": Metric("training error left by error-minimising noise", "误差最小化噪声剩余的训练误差", "%", "", 1),
         "generator_parameters": Metric("parameters of a generator", "生成器参数量", "", "lower", 0),
         "clip_rn50_parameters": Metric("parameters of CLIP's RN50 tower", "CLIP RN50 图像塔参数量", "", "lower", 0),
     }  # fmt: skip
@@ -238,18 +237,14 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
             optimizer="adam", lr=cast(float, config.generator_lr), weight_decay=5e-4, decay_all=True, min_lr=1e-6,
             workers=config.workers,
         )  # fmt: skip
-        everything = self._views(train, lambda size: augmented(size, cast(float, config.flip)))
+        everything = self._views(train, self._augmented)
         for i in self.session.progress(range(len(moved)), "clusters"):
             self.session.reseed("generator", i)
             generator = Generator(cast(int, config.ngf), n_blocks=cast(int, config.blocks))
             noise = torch.rand(1, 3, protection.size, protection.size, generator=self.session.generator("noise", i))
             noise = noise.to(self.session.fabric.device)
             own = [k for k, number in enumerate(assigned) if number == i]
-            views = (
-                self._views(train.subset(own), lambda size: augmented(size, cast(float, config.flip)))
-                if config.own_cluster
-                else everything
-            )
+            views = self._views(train.subset(own), self._augmented) if config.own_cluster else everything
 
             def loss(
                 model: Any, batch: tuple[Tensor, Tensor], noise: Tensor = noise, target: Tensor = moved[i]
@@ -282,6 +277,9 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         self.session.figure("perturbations", pictures.perturbations(protection.deltas, _titles(protection)))
         return protection
 
+    def _augmented(self, size: int) -> Callable[[Image.Image], Tensor]:
+        return augmented(size, cast(float, self.config.flip))
+
     def _views(
         self,
         images: ImageSet,
@@ -313,26 +311,26 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
 
     def _verify(self, data: OwnerData, load: Callable[[int], Image.Image]) -> dict[str, float]:
         config = self.config
-        metrics = {"unprotected_accuracy": self._accuracy(self.session.shared(
-            "unprotected", lambda: self._hacker(data.train.image, data, config.hacker, "classes")
-        ), data, "classes")}  # fmt: skip
-        for labels in config.hacker_labels:
-            metrics[f"accuracy_{labels}"] = self._accuracy(
-                self._hacker(load, data, config.hacker, labels), data, labels
-            )
-        for network in config.other_hackers or ():
-            hacker = self._hacker(load, data, network, "classes")
-            metrics[f"accuracy_classes_{network.partition(':')[2] or network}"] = self._accuracy(
-                hacker, data, "classes"
-            )
+        original = self.session.shared(
+            "unprotected", lambda: self._hacker(data.train.image, data, config.hacker, "classes", "unprotected")
+        )
+        metrics = {"unprotected_accuracy": self._accuracy(original, data, "classes")}
+        plain = {f"accuracy_{labels}": (config.hacker, labels) for labels in config.hacker_labels}
+        others = {
+            f"accuracy_classes_{name.rpartition(':')[2]}": (name, "classes") for name in config.other_hackers or ()
+        }
+        for metric, (network, labels) in (plain | others).items():
+            hacker = self._hacker(load, data, network, labels, part=f"hacker-{metric}")
+            metrics[metric] = self._accuracy(hacker, data, labels)
         if config.simclr_epochs:
             metrics["accuracy_simclr"] = self._contrastive(data, load)
         return metrics
 
-    def _hacker(self, load: Callable[[int], Image.Image], data: OwnerData, network: str, labels: str) -> Normalised:
+    def _hacker(
+        self, load: Callable[[int], Image.Image], data: OwnerData, network: str, labels: str, part: str
+    ) -> Normalised:
         numbers, count = relabelled(data.train, labels)
-        views = self._views(data.train, lambda size: augmented(size, cast(float, self.config.flip)), numbers, load)
-        part = f"hacker-{network.rpartition(':')[2]}-{labels}"
+        views = self._views(data.train, self._augmented, numbers, load)
         return train_hacker(self.session, network, count, views, self.config.hacker_recipe(), part)
 
     def _accuracy(self, hacker: Normalised, data: OwnerData, labels: str) -> float:
@@ -359,7 +357,8 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         if model.by == "clusters":
             batch = Recipe(batch_size=cast(int, self.config.generator_batch_size), workers=self.config.workers)
             views = self._views(data.train, centred)
-            return features_of(self.session, model.assign, views, batch)[0].tolist()
+            numbers = features_of(self.session, model.assign, views, batch)[0].tolist()
+            return numbers + [0] * (len(data.train) - len(numbers))  # a dry run stops early
         if model.by == "classes":
             return relabelled(data.train, self.config.owner_labels)[0]
         places = {name: number for number, name in enumerate(model.names)}
