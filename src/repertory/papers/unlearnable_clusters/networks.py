@@ -105,13 +105,13 @@ def build(name: str, classes: int = 0, *, pretrained: bool = False) -> nn.Module
             keep = "_clip" in model and "_ft_" not in model and not classes  # the last layer is part of the embedding
             return timm.create_model(model, pretrained=pretrained, num_classes=None if keep else classes)
         network = torchvision.models.get_model(model, weights=_published(model) if pretrained else None)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # each library has its own
+        if pretrained:
+            raise no_download(name, error) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         known = timm.list_models() if library == "timm" else torchvision.models.list_models()
         remedy = f"check the name{suggest(model.partition('.')[0], known)}"
         raise Problem(f"{library} gives no model {model!r}: {reason}", name, remedy) from error
-    except OSError as error:  # no network, or no such file there
-        raise no_download(name, error) from error
     return _with_head(network, classes)
 
 

@@ -201,10 +201,10 @@ class UnlearnableClustersDesign(Design[UnlearnableClustersConfig]):
     Config = UnlearnableClustersConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": UnlearnableClustersConfig(
-            seeds=1, size="small", clusters=2, generator_epochs=1, generator_batch_size=50, ngf=4, blocks=1,
+            seeds=1, size="small", clusters=2, generator_epochs=1, generator_batch_size=30, ngf=4, blocks=1,
             surrogate_epochs=1, owner_labels="parity", em_steps=1, em_rounds=1, em_batches=2,
-            hacker_labels=("classes", "parity"), hacker_epochs=1, hacker_batch_size=50, simclr_epochs=1,
-            public_images=40, train_images=100, test_images=100,
+            hacker_labels=("classes",), other_hackers=(), hacker_epochs=1, hacker_batch_size=30, simclr_epochs=1,
+            public_images=30, train_images=60, test_images=40,
         ),
         "laptop": UnlearnableClustersConfig(
             seeds=5, first_seed=100, owner_labels="parity", em_rounds=10, hacker_labels=("classes", "parity", "merged"),
@@ -214,8 +214,9 @@ class UnlearnableClustersDesign(Design[UnlearnableClustersConfig]):
             seeds=5, first_seed=100, real="cifar10-subset", size="small", flip=0.5, clusters=10, ngf=32, blocks=4,
             owner_labels="parity", em_rounds=10, hacker_epochs=20,
         ),
-        # --data pets/ with train/<class>/ and test/<class>/, --set surrogate=clip_rn50 --set surrogate_weights=RN50.pt
+        # --data pets/ with train/<class>/ and test/<class>/, --set surrogate=clip_rn50 --set surrogate_weights=RN50.pt;
+        # --set simclr_epochs=500 adds the hacker without labels, a ResNet-50.
         "paper": UnlearnableClustersConfig(
-            seeds=1, size="published", keep_size=False, hacker_labels=("classes", "merged"), simclr_epochs=90,
+            seeds=1, size="published", keep_size=False, hacker_labels=("classes", "merged"),
         ),
     }  # fmt: skip
