@@ -3,9 +3,9 @@
     python benchmarks/unlearnable_clusters.py [--threads 1] [--batch 4] [--rounds 7] [--size 224] [--output FILE.json]
 
 Contestants alternate on one batch of images; results are medians of the paired ratios, time of the peer over time of
-ours (above 1: ours is faster). Ours: one pass of the generator for the whole batch, a frozen surrogate, Adam. The peers:
-the same step with a surrogate whose weights ask for gradients (`reference`), and one that runs the generator once for
-each image (`per image`). One JSON line a race. Before the race the gradients of all three are compared.
+ours (above 1: ours is faster). Ours: one pass of the generator for the whole batch, a frozen surrogate, Adam. The
+peers: the same step with a surrogate whose weights ask for gradients (`reference`), and one that also runs the
+generator once for each image (`per image`). One JSON line a race. Before the race the gradients of all are compared.
 """
 
 from __future__ import annotations

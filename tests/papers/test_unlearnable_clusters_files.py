@@ -52,7 +52,7 @@ def protect(image: Image.Image, name: str, tmp_path: Path, **options: Any) -> Pr
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.ppm", "a.tiff", "a.webp", "a.jp2", "A.PNG"])
 def test_lossless_files_hold_the_noise_exactly(name: str, tmp_path: Path) -> None:
-    options = {"lossless": True} if name.endswith("webp") else {}
+    options: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
     PHOTO.save(tmp_path / name, **options)
     done = protect_file(tmp_path / name, tmp_path / "out" / name, lambda _: (3, NOISE), EPS)
     before, after = (Image.open(path) for path in (tmp_path / name, tmp_path / "out" / name))
@@ -317,8 +317,8 @@ def test_the_contrastive_loss_is_its_definition() -> None:
     terms = []
     for i in range(6):
         j = (i + 3) % 6
-        others = [torch.exp(views[i] @ views[k] / 0.5) for k in range(6) if k != i]
-        terms.append(-torch.log(torch.exp(views[i] @ views[j] / 0.5) / sum(others)))
+        others = torch.stack([torch.exp(views[i] @ views[k] / 0.5) for k in range(6) if k != i])
+        terms.append(-torch.log(torch.exp(views[i] @ views[j] / 0.5) / others.sum()))
     torch.testing.assert_close(contrastive_loss(one, other), torch.stack(terms).mean())
 
 
@@ -347,7 +347,7 @@ def test_class_wise_noise_needs_known_classes(tmp_path: Path) -> None:
 def test_surrogates_come_from_files(tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
-    theirs = fill_(resnet18()).eval()
+    theirs: Any = fill_(resnet18()).eval()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     surrogate = load_surrogate("torchvision:resnet18", str(tmp_path / "resnet18.pth"))
     x = torch.rand(2, 3, 64, 64)

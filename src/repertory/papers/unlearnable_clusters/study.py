@@ -62,7 +62,6 @@ from repertory.tasks.classification import top_k_accuracy
 
 MEASURED = 200
 """Training images whose noise `evaluate` measures."""
-UNLABELLED = ("unlabelled",)
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         if arm == "clean":
             return self._protection("nothing", 0)
         if arm in ("em", "em_class", "synthetic"):
-            if data.train.classes == UNLABELLED:
+            if not data.train.classes:
                 remedy = "give train/<class>/ and val/<class>/, or take an arm that needs no labels: uc, em_cluster"
                 raise Problem(f"the arm {arm} needs the owner's labels", "training data", remedy)
             groups, count = relabelled(data.train, self.config.owner_labels)
@@ -481,7 +480,7 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
 
 
 def _unlabelled(paths: Sequence[Path]) -> ImageSet:
-    return ImageSet(tuple(paths), (0,) * len(paths), UNLABELLED)
+    return ImageSet(tuple(paths), (0,) * len(paths), ())
 
 
 def _name(path: Path) -> str:
