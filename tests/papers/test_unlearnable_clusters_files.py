@@ -213,6 +213,17 @@ def test_a_folder_comes_out_with_the_same_names(tmp_path: Path, model: Protectio
     assert Image.open(small.files["protected"] / "deep" / "er" / "dark.png").size == (32, 32)
 
 
+def test_an_output_in_the_input_is_not_protected_again(tmp_path: Path, model: Protection) -> None:
+    owner = tmp_path / "owner"
+    (owner / "protected").mkdir(parents=True)
+    for place in (owner, owner / "protected"):
+        PHOTO.save(place / "a.png")
+    prediction = study(tmp_path).predict(model, owner)
+    assert [row["problem"].partition(",")[0] for row in prediction.table] == ["", "lies in protected"]
+    with pytest.raises(Problem, match="the folder is called protected"):
+        study(tmp_path).predict(model, owner / "protected")
+
+
 def test_folders_without_images_are_named(tmp_path: Path, model: Protection) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Problem, match="no images here"):

@@ -60,6 +60,8 @@ from repertory.papers.unlearnable_clusters.views import (
 from repertory.papers.unlearnable_clusters.weights import read_released
 from repertory.tasks.classification import top_k_accuracy
 
+WRITTEN = "protected"
+"""Folder of the output that holds the protected images."""
 MEASURED = 200
 """Training images whose noise `evaluate` measures."""
 
@@ -298,6 +300,7 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         Hackers are trained here, each with a label set of its own. Without held-out images, or with verify=False, only
         the noise is measured.
         """
+        model = self.session.fabric.to_device(model)
         numbers = self._numbers(model, data)
         load = (
             data.train.image if model.by == "nothing" else protected(data.train, model, numbers, self.config.keep_size)
@@ -402,12 +405,19 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         if not found:
             raise Problem("no images here", source, "give an image, or a folder that holds some")
         root = source if source.is_dir() else source.parent
-        target = self.session.out_dir / "protected"
+        if source.is_dir() and source.resolve().name == WRITTEN:
+            what = f"the folder is called {WRITTEN}, as the one that is written"
+            raise Problem(what, source, "give the folder of the originals, or rename it")
+        target = self.session.out_dir / WRITTEN
         table: list[dict[str, Any]] = []
         rows: list[pictures.Row] = []
         for path in self.session.progress(found, "protect"):
             name = str(path.relative_to(root))
             try:
+                if Path(name).parts[0] == WRITTEN and source.is_dir():
+                    raise Problem(
+                        f"lies in {WRITTEN}, the output of an earlier run", path, "move it, if it is an original"
+                    )
                 done = self._protect(model, path, target / name, name)
             except Problem as problem:
                 table.append(_row(name, problem=f"{problem.what}; {problem.remedy}"))
@@ -422,7 +432,7 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
             "perturbations": pictures.perturbations(model.deltas.cpu(), _titles(model)),
         }
         return Prediction(
-            text=_summary(table, source, found, model), table=table, figures=figures, files={"protected": target}
+            text=_summary(table, source, found, model), table=table, figures=figures, files={WRITTEN: target}
         )
 
     def _protect(self, model: Protection, path: Path, target: Path, name: str) -> Protected:
