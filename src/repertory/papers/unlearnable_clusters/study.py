@@ -300,7 +300,7 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
         Hackers are trained here, each with a label set of its own. Without held-out images, or with verify=False, only
         the noise is measured.
         """
-        model = self.session.fabric.to_device(model)
+        model = cast(Protection, self.session.fabric.to_device(model))
         numbers = self._numbers(model, data)
         load = (
             data.train.image if model.by == "nothing" else protected(data.train, model, numbers, self.config.keep_size)
