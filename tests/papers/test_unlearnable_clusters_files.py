@@ -253,6 +253,9 @@ def test_an_unlabelled_folder_is_enough(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / "model")
     assert torch.equal(loaded.deltas, model.deltas)
     assert this.predict(loaded, owner).table == this.predict(model, owner).table
+    other = study(tmp_path / "l2", owner, generator_batch_size=3, norm="l2", eps=500, own_cluster=True)
+    norms = other.train("uc", data).deltas.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.full((2,), 500 / 255))
     with pytest.raises(Problem, match="needs the owner's labels"):
         this.train("em", data)
     with pytest.raises(Problem, match="6 images for 50 clusters"):
