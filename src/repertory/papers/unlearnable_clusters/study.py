@@ -239,7 +239,8 @@ train/<class>/*.png and val/<class>/*.png (or test/), perhaps public/*.png for t
             workers=config.workers,
         )  # fmt: skip
         everything = self._views(train, self._augmented)
-        for i in self.session.progress(range(len(moved)), "clusters"):
+        wanted = 1 if self.session.dry_run else len(moved)  # a step takes seconds at the published size
+        for i in self.session.progress(range(wanted), "clusters"):
             self.session.reseed("generator", i)
             generator = Generator(cast(int, config.ngf), n_blocks=cast(int, config.blocks))
             noise = torch.rand(1, 3, protection.size, protection.size, generator=self.session.generator("noise", i))
