@@ -208,6 +208,35 @@ def test_names_of_users_are_shown_whole(tmp_path: Path) -> None:
     prediction.figures["predictions"].savefig(tmp_path / "x.png", dpi=20)
 
 
+def test_one_bad_image_among_good_ones_has_a_row_with_the_reason(tmp_path: Path, digits: Path) -> None:
+    shutil.copytree(digits / "val" / "3", tmp_path / "in")
+    (tmp_path / "in" / "0001.png").write_bytes((digits / "val" / "3" / "0001.png").read_bytes()[:60])
+    (tmp_path / "in" / "note.png").write_text("no image")
+    this, model = study(tmp_path, None), Pixels(10, {"input_size": [3, 32, 32], "crop_pct": 1.0})
+    prediction = this.predict(model.eval(), tmp_path / "in")
+    assert [row["file"] for row in prediction.table] == ["0000.png", "0001.png", "0002.png", "0003.png", "note.png"]
+    assert [bool(row["problem"]) for row in prediction.table] == [False, True, False, False, True]
+    assert prediction.table[1]["problem"].startswith("the image cannot be read")
+    assert (prediction.table[4]["class"], prediction.table[4]["probability"]) == ("", None)
+    assert np.isnan(prediction.arrays["probabilities"]).all(1).tolist() == [False, True, False, False, True]
+    alone = this.predict(model, digits / "val" / "3" / "0002.png").table[0]
+    assert alone["probability"] == pytest.approx(prediction.table[2]["probability"])
+    with pytest.raises(Problem, match="the image cannot be read"):
+        this.predict(model, tmp_path / "in" / "0001.png")
+    for name in ("0000.png", "0002.png", "0003.png"):
+        (tmp_path / "in" / name).unlink()
+    with pytest.raises(Problem, match=r"none of 2 images can be read \(0001.png: the image cannot be read"):
+        this.predict(model, tmp_path / "in")
+
+
+def test_a_bad_image_in_training_is_named(tmp_path: Path, digits: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    (tmp_path / "data" / "train" / "3" / "0001.png").write_bytes(b"no image")
+    with pytest.raises(Problem, match="not an image") as caught:
+        trained(tmp_path, tmp_path / "data", epochs=1)
+    assert caught.value.where.endswith("0001.png")
+
+
 def test_bad_folders(tmp_path: Path, digits: Path) -> None:
     this = study(tmp_path, digits)
     with pytest.raises(Problem, match="no data for pixels here"):

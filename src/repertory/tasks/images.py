@@ -30,7 +30,15 @@ from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
-from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
+from repertory.tasks.classification import (
+    check_classes,
+    kept,
+    prediction_table,
+    readable,
+    spread,
+    top_k_accuracy,
+    with_problems,
+)
 from repertory.tasks.settings import ImageRecipe
 
 PREDICT_BATCH = 32
@@ -153,9 +161,9 @@ class ImageStudy(Study[R, ImageData, M]):
         return self.config.sample if sampled else super().data_name()
 
     def read(self, folder: Path) -> ImageData:
-        if not folder.is_dir() or not any((folder / part).is_dir() for part in ("val", "test")):
+        if not images.is_labelled(folder):
             raise self.missing(folder)
-        return ImageData(*images.read_splits(folder))
+        return ImageData(*images.read_splits(folder, self.session.seed))
 
     # -- the experiment -------------------------------------------------------------------------
 
@@ -279,13 +287,15 @@ class ImageStudy(Study[R, ImageData, M]):
 
     @torch.inference_mode()
     def predict(self, model: M, source: Path) -> Prediction:
-        """Classify one image, or all images below a folder.
+        """Classify one image, or all images below a folder; an image that cannot be read has a row with the reason.
 
         Raises:
-            Problem: no images, or an unreadable one.
+            Problem: no images, or none that can be read.
         """
         names = label_texts(model)
-        data = unlabelled(source, names).with_transform(preprocessing(model))
+        found = unlabelled(source, names)
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         batches = loader(self.session, data, PREDICT_BATCH, label="predict")
         probabilities = torch.cat([model(x).softmax(1).cpu() for x, _ in batches])
         table = prediction_table(data.paths, source, names, probabilities)
@@ -299,7 +309,11 @@ class ImageStudy(Study[R, ImageData, M]):
         titles = [f"{figure_text(row['class'])}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
-        return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
+        return Prediction(
+            table=with_problems(table, found.paths, problems, source),
+            figures=figures,
+            arrays={"probabilities": spread(probabilities, good, len(found)).numpy()},
+        )
 
 
 # -- inputs and class names ---------------------------------------------------------------------

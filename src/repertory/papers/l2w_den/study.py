@@ -54,7 +54,7 @@ from repertory.papers.l2w_den.weighting import (
     target_shares,
 )
 from repertory.papers.l2w_den.weights import read_released
-from repertory.tasks.classification import check_classes
+from repertory.tasks.classification import check_classes, readable, relative_name, with_problems
 from repertory.tasks.images import ImageData, as_picture, label_texts, matching_variant, preprocessing, unlabelled
 
 PREDICT_BATCH = 64
@@ -127,7 +127,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
         """Read CIFAR-10, CIFAR-100, or class folders."""
         if cifar.is_cifar(folder):
             return ImageData(*cifar.read_cifar(folder))
-        if not folder.is_dir() or not any((folder / part).is_dir() for part in ("val", "test")):
+        if not images.is_labelled(folder):
             raise self.missing(folder)
         return ImageData(*images.read_splits(folder))
 
@@ -301,11 +301,8 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
         names = label_texts(model)
         early = model.early(self.config.budget)
         found = cifar.read_cifar(source)[1] if cifar.is_cifar(source) else unlabelled(source, names)
-        good, broken = readable(found)
-        if not len(good):
-            raise Problem(f"none of {len(found)} images can be read", source, next(iter(broken.values())))
-
-        data = good.with_transform(preprocessing(model))
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         table: list[dict[str, Any]] = []
         exits: list[int] = []
         device = self.session.fabric.device
@@ -318,8 +315,8 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
                 rows, left.tolist(), probabilities.indices.tolist(), probabilities.values.tolist(), strict=True
             ):
                 table.append(
-                    {"file": relative_name(good.paths[i], source), "class": names[label], "probability": p,
-                     "exit": k + 1, "operations": int(model.costs[k]), "problem": ""}
+                    {"file": relative_name(data.paths[i], source), "class": names[label], "probability": p,
+                     "exit": k + 1, "operations": int(model.costs[k])}
                 )  # fmt: skip
                 exits.append(k)
         left_at = Counter(exits)
@@ -339,11 +336,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
             f"{len(table)} images left at exits 1 to {count}: {shares}; {spent / 1e6:.1f} million "
             f"operations an image on average, {float(model.costs[-1]) / 1e6:.1f} million with all exits"
         )
-        table += [
-            {"file": relative_name(path, source), "class": "", "probability": None, "exit": None, "operations": None,
-             "problem": reason}
-            for path, reason in broken.items()
-        ]  # fmt: skip
+        table = with_problems(table, found.paths, problems, source)
         files = {}
         if self.config.export:
             size = model.pretrained_cfg["input_size"][-1]
@@ -389,23 +382,6 @@ def read_curve(path: Path) -> Curve:
     """A curve that an evaluation wrote."""
     stored = read_json(path, "evaluate the trial again")
     return Curve(**{name: np.array(value) for name, value in stored.items()})
-
-
-def relative_name(path: Path, source: Path) -> str:
-    """What a file below `source`, or `source` itself, is called in the table."""
-    return str(path.relative_to(source)) if source.is_dir() else path.name
-
-
-def readable(found: ImageSet) -> tuple[ImageSet, dict[Path, str]]:
-    """The images that can be read, and the reason for each other file."""
-    good, broken = [], {}
-    for i, path in enumerate(found.paths):
-        try:
-            found.image(i)
-            good.append(i)
-        except Problem as problem:
-            broken[path] = problem.what
-    return found.subset(good), broken
 
 
 def long_tailed(train: ImageSet, imbalance: float) -> ImageSet:

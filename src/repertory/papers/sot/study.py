@@ -182,6 +182,8 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
             return {"": found}
         parts = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         sets = {re.sub(r"[^\w+-]", "-", path.name): read for path in parts if (read := _read_one(path)) is not None}
+        if not sets and images.is_labelled(folder):
+            return {"": ImageData(*images.read_splits(folder))}
         if not sets:
             raise self.missing(folder)
         return sets if len(sets) > 1 else {"": next(iter(sets.values()))}
@@ -283,9 +285,7 @@ def _read_one(folder: Path) -> ImageData | GlueTask | None:
     """The data set that a folder is; None if it is none."""
     if glue.is_task(folder):
         return glue.read_task(folder)
-    if any((folder / part).is_dir() for part in ("val", "test")):
-        return ImageData(*images.read_splits(folder))
-    return None
+    return ImageData(*images.read_splits(folder)) if images.has_splits(folder) else None
 
 
 def decompositions(size: int, batch: int = RACE_BATCH) -> dict[str, Any]:

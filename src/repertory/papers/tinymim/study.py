@@ -46,6 +46,7 @@ from repertory.papers.tinymim.model import (
 from repertory.papers.tinymim.pretraining import STUDENT_PART, TEACHER_PART, TwoViews, distil, pretrain_mae
 from repertory.papers.tinymim.settings import VARIATIONS, TinyMIMConfig, TinyMIMDesign
 from repertory.papers.tinymim.weights import load_encoder, read_state, shape_of, take_encoder
+from repertory.tasks.classification import readable, relative_name, spread, with_problems
 from repertory.tasks.images import (
     IMAGE_METRICS,
     PREDICT_BATCH,
@@ -315,23 +316,29 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         """Classify images; an encoder without a head gives their features, (n, D): the mean of the patches.
 
         Raises:
-            Problem: no images, or an unreadable one.
+            Problem: no images, or none that can be read.
         """
         if model.num_classes:
             return super().predict(model, source)
-        data = unlabelled(source, ("unlabelled",)).with_transform(preprocessing(model))
+        found = unlabelled(source, ("unlabelled",))
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         batches = loader(self.session, data, PREDICT_BATCH, label="predict")
         features = torch.cat(
             [model.forward_features(x)[:, model.num_prefix_tokens :].mean(1).cpu() for x, _ in batches]
         )
-        names = [path.name if source.is_file() else str(path.relative_to(source)) for path in data.paths]
         table = [
-            {"file": name, "feature_norm": float(norm)}
-            for name, norm in zip(names, features.norm(dim=1).tolist(), strict=False)
+            {"file": relative_name(path, source), "feature_norm": float(norm)}
+            for path, norm in zip(data.paths, features.norm(dim=1).tolist(), strict=False)
         ]
         text = f"{len(features)} feature vectors of {features.shape[1]} channels; the encoder has no classifier"
         figures = self.pictures(model, self.session.fabric.to_device(data[0][0][None]), table)
-        return Prediction(text=text, table=table, figures=figures, arrays={"features": features.numpy()})
+        return Prediction(
+            text=text,
+            table=with_problems(table, found.paths, problems, source),
+            figures=figures,
+            arrays={"features": spread(features, good, len(found)).numpy()},
+        )
 
     def convert(self, source: Path, variant: str = "") -> TinyMIM:
         """Build a model from the authors' weights: TinyMIM-PT-*.pth (an encoder) or TinyMIM-FT-*.pth (a classifier).
