@@ -122,6 +122,25 @@ def test_mixing_needs_pairs(tmp_path: Path, digits: Path) -> None:
         trained(tmp_path, digits, batch_size=5, cutmix=1.0)
 
 
+@pytest.mark.parametrize("count", [7, 6, 3])
+def test_few_images_are_mixed_in_batches_of_an_even_number(
+    count: int, tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this = study(tmp_path, digits, epochs=2, mixup=0.2, batch_size=32)
+    data = this.data()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(PixelStudy, "loss", lambda self, m, x, y: seen.append(y) or self.cross_entropy(m(x), y))
+    this.fit_network(Pixels(10, {}), data.train.subset(range(0, 10 * count, 10)), data.test)
+    assert {len(y) for y in seen} == {count - count % 2}
+    with pytest.raises(Problem, match="mixup needs two images per process, got 1 images"):
+        this.fit_network(Pixels(10, {}), data.train.subset([3]), data.test, part="one")
+
+
+def test_a_batch_of_one_is_too_small_for_batch_norm(tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(Problem, match="batches of 1 are too small for batch normalisation"):
+        trained(tmp_path, digits, epochs=1, batch_size=1)
+
+
 def test_the_best_weights_are_kept_if_asked(tmp_path: Path, digits: Path) -> None:
     settings: dict[str, Any] = {"schedule": "constant", "lr": 1.0, "optimizer": "sgd", "epochs": 8}
     this = study(tmp_path, digits, keep_best=True, **settings)

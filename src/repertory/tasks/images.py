@@ -200,6 +200,12 @@ class ImageStudy(Study[R, ImageData, M]):
         """Train a network by the recipe; `test` is looked at only if the recipe asks for it, `part` as in `train`."""
         config = self.config
         mix = self._mixing(len(train.classes))
+        if mix and (share := len(train) // self.session.fabric.world_size) < config.batch_size:
+            if share < 2:
+                raise Problem(
+                    f"mixup needs two images per process, got {len(train)} images", "training data", "add images"
+                )
+            config = config.model_copy(update={"batch_size": share - share % 2})
 
         def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | Mapping[str, Tensor]:
             x, y = mix(*batch) if mix else batch
