@@ -269,6 +269,28 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     assert (tmp_path / "answers" / "table.csv").read_text().startswith("label,probability")
 
 
+def test_own_images_train_the_smallest_published_network_after_a_summary(say, tmp_path: Path) -> None:
+    from repertory.data.images import write_digits
+
+    write_digits(tmp_path / "digits", train=3, val=1)
+    shutil.copytree(tmp_path / "digits" / "train", tmp_path / "mine")
+    trained = say(
+        "train", "emo", "--data", "mine", "--set", "epochs=1", "--set", "image_size=32", "--set", "lr=0.004",
+        "--accelerator", "cpu", "--out", "model",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert trained.out.startswith(
+        "emo, arm both (emo_1m) on mine: train 20, test 10; 10 classes; 1 epochs; 1.19 M parameters; 32 x 32 pixels; "
+    )
+    assert "a fifth of each class is held out, 20 images to train on and 10 to test on (seed 0)" in trained.err
+    config = json.loads((tmp_path / "model" / "repertory.json").read_text())["config"]
+    assert {name: config[name] for name in ("arch", "batch_size", "lr", "epochs", "crop_scale")} == {
+        "arch": "emo_1m", "batch_size": 16, "lr": 0.004, "epochs": 1, "crop_scale": 0.08,
+    }  # fmt: skip
+    assert say("evaluate", "model", "--data", "mine").code == 0
+    assert "this recipe is for training" in say("run", "emo", "--data", "mine", "--scale", "own").err
+
+
 def test_bench_wants_a_checkout_with_a_benchmark(say, toy_net: str) -> None:
     said = say("bench", toy_net)
     assert said.code == 2

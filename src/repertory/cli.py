@@ -22,7 +22,7 @@ from repertory.core import checkpoint
 from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
 from repertory.core.printing import console, print_json, print_problem, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
-from repertory.core.settings import changed, check_arms, real_data, saved_config, study_config
+from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
 from repertory.interrupts import interruptible
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _check(
         Problem: what is wrong; names the closest known names.
     """
     design = catalog.design(paper)
-    config = study_config(design, scale, settings)
+    config = own_config(design, settings) if scale == OWN else study_config(design, scale, settings)
     check_arms(design, arms, flag)
     if data is None and config.real:
         real_data(config.real)
@@ -397,7 +397,12 @@ def train(
     out_dir: Annotated[Path, typer.Option("--out", help="model directory to write")],
     data: Data = None,
     arm: Annotated[str, typer.Option(help="default: the paper's method")] = "",
-    scale: Scale = "laptop",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="default: laptop for the sample; for your data the smallest published network with its recipe"
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="repetition number; all randomness derives from it")] = 0,
     settings: Settings = None,
     accelerator: Accelerator = "auto",
@@ -409,6 +414,7 @@ def train(
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
     changes = _settings(settings)
+    scale = scale or ("laptop" if data is None else OWN)
     _check(paper, scale, changes, data, [arm] if arm else [], "--arm")
     from repertory.execution.experiment import Experiment
 

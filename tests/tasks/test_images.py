@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -15,12 +16,15 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.core.settings import own_config
 from repertory.core.study import Session, StudyConfig
 from repertory.data import images
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.tasks.images import ImageRecipe, ImageStudy, as_picture, label_texts, preprocessing
+from repertory.tasks.settings import fitted
 from tests.core.test_study import records
 
 
@@ -44,6 +48,11 @@ class PixelStudy(ImageStudy[ImageRecipe, nn.Module]):
     method = "linear"
     Config = ImageRecipe
     scales: ClassVar[Mapping[str, StudyConfig]] = {"smoke": ImageRecipe(epochs=1, lr=1e-2)}
+    own: ClassVar[StudyConfig | None] = ImageRecipe(
+        epochs=100, batch_size=64, lr=0.8, optimizer="momentum", warmup_epochs=10, ema_decay=0.9999, eval_every=10,
+        schedule="step", milestones=(50, 75), workers=8,
+    )  # fmt: skip
+    own_batch: ClassVar[int] = 256
 
     def build(self, arm: str, classes: tuple[str, ...]) -> Pixels:
         size = self.config.image_size or 32
@@ -254,6 +263,52 @@ def test_a_bad_image_in_training_is_named(tmp_path: Path, digits: Path) -> None:
     with pytest.raises(Problem, match="not an image") as caught:
         trained(tmp_path, tmp_path / "data", epochs=1)
     assert caught.value.where.endswith("0001.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"batch_size": 16, "lr": 0.05, "warmup_epochs": 10, "milestones": (50, 75), "eval_every": 10}),
+        ({"epochs": 10}, {"warmup_epochs": 1, "milestones": (5, 7.5), "eval_every": 1}),
+        ({"batch_size": 40}, {"batch_size": 40, "lr": 0.125}),
+        ({"lr": 3.0, "warmup_epochs": 7.0}, {"lr": 3.0, "warmup_epochs": 7.0}),
+        ({"optimizer": "adamw"}, {"lr": 0.2}),
+        ({}, {"ema_decay": 1 - 10 / 500, "threads": 0}),
+    ],
+)
+def test_a_published_recipe_is_scaled_to_the_data(
+    changes: dict[str, Any], expected: dict[str, Any], tmp_path: Path, digits: Path
+) -> None:
+    config = cast(ImageRecipe, own_config(PixelStudy, changes))
+    this = PixelStudy(config, Session(0, tmp_path, digits))
+    fit = this.scaled(this.data(), frozenset(changes))
+    assert {name: getattr(fit, name) for name in expected} == pytest.approx(expected)
+    assert fit.workers <= 8
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(3, 2), (12, 8), (20, 16), (130, 16), (400, 32), (10**6, 64)])
+def test_batches_leave_steps_in_an_epoch(samples: int, batch: int) -> None:
+    own = cast(ImageRecipe, PixelStudy.own)
+    assert fitted(own, own, samples, 1, 256, ()).batch_size == batch
+    assert fitted(own, own, 2 * samples, 2, 256, ()).batch_size == batch
+
+
+@pytest.mark.parametrize("paper", ["emo", "eca", "vgnet", "revcol", "sot", "tinymim", "l2w_den", "apb"])
+def test_own_images_start_from_a_published_network(paper: str) -> None:
+    design = catalog.design(paper)
+    own: Any = own_config(design, {"epochs": 7})
+    network = getattr(own, "arch", "") or own.plan
+    assert "mini" not in network
+    assert own.epochs == 7
+    assert (own.image_size or 224) >= 48
+    assert own.model_dump() != design.scales["laptop"].model_dump()
+
+
+def test_what_a_training_will_do_is_told_before(tmp_path: Path, digits: Path) -> None:
+    this = study(tmp_path, digits, mixup=0.8)
+    parameters, pixels, minutes = this.preview("linear", this.data())
+    assert (parameters, pixels) == ("0.00231 M parameters", "32 x 32 pixels")
+    assert re.fullmatch(r"about [\d.e-]+ (min|h) on this machine", minutes)
 
 
 def test_bad_folders(tmp_path: Path, digits: Path) -> None:

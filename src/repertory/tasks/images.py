@@ -6,10 +6,11 @@ measurements that its claims need.
 
 from __future__ import annotations
 
+import time
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -39,7 +40,7 @@ from repertory.tasks.classification import (
     top_k_accuracy,
     with_problems,
 )
-from repertory.tasks.settings import ImageRecipe
+from repertory.tasks.settings import ImageRecipe, fitted
 
 PREDICT_BATCH = 32
 MAX_PICTURES = 12
@@ -223,6 +224,37 @@ class ImageStudy(Study[R, ImageData, M]):
             part=part,
         )
 
+    def scaled(self, data: ImageData, given: Collection[str]) -> R:
+        """The published recipe for these images: see `repertory.tasks.settings.fitted`."""
+        world = self.session.fabric.world_size
+        if self.own is None:
+            return self.config
+        return fitted(self.config, self.own, len(data.train), world, self.own_batch, given)
+
+    def preview(self, arm: str, data: ImageData) -> list[str]:
+        """Parameters, pixels, and the minutes of the training by the time that two images take."""
+        if not len(data.train):
+            return []
+        device, classes = self.session.fabric.device, len(data.train.classes)
+        model = self.build(arm, data.train.classes).to(device).train()
+        channels, height, width = _cfg(model)["input_size"]
+        x = torch.randn(2, channels, height, width, device=device)
+        mixed = self.config.mixup or self.config.cutmix
+        y = torch.full((2, classes), 1 / classes) if mixed else torch.zeros(2, dtype=torch.long)
+        y = y.to(device)
+
+        def loss() -> Tensor:
+            parts = self.loss(model, x, y)
+            return parts["loss"] if isinstance(parts, Mapping) else parts
+
+        seconds = seconds_a_sample(loss, 2, device)
+        images_seen = len(data.train) * self.passes() / self.session.fabric.world_size
+        return network_facts(model, height, width, seconds * images_seen / 60)
+
+    def passes(self) -> float:
+        """Passes over the training images, in units of one forward and backward pass."""
+        return float(self.config.epochs)
+
     def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
         """Top-1 and top-5 accuracy on the held-out images in per cent; parameters; MACs per image.
 
@@ -320,6 +352,35 @@ class ImageStudy(Study[R, ImageData, M]):
             figures=figures,
             arrays={"probabilities": spread(probabilities, good, len(found)).numpy()},
         )
+
+
+# -- before training ----------------------------------------------------------------------------
+
+
+def seconds_a_sample(loss: Callable[[], Tensor], samples: int, device: torch.device) -> float:
+    """Time of a forward and backward pass by the number of its samples: the shorter of two, after one to warm up.
+
+    Args:
+        loss: gives a scalar; its network is thrown away afterwards.
+        samples: of the batch that it sees.
+        device: where the network is.
+    """
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.enable_grad():
+            loss().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:]) / samples
+
+
+def network_facts(model: nn.Module, height: int, width: int, minutes: float) -> list[str]:
+    """Lines of `Study.preview`: parameters, pixels of the input, expected time."""
+    count = sum(p.numel() for p in model.parameters())
+    length = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
+    return [f"{count / 1e6:.3g} M parameters", f"{height} x {width} pixels", f"about {length} on this machine"]
 
 
 # -- inputs and class names ---------------------------------------------------------------------

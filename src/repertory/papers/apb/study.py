@@ -12,7 +12,7 @@ repertory train apb --data my_recordings/ --arm lif+stcf --out net/    # then: r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,9 @@ from repertory.tasks.classification import (
     with_problems,
 )
 from repertory.tasks.events import Streams, classification_loss, read_splits, unlabelled
+from repertory.tasks.images import network_facts, seconds_a_sample
 from repertory.tasks.images import unlabelled as unlabelled_images
+from repertory.tasks.settings import fitted
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Disturbance = Literal["noise", "drop"]
@@ -150,6 +152,24 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return Streams(data, partial(frames, sensor=data.size, size=model.size, steps=model.steps))
 
     # -- the experiment -------------------------------------------------------------------------
+
+    def scaled(self, data: SpikingData, given: Collection[str]) -> APBConfig:
+        """The recipe for recordings, or that for images, for these data."""
+        published = cast(APBConfig, self.scales["cifar10"] if isinstance(data.train, ImageSet) else self.own)
+        config = published.model_copy(update={name: getattr(self.config, name) for name in given} | {"first_seed": 0})
+        return fitted(config, published, len(data.train), self.session.fabric.world_size, published.batch_size, given)
+
+    def preview(self, arm: str, data: SpikingData) -> list[str]:
+        """Parameters, pixels, and minutes."""
+        if not len(data.train):
+            return []
+        device = self.session.fabric.device
+        model = self.build(arm, data.train).to(device).train()
+        one = self._dataset(model, data.train)[0][0]
+        x = torch.stack([one, one]).to(device)
+        seconds = seconds_a_sample(lambda: model(x).sum(), 2, device)
+        seen = len(data.train) * self.config.epochs / self.session.fabric.world_size
+        return [f"plan {self.config.plan}", *network_facts(model, *model.size, seconds * seen / 60)]
 
     def train(self, arm: str, data: SpikingData) -> APBNet:
         """Train one arm.

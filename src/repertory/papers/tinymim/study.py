@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -56,6 +56,12 @@ from repertory.tasks.images import (
     preprocessing,
     unlabelled,
 )
+from repertory.tasks.settings import fitted
+
+PRETRAIN_BATCH = 4096
+"""Of the published pre-training."""
+TEACHER_FORWARD, TEACHER_COST = 1.3, 2.0
+"""About so many passes of a ViT-Ti cost a ViT-S teacher's pass forward, and a step of its own training by MAE."""
 
 ARCHS: dict[str, dict[str, Any]] = {
     "mini": {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2},
@@ -304,6 +310,20 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         return {**figures, "tiny_macs": float(count_macs(tiny, torch.zeros(1, 3, 224, 224)))}
 
     # -- use ------------------------------------------------------------------------------------
+
+    def scaled(self, data: ImageData, given: Collection[str]) -> TinyMIMConfig:
+        """The published recipes of pre-training (batch 4096) and fine-tuning for these images."""
+        config, published = super().scaled(data, given), cast(TinyMIMConfig, self.own)
+        world = self.session.fabric.world_size
+        return fitted(config, published, len(data.train), world, PRETRAIN_BATCH, given, "pretrain_")
+
+    def passes(self) -> float:
+        """Fine-tuning, pre-training with a teacher's pass forward, and a teacher that is trained here."""
+        c = self.config
+        passes = float(c.epochs if c.stage != "pretrain" else 0)
+        if c.stage != "finetune" and c.pretraining != "none":
+            passes += c.pretrain_epochs * (1 + TEACHER_FORWARD) + (0 if c.teacher else TEACHER_COST * c.teacher_epochs)
+        return passes
 
     def pictures(self, model: TinyMIM, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """Relations of one patch of the first image, in the last block."""
