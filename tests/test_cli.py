@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from huggingface_hub import ModelCard
 
 from repertory import __version__, catalog, cli
 from repertory.execution import provenance
@@ -264,9 +266,26 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     assert trained.err.splitlines()[0] == f"loading {toy_net} ..."
     metrics = json.loads(say("evaluate", "model", "--data", "data", "--json").out)
     assert metrics == json.loads((tmp_path / "model" / "metrics.json").read_text())
+    before = {path.name for path in tmp_path.iterdir()}
+    assert "probability" in say("predict", "model", "data").out
+    assert {path.name for path in tmp_path.iterdir()} == before, "nothing is written without --out"
     said = say("predict", "model", "data", "--out", "answers")
     assert "probability" in said.out
     assert (tmp_path / "answers" / "table.csv").read_text().startswith("label,probability")
+    again = say("predict", "model", "data", "--out", "answers")
+    assert (again.code, "no earlier answer is replaced" in again.err) == (2, True)
+    told: Any = ModelCard.load(tmp_path / "model" / "README.md")
+    card = catalog.card(toy_net)
+    assert card.title in told.text
+    assert f"arm `{toy_net}`" in told.text
+    (result,) = [r for r in told.data.eval_results or [] if r.metric_type == "accuracy"]
+    assert result.metric_value == pytest.approx(metrics["accuracy"], abs=1e-4)
+    assert (result.dataset_name, told.data.license) == ("data", "apache-2.0")
+
+
+def test_a_warning_is_one_line_without_a_path_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_warning(UserWarning("two\nlines"), UserWarning, "/src/some.py", 7)
+    assert capsys.readouterr().err == "warning: two lines\n"
 
 
 def test_own_images_train_the_smallest_published_network_after_a_summary(say, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:
-    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+    err.print(f"warning: {' '.join(str(message).split())}", style="yellow", soft_wrap=True)
 
 
 def _print_traceback(*error: Any) -> None:
@@ -453,12 +453,14 @@ def predict(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Apply a trained model to your own input."""
+    """Apply a trained model to your own input. Files are written with --out alone."""
     changes = _settings(settings)
     if not source.exists():
         raise Problem("no such file or folder", source, "give the path of the input to predict")
-    target = out_dir or Path("predictions") / source.resolve().stem
-    check_output(target, remedy="name a folder that can be written to with --out")
+    if out_dir:
+        check_output(
+            out_dir, empty=True, remedy="name a new or an empty folder with --out: no earlier answer is replaced"
+        )
     _check_model(model, changes)
     from repertory.execution import models
 
@@ -468,9 +470,11 @@ def predict(
             print_json({"text": prediction.text, "table": prediction.table})
         else:
             _print_prediction(prediction)
-        if out_dir or prediction.figures or prediction.arrays or prediction.files:
-            for path in _save_prediction(prediction, target):
+        if out_dir:
+            for path in _save_prediction(prediction, out_dir):
                 err.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        elif more := [*prediction.figures, *prediction.arrays, *prediction.files]:
+            err.print(f"--out DIR saves more: {', '.join(more)}", style="dim", soft_wrap=True, highlight=False)
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
@@ -490,7 +494,7 @@ def _print_prediction(prediction: Prediction, most: int = 20) -> None:
         for name in prediction.table[0]:
             table.add_column(visible(name, lines=False), overflow="fold")
         for row in prediction.table[:most]:
-            cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+            cells = (f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
             table.add_row(*(visible(cell, lines=False) for cell in cells))
         out.print(table)
         if len(prediction.table) > most:
@@ -505,7 +509,7 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
     written = []
     if prediction.table:
         written.append(folder / "table.csv")
-        pd.DataFrame(prediction.table).to_csv(written[-1], index=False)
+        pd.DataFrame(prediction.table, dtype=object).to_csv(written[-1], index=False)  # whole numbers stay whole
     for name, figure in prediction.figures.items():
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=130, bbox_inches="tight")

@@ -38,6 +38,7 @@ from repertory.core.files import (
     replace_folder,
     scratch_folder,
     write_json,
+    write_text,
 )
 from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem
@@ -46,6 +47,7 @@ from repertory.core.study import Session, Study
 from repertory.execution.executors import Execute, announce, executor, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.looks import Effort, closing, first_step, next_step
+from repertory.execution.model_card import model_card
 from repertory.execution.options import check_options
 from repertory.execution.plan import plan
 from repertory.execution.provenance import commit, data_difference, describe_data, provenance
@@ -525,6 +527,8 @@ class Experiment:
                 else:
                     shutil.copy2(made, fresh / made.name)
             write_json(fresh / METRICS, metrics)
+            name = self.study_in(fresh.parent).data_name()
+            write_text(fresh / "README.md", model_card(self.card, self.study, trial.arm, name, metrics))
 
     def _is_published(self, trial: Trial, model: Path) -> bool:
         """Whether a model directory is what this training directory has given."""
@@ -544,6 +548,8 @@ class Experiment:
             model = self.study_in(scratch).convert(source, variant)
         origin = about(self.card.id, self.study.method, 0, self.config)
         checkpoint.save(model, folder, empty=True, **origin, source=source.name)
+        told = model_card(self.card, self.study, self.study.method, "", {}, source.name)
+        write_text(Path(folder) / "README.md", told)
         return model
 
 

@@ -153,6 +153,8 @@ def with_problems(
 ) -> list[dict[str, Any]]:
     """A table of the files that could be read, with a row for each other one: the column `problem` says why.
 
+    Where all could be read, the table stays as it is.
+
     Args:
         table: of the readable files, with a column `file`.
         paths: of all files, in the order of the rows.
@@ -164,6 +166,8 @@ def with_problems(
         >>> with_problems([{"file": "b.png", "class": "bee"}], [a, b], {a: "cut short"}, Path("."))[0]
         {'file': 'in/a.png', 'class': '', 'problem': 'cut short'}
     """
+    if not problems:
+        return [dict(row) for row in table]
     blank = {name: "" if isinstance(value, str) else None for name, value in table[0].items()}
     answered = dict(zip((path for path in paths if path not in problems), table, strict=False))
     return [

@@ -196,7 +196,7 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         prediction = super().predict(model, source)
         of_class: dict[str, list[Path]] = {}
         for row in prediction.table:
-            if row["problem"]:
+            if row.get("problem"):
                 continue
             of_class.setdefault(row["class"], []).append(source if source.is_file() else source / row["file"])
         most = sorted(of_class, key=lambda name: -len(of_class[name]))[:MAX_CLASSES]

@@ -361,7 +361,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
             ):
                 table.append(
                     {"file": relative_name(data.paths[i], source), "class": names[label], "probability": p,
-                     "exit": k + 1, "operations": int(model.costs[k])}
+                     "exit": k + 1, "operations": int(model.costs[k]), "problem": ""}
                 )  # fmt: skip
                 exits.append(k)
         left_at = Counter(exits)
