@@ -14,6 +14,7 @@ import typer
 from huggingface_hub import ModelCard
 
 from repertory import __version__, catalog, cli
+from repertory.core.printing import print_warning
 from repertory.execution import provenance
 from repertory.execution.experiment import Experiment
 from tests.toy import CARD, importable, install
@@ -284,7 +285,7 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
 
 
 def test_a_warning_is_one_line_without_a_path_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_warning(UserWarning("two\nlines"), UserWarning, "/src/some.py", 7)
+    print_warning(UserWarning("two\nlines"), UserWarning, "/src/some.py", 7)
     assert capsys.readouterr().err == "warning: two lines\n"
 
 

@@ -20,7 +20,7 @@ import typer
 from repertory import __version__, catalog
 from repertory.core import checkpoint
 from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
-from repertory.core.printing import console, print_json, print_problem, set_streams, visible
+from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
 from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
 from repertory.interrupts import interruptible
@@ -50,7 +50,7 @@ _debug = False
 def main() -> None:
     """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
     set_streams()
-    warnings.showwarning = _print_warning
+    warnings.showwarning = print_warning
     sys.excepthook = _print_traceback
     try:
         app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
@@ -59,10 +59,6 @@ def main() -> None:
             raise
         print_problem(err, system_problem(error) if isinstance(error, OSError) else error)
         sys.exit(2)
-
-
-def _print_warning(message: Warning | str, *_: object) -> None:
-    err.print(f"warning: {' '.join(str(message).split())}", style="yellow", soft_wrap=True)
 
 
 def _print_traceback(*error: Any) -> None:

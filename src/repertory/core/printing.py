@@ -93,6 +93,11 @@ def print_problem(console: Console, problem: Problem) -> None:
     console.print("\n".join(visible(line, lines=False) for line in labelled), style="red", soft_wrap=True)
 
 
+def print_warning(message: Warning | str, *_: object) -> None:
+    """One line to standard error, without the place in the source; in place of `warnings.showwarning`."""
+    console(stderr=True).print(f"warning: {' '.join(str(message).split())}", style="yellow", soft_wrap=True)
+
+
 def print_json(content: Any) -> None:
     """JSON to standard output; hidden characters become escapes of JSON, so that the values stay the same."""
     text = json_text(content)
