@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from huggingface_hub import ModelCard
 
 from repertory import __version__, catalog, cli
+from repertory.core.printing import print_warning
 from repertory.execution import provenance
 from repertory.execution.experiment import Experiment
 from tests.toy import CARD, importable, install
@@ -264,9 +267,48 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     assert trained.err.splitlines()[0] == f"loading {toy_net} ..."
     metrics = json.loads(say("evaluate", "model", "--data", "data", "--json").out)
     assert metrics == json.loads((tmp_path / "model" / "metrics.json").read_text())
+    before = {path.name for path in tmp_path.iterdir()}
+    assert "probability" in say("predict", "model", "data").out
+    assert {path.name for path in tmp_path.iterdir()} == before, "nothing is written without --out"
     said = say("predict", "model", "data", "--out", "answers")
     assert "probability" in said.out
     assert (tmp_path / "answers" / "table.csv").read_text().startswith("label,probability")
+    again = say("predict", "model", "data", "--out", "answers")
+    assert (again.code, "no earlier answer is replaced" in again.err) == (2, True)
+    told: Any = ModelCard.load(tmp_path / "model" / "README.md")
+    card = catalog.card(toy_net)
+    assert card.title in told.text
+    assert f"arm `{toy_net}`" in told.text
+    (result,) = [r for r in told.data.eval_results or [] if r.metric_type == "accuracy"]
+    assert result.metric_value == pytest.approx(metrics["accuracy"], abs=1e-4)
+    assert (result.dataset_name, told.data.license) == ("data", "apache-2.0")
+
+
+def test_a_warning_is_one_line_without_a_path_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    print_warning(UserWarning("two\nlines"), UserWarning, "/src/some.py", 7)
+    assert capsys.readouterr().err == "warning: two lines\n"
+
+
+def test_own_images_train_the_smallest_published_network_after_a_summary(say, tmp_path: Path) -> None:
+    from repertory.data.images import write_digits
+
+    write_digits(tmp_path / "digits", train=3, val=1)
+    shutil.copytree(tmp_path / "digits" / "train", tmp_path / "mine")
+    trained = say(
+        "train", "emo", "--data", "mine", "--set", "epochs=1", "--set", "image_size=32", "--set", "lr=0.004",
+        "--accelerator", "cpu", "--out", "model",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert trained.out.startswith(
+        "emo, arm both (emo_1m) on mine: train 20, test 10; 10 classes; 1 epochs; 1.19 M parameters; 32 x 32 pixels; "
+    )
+    assert "a fifth of each class is held out, 20 images to train on and 10 to test on (seed 0)" in trained.err
+    config = json.loads((tmp_path / "model" / "repertory.json").read_text())["config"]
+    assert {name: config[name] for name in ("arch", "batch_size", "lr", "epochs", "crop_scale")} == {
+        "arch": "emo_1m", "batch_size": 16, "lr": 0.004, "epochs": 1, "crop_scale": 0.08,
+    }  # fmt: skip
+    assert say("evaluate", "model", "--data", "mine").code == 0
+    assert "this recipe is for training" in say("run", "emo", "--data", "mine", "--scale", "own").err
 
 
 def test_bench_wants_a_checkout_with_a_benchmark(say, toy_net: str) -> None:

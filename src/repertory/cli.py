@@ -20,9 +20,9 @@ import typer
 from repertory import __version__, catalog
 from repertory.core import checkpoint
 from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
-from repertory.core.printing import console, print_json, print_problem, set_streams, visible
+from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
-from repertory.core.settings import changed, check_arms, real_data, saved_config, study_config
+from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
 from repertory.interrupts import interruptible
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _debug = False
 def main() -> None:
     """Entry point of the `repertory` command: a Problem becomes three lines and exit status 2."""
     set_streams()
-    warnings.showwarning = _print_warning
+    warnings.showwarning = print_warning
     sys.excepthook = _print_traceback
     try:
         app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
@@ -59,10 +59,6 @@ def main() -> None:
             raise
         print_problem(err, system_problem(error) if isinstance(error, OSError) else error)
         sys.exit(2)
-
-
-def _print_warning(message: Warning | str, *_: object) -> None:
-    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
 
 
 def _print_traceback(*error: Any) -> None:
@@ -174,7 +170,7 @@ def _check(
         Problem: what is wrong; names the closest known names.
     """
     design = catalog.design(paper)
-    config = study_config(design, scale, settings)
+    config = own_config(design, settings) if scale == OWN else study_config(design, scale, settings)
     check_arms(design, arms, flag)
     if data is None and config.real:
         real_data(config.real)
@@ -397,7 +393,12 @@ def train(
     out_dir: Annotated[Path, typer.Option("--out", help="model directory to write")],
     data: Data = None,
     arm: Annotated[str, typer.Option(help="default: the paper's method")] = "",
-    scale: Scale = "laptop",
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="default: laptop for the sample; for your data the smallest published network with its recipe"
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="repetition number; all randomness derives from it")] = 0,
     settings: Settings = None,
     accelerator: Accelerator = "auto",
@@ -409,6 +410,7 @@ def train(
 ) -> None:
     """Train a paper's method on your own data; gives a model directory."""
     changes = _settings(settings)
+    scale = scale or ("laptop" if data is None else OWN)
     _check(paper, scale, changes, data, [arm] if arm else [], "--arm")
     from repertory.execution.experiment import Experiment
 
@@ -447,12 +449,14 @@ def predict(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Apply a trained model to your own input."""
+    """Apply a trained model to your own input. Files are written with --out alone."""
     changes = _settings(settings)
     if not source.exists():
         raise Problem("no such file or folder", source, "give the path of the input to predict")
-    target = out_dir or Path("predictions") / source.resolve().stem
-    check_output(target, remedy="name a folder that can be written to with --out")
+    if out_dir:
+        check_output(
+            out_dir, empty=True, remedy="name a new or an empty folder with --out: no earlier answer is replaced"
+        )
     _check_model(model, changes)
     from repertory.execution import models
 
@@ -462,9 +466,11 @@ def predict(
             print_json({"text": prediction.text, "table": prediction.table})
         else:
             _print_prediction(prediction)
-        if out_dir or prediction.figures or prediction.arrays or prediction.files:
-            for path in _save_prediction(prediction, target):
+        if out_dir:
+            for path in _save_prediction(prediction, out_dir):
                 err.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        elif more := [*prediction.figures, *prediction.arrays, *prediction.files]:
+            err.print(f"--out DIR saves more: {', '.join(more)}", style="dim", soft_wrap=True, highlight=False)
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
@@ -484,7 +490,7 @@ def _print_prediction(prediction: Prediction, most: int = 20) -> None:
         for name in prediction.table[0]:
             table.add_column(visible(name, lines=False), overflow="fold")
         for row in prediction.table[:most]:
-            cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+            cells = (f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values())
             table.add_row(*(visible(cell, lines=False) for cell in cells))
         out.print(table)
         if len(prediction.table) > most:
@@ -499,7 +505,7 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
     written = []
     if prediction.table:
         written.append(folder / "table.csv")
-        pd.DataFrame(prediction.table).to_csv(written[-1], index=False)
+        pd.DataFrame(prediction.table, dtype=object).to_csv(written[-1], index=False)  # whole numbers stay whole
     for name, figure in prediction.figures.items():
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=130, bbox_inches="tight")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import builtins
 import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
+import warnings
+from collections import defaultdict
+from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -262,7 +271,109 @@ def test_one_can_say_which_of_several_state_dicts_is_wanted(tmp_path: Path) -> N
     assert same(checkpoint.read_weights(path, prefer=("state_dict_ema", "state_dict")), average)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "module.model.net.", "backbone.",
+        "_forward_module.model._orig_mod.", "module.module.", "_fsdp_wrapped_module.",
+    ],
+)  # fmt: skip
+def test_wrappers_are_taken_off_in_any_nesting(prefix: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {prefix + k: v for k, v in STATE.items()}}, tmp_path / "w.pth")
+    assert same(checkpoint.read_weights(tmp_path / "w.pth"))
+    save_file({prefix + k: v for k, v in STATE.items()}, tmp_path / "w.safetensors")
+    assert same(checkpoint.read_weights(tmp_path / "w.safetensors"))
+
+
+def test_what_compiles_wraps_or_averages_a_network_is_read(tmp_path: Path) -> None:
+    net = ToyNet()
+    wrapped = {
+        "compiled": torch.compile(net),
+        "parallel": nn.DataParallel(net),
+        "averaged": torch.optim.swa_utils.AveragedModel(net),
+        "both": nn.DataParallel(torch.compile(net)),  # pyright: ignore[reportArgumentType]
+    }
+    for name, module in wrapped.items():
+        torch.save(module.state_dict(), tmp_path / f"{name}.pth")  # pyright: ignore[reportFunctionMemberAccess]
+        assert same(checkpoint.read_weights(tmp_path / f"{name}.pth"), net.state_dict()), name
+    inner = {k.replace("body.", "body._orig_mod."): v for k, v in net.state_dict().items()}
+    assert same(checkpoint.unwrapped(inner), net.state_dict())
+
+
+def test_parts_of_a_network_are_no_wrappers(tmp_path: Path) -> None:
+    for state in (
+        {"backbone.weight": STATE["stem.weight"], "head.bias": STATE["head.bias"]},
+        {"features.weight": STATE["stem.weight"]},
+        {"module": STATE["stem.weight"]},
+    ):
+        assert same(checkpoint.unwrapped(state), state)
+    with pytest.raises(Problem, match=r"two tensors would be called 'a\.weight'"):
+        checkpoint.unwrapped({"module.a.weight": torch.zeros(1), "a.weight": torch.ones(1)})
+    save_file({f"net.{k}": v for k, v in STATE.items()}, tmp_path / "model.safetensors")
+    (tmp_path / checkpoint.ABOUT).write_text("{}")
+    assert set(checkpoint.read_weights(tmp_path / "model.safetensors")) == {f"net.{k}" for k in STATE}
+
+
+class Settings(dict[str, Any]):
+    """A configuration of a kind that nobody has."""
+
+
+class Listing(list[Any]):
+    """A list of a kind that nobody has."""
+
+
+class Colour(Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_other_objects_beside_the_tensors_are_not_built(
+    old: bool, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = Listing([1, Settings(a=1)])
+    content = {
+        "model": {f"module.{k}": nn.Parameter(v) for k, v in STATE.items()},
+        "args": argparse.Namespace(lr=1, path=Path("x"), when=datetime(2020, 1, 1, tzinfo=UTC)),
+        "best": np.float64(93.1),
+        "curve": np.arange(3),
+        "config": Settings(a=Settings(b={1, 2}), c=listing),
+        "colour": Colour.RED,
+        "groups": defaultdict(list, a=[1]),
+        "scheduler": partial(print, "x"),
+        "half": torch.float16,
+    }
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old, pickle_protocol=protocol)
+    for forbidden in (Settings, Listing):
+        monkeypatch.setattr(forbidden, "__init__", lambda *_: pytest.fail("built"))
+    assert same(checkpoint.read_weights(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+def test_tensors_of_all_types_and_views_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    whole = torch.arange(12).reshape(3, 4).to(dtype)
+    state = {"whole": whole, "view": whole[:, 1:].T, "empty": whole[:0], "scalar": whole[1, 2]}
+    for old in (False, True):
+        torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
+        assert same(checkpoint.read_weights(tmp_path / "w.pth"), state)
+
+
+def test_programs_in_torchscript_are_refused(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(Problem, match="cannot read weights: this is a program in TorchScript"):
+        checkpoint.read_weights(tmp_path / "w.pt")
+
+
+def test_a_mapping_that_holds_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(Problem, match="holds no weights"):
+        checkpoint.read_weights(tmp_path / "w.pth")
+
+
 def test_a_malicious_pickle_is_refused_unopened(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     for protocol in (2, 4):
@@ -272,6 +383,11 @@ def test_a_malicious_pickle_is_refused_unopened(tmp_path: Path) -> None:
     torch.save({"state_dict": STATE, "extra": Evil(tmp_path / "hacked")}, path)
     with pytest.raises(Problem, match="cannot read weights"):
         checkpoint.read_weights(path)
+    for call in (subprocess.check_call, builtins.eval, builtins.exec, sys.exit):
+        Evil.__reduce__ = lambda self, call=call: (call, ("exit 3",))
+        torch.save({"state_dict": STATE, "extra": Evil(tmp_path)}, path)
+        with pytest.raises(Problem, match="a way to run programs"):
+            checkpoint.read_weights(path)
     torch.save(ToyNet(), path)  # a whole module is code too
     with pytest.raises(Problem, match="cannot read weights") as caught:
         checkpoint.read_weights(path)

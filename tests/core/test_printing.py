@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 
 import pytest
 from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from repertory.core.printing import console, figure_text, print_json, print_problem, set_streams, visible
+from repertory.core.printing import _drawable, console, figure_text, print_json, print_problem, set_streams, visible
 from repertory.core.problem import Problem
 
 NAMES = (
@@ -100,3 +101,34 @@ def test_figures_show_names_literally(name: str) -> None:
     assert len(legend.get_texts()) == 1
     shown = axes.title._preprocess_math(axes.title.get_text())  # pyright: ignore[reportAttributeAccessIssue]
     assert shown == (visible(name) if not name.startswith("_") else f" {name}", False)
+
+
+def test_figures_show_what_no_font_has_as_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+    from matplotlib.font_manager import FontEntry, fontManager
+
+    usual = [entry for entry in fontManager.ttflist if entry.name == "DejaVu Sans"]
+    monkeypatch.setattr(fontManager, "ttflist", [*usual, FontEntry(fname="/nowhere/Gone.ttf", name="Gone")])
+    monkeypatch.setitem(mpl.rcParams, "font.family", ["DejaVu Sans"])
+    _drawable.cache_clear()
+    assert figure_text("猫 é") == r"\u732b é"
+    figure = Figure()
+    figure.subplots().set_title(figure_text("猫"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of matplotlib: a glyph is missing
+        figure.savefig(io.BytesIO(), format="png", dpi=30)
+
+
+def test_figures_use_a_font_that_has_the_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib as mpl
+
+    monkeypatch.setitem(mpl.rcParams, "font.family", ["DejaVu Sans"])
+    _drawable.cache_clear()
+    assert figure_text("x\u1d81") == "x\u1d81"  # in STIXGeneral, which matplotlib brings along
+    assert mpl.rcParams["font.family"][0] == "DejaVu Sans"
+    assert len(mpl.rcParams["font.family"]) == 2
+    figure = Figure()
+    figure.subplots().set_title(figure_text("x\u1d81"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="png", dpi=30)

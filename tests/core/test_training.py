@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import LOG_EVERY, Recipe, fit, loader
+from repertory.core.training import LOG_EVERY, Recipe, fit, loader, unreachable
 from tests.core.test_study import draws, records, scalars
 from tests.toy import Rings, ToyNet, cross_entropy
 
@@ -737,3 +737,39 @@ def test_the_generators_of_a_step_do_not_depend_on_what_was_drawn_before(tmp_pat
         return seen
 
     assert run("a", greedy=False) == run("b", greedy=True)
+
+
+# -- recipes that cannot do what they say -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"warmup_epochs": 20}, "warmup_epochs is 20 and epochs is 3: the learning rate ends at 15 % of lr"),
+        ({"patience": 3}, "patience is 3 and there are 3 evaluations"),
+        ({"patience": 2, "eval_every": 2}, "patience is 2 and there are 2 evaluations"),
+        ({"ema_decay": 0.999}, "ema_decay = 0.999 averages over 1000 steps and there are 30: 97 % of the average"),
+        ({"schedule": "step"}, "decay_epochs is 30 and epochs is 3"),
+        ({"schedule": "step", "milestones": (1, 5)}, "milestones has 5 and epochs is 3"),
+    ],
+)
+def test_lengths_beyond_the_training_are_told_with_both_numbers(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=re.escape(words)):
+        fit(session(tmp_path), Weights(0.0), Numbers(20), recipe(epochs=3, **changes), lambda m, x: m(x).sum())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warmup_epochs": 2.9},
+        {"warmup_epochs": 20, "schedule": "onecycle"},
+        {"patience": 2},
+        {"ema_decay": 0.9},
+        {"schedule": "step", "milestones": (1, 2)},
+        {"milestones": (5,)},
+    ],
+)
+def test_lengths_within_the_training_are_not_told(changes: dict[str, Any]) -> None:
+    assert not unreachable(recipe(epochs=3, **changes), per_epoch=10)

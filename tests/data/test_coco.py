@@ -149,6 +149,15 @@ def test_transforms_move_image_boxes_and_masks_together(train: CocoSet) -> None:
     assert moved["image_id"] == target["image_id"]
 
 
+def test_boxes_are_of_the_pixels_as_they_are_stored(tmp_path: Path) -> None:
+    path = write(tmp_path, one_image({}))
+    image = Image.open(tmp_path / "img" / "a.png")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "img" / "a.png", exif=exif)
+    assert coco.read(path, tmp_path / "img")[0][0].shape == (3, 30, 40)
+
+
 def test_several_years_need_the_year(sample: Path, tmp_path: Path) -> None:
     for year in (2014, 2017):
         (tmp_path / "annotations").mkdir(exist_ok=True)

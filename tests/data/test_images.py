@@ -172,11 +172,12 @@ def test_held_out_classes_keep_the_numbers_of_the_training_classes(digits: Path,
     [
         (Image.fromarray(np.full((4, 4), 200, np.uint8)), 200),
         (Image.fromarray(np.full((4, 4), 200 * 257, np.uint16)), 200),
-        (Image.new("RGBA", (4, 4), (200, 200, 200, 128)), 200),
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 51)), 204),
+        (Image.new("LA", (4, 4), (0, 0)), 255),
         (Image.new("P", (4, 4), 0), 0),
         (Image.new("1", (4, 4), 1), 255),
     ],
-    ids=["grey", "16 bits", "transparent", "palette", "black and white"],
+    ids=["grey", "16 bits", "transparent", "grey and transparent", "palette", "black and white"],
 )
 def test_every_kind_of_image_becomes_rgb(image: Any, expected: int, tmp_path: Path) -> None:
     image.save(tmp_path / "x.png")
@@ -199,7 +200,181 @@ def test_the_strongest_posterisation_leaves_a_bit(policy: str) -> None:
     assert transform(image).shape == (3, 32, 32)
 
 
+def ramp(top: float) -> np.ndarray:
+    return np.linspace(0, top, 64 * 64).reshape(64, 64)
+
+
+def save_depth(path: Path, kind: str) -> None:
+    match kind:
+        case "16-bit PGM":
+            path.write_bytes(b"P5\n64 64\n65535\n" + ramp(65535).astype(">u2").tobytes())
+        case "10-bit PGM":
+            path.write_bytes(b"P5\n64 64\n1023\n" + ramp(1023).astype(">u2").tobytes())
+        case "16-bit TIFF":
+            Image.fromarray(ramp(65535).astype(np.uint16)).save(path, "TIFF")
+        case "12-bit TIFF":
+            save_12_bits(path, ramp(4095).astype(int))
+        case "unit float":
+            Image.fromarray(ramp(1).astype(np.float32)).save(path, "TIFF")
+        case "int32":
+            Image.fromarray(ramp(65535).astype(np.int32)).save(path, "TIFF")
+        case "float to 255":
+            Image.fromarray(ramp(255).astype(np.float32)).save(path, "TIFF")
+        case "float with NaN":
+            Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(path, "TIFF")
+
+
+def save_12_bits(path: Path, values: np.ndarray) -> None:
+    """Two values in three bytes, as some scanners write."""
+    a, b = values.reshape(-1, 2).T
+    packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+    side = values.shape[0]
+    tags = {256: side, 257: side, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: len(packed)}
+    entries = b"".join(
+        np.array([tag, 4], "<u2").tobytes() + np.array([1, v], "<u4").tobytes() for tag, v in tags.items()
+    )
+    header = b"II*\0" + np.array([8 + len(packed)], "<u4").tobytes()
+    path.write_bytes(header + packed + np.array([len(tags)], "<u2").tobytes() + entries + bytes(4))
+
+
+@pytest.mark.parametrize("kind", ["16-bit PGM", "10-bit PGM", "16-bit TIFF", "12-bit TIFF", "unit float"])
+def test_deep_grey_is_scaled_by_the_range_of_its_format(kind: str, tmp_path: Path) -> None:
+    save_depth(tmp_path / "deep.tif", kind)
+    read = np.asarray(images.read_image(tmp_path / "deep.tif"))
+    assert np.abs(read[..., 0] - ramp(255)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["int32", "float to 255", "float with NaN"])
+def test_grey_without_a_fixed_range_is_refused(kind: str, tmp_path: Path) -> None:
+    save_depth(tmp_path / "deep.tif", kind)
+    with pytest.raises(Problem, match="have no fixed range") as caught:
+        images.read_image(tmp_path / "deep.tif")
+    assert caught.value.where == str(tmp_path / "deep.tif")
+
+
+def test_a_transparent_colour_of_a_palette_is_white(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.save(tmp_path / "x.gif", transparency=0)
+    image.save(tmp_path / "x.png", transparency=0)
+    assert all((np.asarray(images.read_image(tmp_path / name)) == 255).all() for name in ("x.gif", "x.png"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_photographs_are_turned_as_viewers_turn_them(orientation: int, suffix: str, tmp_path: Path) -> None:
+    """The pixels are stored such that every orientation shows the same picture, without symmetry."""
+    shown = Image.new("L", (32, 64))
+    shown.paste(120, (0, 0, 16, 64))
+    shown.paste(250, (0, 0, 16, 32))
+    back = {
+        2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }  # fmt: skip
+    stored = shown.transpose(Image.Transpose[back[orientation]]) if orientation > 1 else shown
+    exif = stored.getexif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"phone.{suffix}"
+    stored.convert("RGB").save(path, exif=exif)
+    read = np.asarray(images.read_image(path))[..., 0].astype(int)
+    assert np.abs(read - np.asarray(shown)).mean() < 6
+    assert images.read_image(path, upright=False).size == stored.size
+
+
+def test_damaged_exif_data_do_not_hide_a_photograph(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=b"Exif\0\0nonsense" * 9)
+    assert images.read_image(tmp_path / "x.jpg").size == (8, 4)
+
+
+def class_folder(folder: Path, count: int = 1) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(folder / f"{i:02d}.png")
+
+
+def test_what_is_left_out_of_a_class_is_said_once(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        class_folder(tmp_path / name, 2)
+        shutil.copytree(tmp_path / name, tmp_path / name / ".ipynb_checkpoints")
+        (tmp_path / name / "notes.txt").touch()
+        (tmp_path / name / "._00.png").touch()
+        (tmp_path / name / ".DS_Store").touch()
+    (tmp_path / "ant" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(UserWarning, match="left out") as said:
+        data = images.read_class_folders(tmp_path)
+    assert len(data) == 4
+    assert [str(line.message).partition(": ")[2] for line in said] == [
+        f"7 files are left out, hidden or not images by name (first: {Path('ant', '.ipynb_checkpoints', '00.png')})"
+    ]
+
+
+def test_images_are_known_by_all_their_suffixes(tmp_path: Path) -> None:
+    for suffix in (".gif", ".jfif", ".JPG", ".webp", ".jp2", ".pbm"):
+        Image.new("RGB" if suffix != ".pbm" else "1", (4, 4)).save(
+            tmp_path / f"x{suffix}", {".jfif": "JPEG"}.get(suffix)
+        )
+    found = images.image_files(tmp_path)
+    assert len(found) == 6
+    assert all(images.read_image(path).size == (4, 4) for path in found)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    class_folder(tmp_path / "elsewhere", 3)
+    class_folder(tmp_path / "data" / "ant", 2)
+    class_folder(tmp_path / "data" / "bee", 1)
+    links = {"linked": tmp_path / "elsewhere", "again": tmp_path / "elsewhere", "loop": tmp_path / "data" / "ant"}
+    for name, target in {**links, "up": tmp_path / "data"}.items():
+        (tmp_path / "data" / "ant" / name).symlink_to(target)
+    data = images.read_class_folders(tmp_path / "data")
+    assert np.bincount(data.labels).tolist() == [5, 1]
+
+
+def test_litter_of_archives_is_no_class(tmp_path: Path) -> None:
+    class_folder(tmp_path / "val" / "ant")
+    (tmp_path / "val" / "__MACOSX").mkdir()
+    assert images.read_splits(tmp_path)[1].classes == ("ant",)
+
+
+@pytest.mark.parametrize("layout", ["", "train", "training"])
+def test_a_flat_folder_of_classes_is_split_by_a_seed(layout: str, tmp_path: Path) -> None:
+    for name, count in {"ant": 10, "bee": 15, "cat": 2}.items():
+        class_folder(tmp_path / layout / name, count)
+    with pytest.warns(UserWarning, match="a fifth of each class is held out, 21 images to train on and 6 to test"):
+        train, test = images.read_splits(tmp_path)
+    assert np.bincount(train.labels).tolist() == [8, 12, 1]
+    assert np.bincount(test.labels).tolist() == [2, 3, 1]
+    assert not set(train.paths) & set(test.paths)
+    with pytest.warns(UserWarning, match="seed 1"):
+        other = images.read_splits(tmp_path, seed=1)[1]
+    assert other.paths != test.paths
+    Image.new("RGB", (4, 4)).save(tmp_path / layout / "bee" / "new.png")
+    with pytest.warns(UserWarning, match="held out"):
+        later = images.read_splits(tmp_path)[0]
+    assert len(set(later.paths) & set(test.paths)) <= 1
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        class_folder(tmp_path / name, 5)
+    with pytest.warns(UserWarning, match="held out"):
+        assert images.read_splits(tmp_path)[0].classes == ("bus", "train")
+
+
+@pytest.mark.parametrize("part", ["valid", "validation", "testing"])
+def test_parts_are_known_by_their_usual_names(part: str, tmp_path: Path) -> None:
+    class_folder(tmp_path / "train" / "ant", 3)
+    class_folder(tmp_path / part / "ant", 2)
+    shutil.copy(tmp_path / "train" / "ant" / "02.png", tmp_path / part / "ant" / "00.png")
+    assert [len(part) for part in images.read_splits(tmp_path)] == [3, 2]
+
+
 # -- bad input ----------------------------------------------------------------------------------
+
+
+def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
+    class_folder(tmp_path / "ant", 5)
+    class_folder(tmp_path / "bee", 1)
+    with pytest.raises(Problem, match="the class 'bee' has one image and cannot be split"):
+        images.read_splits(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -538,7 +538,7 @@ def test_images_stand_still(arm: str, tmp_path: Path) -> None:
     study = study_in(tmp_path / "session", folder, epochs=8, lr=0.01, batch_size=7)
     data = study.data()
     assert isinstance(data.train, ImageSet)
-    assert (len(data.train), len(data.test)) == (22, 2)
+    assert (len(data.train), len(data.test)) == (20, 4)
     model = study.train(arm, data)
     assert associating(model) == [False, arm.startswith("apb")]  # an analogue input has no active synapses
     metrics = study.evaluate(model, data)

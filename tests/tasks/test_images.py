@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -15,12 +16,15 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.core.settings import own_config
 from repertory.core.study import Session, StudyConfig
 from repertory.data import images
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.tasks.images import ImageRecipe, ImageStudy, as_picture, label_texts, preprocessing
+from repertory.tasks.settings import fitted
 from tests.core.test_study import records
 
 
@@ -44,6 +48,11 @@ class PixelStudy(ImageStudy[ImageRecipe, nn.Module]):
     method = "linear"
     Config = ImageRecipe
     scales: ClassVar[Mapping[str, StudyConfig]] = {"smoke": ImageRecipe(epochs=1, lr=1e-2)}
+    own: ClassVar[StudyConfig | None] = ImageRecipe(
+        epochs=100, batch_size=64, lr=0.8, optimizer="momentum", warmup_epochs=10, ema_decay=0.9999, eval_every=10,
+        schedule="step", milestones=(50, 75), workers=8,
+    )  # fmt: skip
+    own_batch: ClassVar[int] = 256
 
     def build(self, arm: str, classes: tuple[str, ...]) -> Pixels:
         size = self.config.image_size or 32
@@ -120,6 +129,25 @@ def test_mixed_targets_are_soft_and_smoothed(tmp_path: Path, digits: Path, monke
 def test_mixing_needs_pairs(tmp_path: Path, digits: Path) -> None:
     with pytest.raises(Problem, match="mixup needs an even batch size, got 5"):
         trained(tmp_path, digits, batch_size=5, cutmix=1.0)
+
+
+@pytest.mark.parametrize("count", [7, 6, 3])
+def test_few_images_are_mixed_in_batches_of_an_even_number(
+    count: int, tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this = study(tmp_path, digits, epochs=2, mixup=0.2, batch_size=32)
+    data = this.data()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(PixelStudy, "loss", lambda self, m, x, y: seen.append(y) or self.cross_entropy(m(x), y))
+    this.fit_network(Pixels(10, {}), data.train.subset(range(0, 10 * count, 10)), data.test)
+    assert {len(y) for y in seen} == {count - count % 2}
+    with pytest.raises(Problem, match="mixup needs two images per process, got 1 images"):
+        this.fit_network(Pixels(10, {}), data.train.subset([3]), data.test, part="one")
+
+
+def test_a_batch_of_one_is_too_small_for_batch_norm(tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(Problem, match="batches of 1 are too small for batch normalisation"):
+        trained(tmp_path, digits, epochs=1, batch_size=1)
 
 
 def test_the_best_weights_are_kept_if_asked(tmp_path: Path, digits: Path) -> None:
@@ -206,6 +234,81 @@ def test_names_of_users_are_shown_whole(tmp_path: Path) -> None:
     prediction = this.predict(model, tmp_path / "val")
     assert {row["class"] for row in prediction.table} <= set(classes)
     prediction.figures["predictions"].savefig(tmp_path / "x.png", dpi=20)
+
+
+def test_one_bad_image_among_good_ones_has_a_row_with_the_reason(tmp_path: Path, digits: Path) -> None:
+    shutil.copytree(digits / "val" / "3", tmp_path / "in")
+    (tmp_path / "in" / "0001.png").write_bytes((digits / "val" / "3" / "0001.png").read_bytes()[:60])
+    (tmp_path / "in" / "note.png").write_text("no image")
+    this, model = study(tmp_path, None), Pixels(10, {"input_size": [3, 32, 32], "crop_pct": 1.0})
+    prediction = this.predict(model.eval(), tmp_path / "in")
+    assert [row["file"] for row in prediction.table] == ["0000.png", "0001.png", "0002.png", "0003.png", "note.png"]
+    assert [bool(row["problem"]) for row in prediction.table] == [False, True, False, False, True]
+    assert prediction.table[1]["problem"].startswith("the image cannot be read")
+    assert (prediction.table[4]["class"], prediction.table[4]["probability"]) == ("", None)
+    assert np.isnan(prediction.arrays["probabilities"]).all(1).tolist() == [False, True, False, False, True]
+    alone = this.predict(model, digits / "val" / "3" / "0002.png").table[0]
+    assert alone["probability"] == pytest.approx(prediction.table[2]["probability"])
+    with pytest.raises(Problem, match="the image cannot be read"):
+        this.predict(model, tmp_path / "in" / "0001.png")
+    for name in ("0000.png", "0002.png", "0003.png"):
+        (tmp_path / "in" / name).unlink()
+    with pytest.raises(Problem, match=r"none of 2 images can be read \(0001.png: the image cannot be read"):
+        this.predict(model, tmp_path / "in")
+
+
+def test_a_bad_image_in_training_is_named(tmp_path: Path, digits: Path) -> None:
+    shutil.copytree(digits, tmp_path / "data")
+    (tmp_path / "data" / "train" / "3" / "0001.png").write_bytes(b"no image")
+    with pytest.raises(Problem, match="not an image") as caught:
+        trained(tmp_path, tmp_path / "data", epochs=1)
+    assert caught.value.where.endswith("0001.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"batch_size": 16, "lr": 0.05, "warmup_epochs": 10, "milestones": (50, 75), "eval_every": 10}),
+        ({"epochs": 10}, {"warmup_epochs": 1, "milestones": (5, 7.5), "eval_every": 1}),
+        ({"batch_size": 40}, {"batch_size": 40, "lr": 0.125}),
+        ({"lr": 3.0, "warmup_epochs": 7.0}, {"lr": 3.0, "warmup_epochs": 7.0}),
+        ({"optimizer": "adamw"}, {"lr": 0.2}),
+        ({}, {"ema_decay": 1 - 10 / 500, "threads": 0}),
+    ],
+)
+def test_a_published_recipe_is_scaled_to_the_data(
+    changes: dict[str, Any], expected: dict[str, Any], tmp_path: Path, digits: Path
+) -> None:
+    config = cast(ImageRecipe, own_config(PixelStudy, changes))
+    this = PixelStudy(config, Session(0, tmp_path, digits))
+    fit = this.scaled(this.data(), frozenset(changes))
+    assert {name: getattr(fit, name) for name in expected} == pytest.approx(expected)
+    assert fit.workers <= 8
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(3, 2), (12, 8), (20, 16), (130, 16), (400, 32), (10**6, 64)])
+def test_batches_leave_steps_in_an_epoch(samples: int, batch: int) -> None:
+    own = cast(ImageRecipe, PixelStudy.own)
+    assert fitted(own, own, samples, 1, 256, ()).batch_size == batch
+    assert fitted(own, own, 2 * samples, 2, 256, ()).batch_size == batch
+
+
+@pytest.mark.parametrize("paper", ["emo", "eca", "vgnet", "revcol", "sot", "tinymim", "l2w_den", "apb"])
+def test_own_images_start_from_a_published_network(paper: str) -> None:
+    design = catalog.design(paper)
+    own: Any = own_config(design, {"epochs": 7})
+    network = getattr(own, "arch", "") or own.plan
+    assert "mini" not in network
+    assert own.epochs == 7
+    assert (own.image_size or 224) >= 48
+    assert own.model_dump() != design.scales["laptop"].model_dump()
+
+
+def test_what_a_training_will_do_is_told_before(tmp_path: Path, digits: Path) -> None:
+    this = study(tmp_path, digits, mixup=0.8)
+    parameters, pixels, minutes = this.preview("linear", this.data())
+    assert (parameters, pixels) == ("0.00231 M parameters", "32 x 32 pixels")
+    assert re.fullmatch(r"about [\d.e-]+ (min|h) on this machine", minutes)
 
 
 def test_bad_folders(tmp_path: Path, digits: Path) -> None:

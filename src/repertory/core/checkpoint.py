@@ -12,8 +12,10 @@ import errno
 import importlib
 import io
 import os
+import pickle
 import re
 import shutil
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -128,41 +130,193 @@ def load(folder: Path, package: str = "repertory") -> Any:
         ) from error
 
 
-def read_weights(path: Path, prefer: tuple[str, ...] = ("state_dict", "model", "net")) -> dict[str, torch.Tensor]:
-    """Tensors of a released checkpoint: safetensors, or a pickle of tensors (`weights_only`).
+WRAPPERS = frozenset({"module", "model", "net", "network", "backbone", "encoder"})
+"""What modules that hold a whole network call it: DDP, Lightning, detectors, training scripts."""
+INNER_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Names that wrappers of parts put in, anywhere: torch.compile, Fabric, FSDP, activation checkpointing."""
+USUAL_KEYS = ("state_dict", "model", "net", "model_state_dict", "network", "weights", "params", "module", "checkpoint")
+"""Keys under which training scripts store a state dict."""
+
+
+def read_weights(path: Path, prefer: tuple[str, ...] = USUAL_KEYS[:3]) -> dict[str, torch.Tensor]:
+    """Tensors of a released checkpoint, without the names of modules that only wrap the network.
+
+    A pickle is read for its tensors alone: other objects become inert stand-ins, whatever their classes, and no
+    function of the file is called.
 
     Args:
-        path: `.safetensors`, or anything that `torch.load` reads.
-        prefer: keys under which releases wrap their state dict; the first that is present is taken.
+        path: `.safetensors`, or what `torch.save` wrote.
+        prefer: keys under which releases wrap their state dict; the first that holds tensors is taken, else the first
+            of `USUAL_KEYS`.
 
     Raises:
-        Problem: unreadable, not weights, or a pickle that holds more than tensors.
+        Problem: unreadable, without weights, a whole pickled module, or a pickle that would run a program.
     """
-    import torch
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError
 
     try:
-        if Path(path).suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_safetensors(path) if Path(path).suffix == ".safetensors" else _read_pickle(path)
+    except (MemoryError, Problem):
+        raise
+    except FileNotFoundError as error:
+        raise Problem("cannot read weights: no such file", path, "give a .safetensors or a .pth file") from error
+    except OSError as error:
+        raise Problem(f"cannot read weights: {error.strerror or error}", path, "check the file") from error
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Problem(
-            f"cannot read weights: {reason}", path, "give a .safetensors or a .pth of tensors only"
-        ) from error
-    for key in prefer:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = (
-        {k.removeprefix("module."): v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+        kind = "a safetensors file" if isinstance(error, SafetensorError) else "what torch.save writes"
+        remedy = "fetch it again; give a .safetensors or a .pth file"
+        raise Problem(f"cannot read weights: the file is damaged, or not {kind}", path, remedy) from error
+    state = _find_state(content, prefer)
     if not state:
         raise Problem("the file holds no weights", path, "give the state dict that the authors released")
-    return state
+    if (Path(path).parent / ABOUT).exists():
+        return state  # of a model directory of ours: no wrappers
+    return unwrapped(state)
+
+
+def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the names of wrappers in front of all its tensors, in any nesting.
+
+    Example:
+        >>> import torch
+        >>> list(unwrapped({"module._orig_mod.model.head.bias": torch.zeros(1)}))
+        ['head.bias']
+    """
+    names = {name: INNER_WRAPPERS.sub("", name) for name in state if name != "n_averaged"}  # the last: of AveragedModel
+    while True:
+        firsts = {name.partition(".")[0] if "." in name else "" for name in names.values()}
+        if "module" in firsts:  # of nn.DataParallel, perhaps around a part of the network
+            names = {name: short.removeprefix("module.") for name, short in names.items()}
+        elif len(firsts) == 1 and firsts <= WRAPPERS:
+            names = {name: short.partition(".")[2] for name, short in names.items()}
+        else:
+            break
+    if len(set(names.values())) < len(names):
+        twice = next(short for short, count in Counter(names.values()).items() if count > 1)
+        raise Problem(f"two tensors would be called {twice!r}", "weights", "give the file that the authors released")
+    return {short: state[name] for name, short in names.items()}
+
+
+def _find_state(content: object, prefer: tuple[str, ...], depth: int = 4) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict that lies in nested mappings, so deep at most; {} if there is none."""
+    import torch
+
+    if not isinstance(content, Mapping) or not depth:
+        return {}
+    for key in dict.fromkeys((*prefer, *USUAL_KEYS)):
+        if found := _find_state(content.get(key), prefer, depth - 1):
+            return found
+    return {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, torch.Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+# -- pickles ------------------------------------------------------------------------------------
+
+
+PROGRAMS = frozenset(
+    {"commands", "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "runpy", "importlib", "ctypes"}
+)
+"""Modules whose functions no file of weights needs: a pickle that names one is refused outright. Python 2
+called subprocess `commands`."""
+CALLS = frozenset({"eval", "exec", "compile", "open", "__import__", "execfile"})
+"""Builtin functions of the same kind."""
+REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+"""Functions of `torch._utils` that build tensors, and nothing else."""
+
+
+class Inert:
+    """Stands for an object of a pickle that is no tensor. It takes whatever unpickling does to it, and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __call__(self, *_: Any, **__: Any) -> Inert:
+        return Inert()
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+    def append(self, _: Any) -> None: ...
+
+    def extend(self, _: Any) -> None: ...
+
+    def add(self, _: Any) -> None: ...
+
+
+def _stand_in(module: str, name: str) -> Any:
+    """What a name in a pickle becomes: one of few constructors of tensors and containers, else `Inert`."""
+    import torch
+
+    if module == "collections" and name == "OrderedDict":
+        return OrderedDict
+    if module == "torch._utils" and name in REBUILD:
+        return getattr(importlib.import_module(module), name)
+    if module == "torch.nn.parameter" and name == "Parameter":
+        return torch.nn.Parameter
+    if module == "torch.storage" and name == "UntypedStorage":
+        return torch.UntypedStorage
+    if module == "torch" and name in ("Size", "device"):
+        return getattr(torch, name)
+    if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+        return found
+    if module.split(".")[0] in PROGRAMS or (module in ("builtins", "__builtin__") and name in CALLS):
+        raise Problem(f"cannot read weights: the pickle names {module}.{name}, a way to run programs", "", "")
+    return Inert
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds tensors, numbers, text and containers only; see Python's "Restricting Globals"."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _stand_in(module, name)
+
+
+class _Pickles:
+    """In place of the module `pickle`, as `torch.load` expects it."""
+
+    Unpickler = _Unpickler
+
+    @staticmethod
+    def load(file: Any, **options: Any) -> Any:
+        return _Unpickler(file, **options).load()
+
+
+def _read_pickle(path: Path) -> object:
+    """What `torch.save` wrote: as a zip, or before torch 1.6 as a row of pickles."""
+    import torch
+
+    with Path(path).open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        # Old files from memory: of a real file, torch.load would unpack one in tar format to disk.
+        source: Any = str(path) if zipped else io.BytesIO(file.read())
+    if zipped:
+        try:
+            torch.serialization.get_unsafe_globals_in_checkpoint(source)
+        except ValueError as error:  # torch.load would run it
+            what = "cannot read weights: this is a program in TorchScript"
+            raise Problem(what, path, "give the state dict that the authors released") from error
+        except pickle.UnpicklingError:
+            pass  # of a protocol that this check does not know; it is a pickle
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=False, pickle_module=_Pickles)
+    except Problem as problem:
+        raise Problem(problem.what, path, "do not load it with other tools either") from problem
+    if isinstance(content, Inert):
+        what = "cannot read weights: the file holds a whole object, not a dict of tensors"
+        raise Problem(what, path, "store model.state_dict(), where the class of the model is at hand")
+    return content
+
+
+# -- names --------------------------------------------------------------------------------------
 
 
 def rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ prints goes through `console` or `print_json`; everything from data in a figure 
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterable
@@ -24,17 +25,50 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+CJK = re.compile("CJK|Han Sans|Han Serif|Hei|Song|Ming|WenQuanYi|YaHei|PingFang|Hiragino|Gothic|Droid Sans Fallback")
+"""Names of fonts with Chinese characters: they are tried first."""
+
+
 def figure_text(text: str) -> str:
     r"""A name from data as matplotlib shows it literally: in titles, labels, ticks and legends.
 
-    Dollar signs would begin mathematics, and a legend leaves out labels that begin with an underscore.
+    Dollar signs would begin mathematics, and a legend leaves out labels that begin with an underscore. Where the usual
+    font lacks a character (Chinese, say), an installed font that has it is added to matplotlib's; where none has it,
+    its escape is shown.
 
     Example:
         >>> print(figure_text("$5_a$"))
         \$5_a\$
     """
     shown = visible(text, lines=False).replace("$", r"\$")
+    if not shown.isascii():
+        shown = "".join(character if _drawable(character) else ascii(character)[1:-1] for character in shown)
     return f" {shown}" if shown.startswith("_") else shown
+
+
+@functools.cache
+def _drawable(character: str) -> bool:
+    """Whether an installed font has a character; matplotlib is told to use that font too, after its usual ones."""
+    import matplotlib as mpl
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    def has(family: str) -> bool:
+        try:
+            path = findfont(FontProperties(family=[family]), fallback_to_default=False)
+            return ord(character) in get_font(path).get_charmap()
+        except (OSError, RuntimeError, ValueError):  # a font that is gone or damaged
+            return False
+
+    families = list(mpl.rcParams["font.family"])
+    if any(map(has, families)):
+        return True
+    # Last Resort has a box for every character.
+    installed = {entry.name for entry in fontManager.ttflist if "last resort" not in entry.name.lower()}
+    for family in sorted(installed, key=lambda name: (not CJK.search(name), name)):
+        if has(family):
+            mpl.rcParams["font.family"] = [*families, family]
+            return True
+    return False
 
 
 class _Literal(Console):
@@ -57,6 +91,11 @@ def print_problem(console: Console, problem: Problem) -> None:
     """What, where and remedy, a line each."""
     labelled = (problem.what, f"where: {problem.where}", f"remedy: {problem.remedy}")
     console.print("\n".join(visible(line, lines=False) for line in labelled), style="red", soft_wrap=True)
+
+
+def print_warning(message: Warning | str, *_: object) -> None:
+    """One line to standard error, without the place in the source; in place of `warnings.showwarning`."""
+    console(stderr=True).print(f"warning: {' '.join(str(message).split())}", style="yellow", soft_wrap=True)
 
 
 def print_json(content: Any) -> None:

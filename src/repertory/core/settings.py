@@ -17,6 +17,8 @@ from repertory.core.card import explain
 from repertory.core.problem import Problem, suggest
 
 Group = Literal["model", "training", "evaluation", "prediction", "data", "sample", "run"]
+OWN = "own"
+"""In place of the name of a scale: the published recipe for one's own data, see `Design.own`."""
 GROUPS: tuple[Group, ...] = get_args(Group)
 """In the order in which settings are shown."""
 
@@ -165,6 +167,11 @@ class Design(Generic[C]):
     Config: ClassVar[type[StudyConfig]]
     scales: ClassVar[Mapping[str, StudyConfig]]
     """"smoke", "laptop", "paper"; with real mid-size data also "desk"."""
+    own: ClassVar[StudyConfig | None] = None
+    """What `train --data` starts from: the smallest published network with its published recipe, which `Study.scaled`
+    fits to the data. None: the laptop scale."""
+    own_batch: ClassVar[int] = 1
+    """Samples a step, over all processes, that the learning rate of `own` is meant for."""
 
 
 def study_config(design: type[Design[Any]], scale: str, changes: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -180,6 +187,15 @@ def study_config(design: type[Design[Any]], scale: str, changes: Mapping[str, An
             f"choose from {', '.join(design.scales)}",
         )
     return changed(design, design.scales[scale], changes)
+
+
+def own_config(design: type[Design[Any]], changes: Mapping[str, Any] | None = None) -> StudyConfig:
+    """What `train --data` starts from, see `Design.own`, with fields changed.
+
+    Raises:
+        Problem: unknown field (names the closest ones), or a value out of its range.
+    """
+    return changed(design, design.own or design.scales["laptop"], changes)
 
 
 def changed(design: type[Design[Any]], config: StudyConfig, changes: Mapping[str, Any] | None) -> StudyConfig:

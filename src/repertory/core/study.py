@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -618,6 +618,14 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     @abstractmethod
     def evaluate(self, model: M, data: D) -> dict[str, float]:
         """Metrics of a trained (and adapted) module on the held-out part of `data`; runs without gradients."""
+
+    def scaled(self, data: D, given: Collection[str]) -> C:
+        """The configuration with published values fitted to one's own data; what the user has `given` stays."""
+        return self.config
+
+    def preview(self, arm: str, data: D) -> list[str]:
+        """What `train` tells before it starts, beside items and classes: size of the network, of the input, minutes."""
+        return []
 
     def measure(self) -> Mapping[str, Measured]:
         """Figures that need neither training nor data: parameters, multiply-accumulates, memory.

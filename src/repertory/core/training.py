@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
@@ -70,13 +71,17 @@ def fit(
         part: name of this loop if a trial has several.
 
     Raises:
-        Problem: the data set is empty, or the optimizer does not support the schedule.
+        Problem: the data set is empty, the optimizer does not support the schedule, or a batch is too small for batch
+            normalisation.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
     fabric = session.fabric
     batches = Batches(session, dataset, recipe, collate)  # before setup: report an empty data set first
     per_epoch = len(batches)
     total = recipe.epochs * per_epoch
+    if fabric.is_global_zero and not session.dry_run:
+        for line in unreachable(recipe, per_epoch):
+            warnings.warn(line, stacklevel=2)
 
     betas: dict[str, Any] = {"betas": recipe.betas} if recipe.betas else {}
     try:
@@ -120,7 +125,8 @@ def fit(
             batch = fabric.to_device(next(stream))
             session.reseed("step", step, micro, fabric.global_rank)
             with fabric.no_backward_sync(wrapped, enabled=micro + 1 < recipe.accumulate):
-                result = loss(wrapped, batch)
+                with _batch_norm_explained(batches.batch):
+                    result = loss(wrapped, batch)
                 parts = result if isinstance(result, Mapping) else {"loss": result}
                 fabric.backward(parts["loss"] / recipe.accumulate)
             for name, value in parts.items():
@@ -163,6 +169,58 @@ def fit(
     elif average and recipe.ema_returned:
         model.load_state_dict(average.module.state_dict())
     return model.eval()
+
+
+def unreachable(recipe: Recipe, per_epoch: int) -> list[str]:
+    """What a recipe asks for and the training is too short to do, a line each.
+
+    Args:
+        recipe: lengths in epochs and in evaluations.
+        per_epoch: steps of an epoch.
+
+    Example:
+        >>> unreachable(Recipe(epochs=3, warmup_epochs=20), per_epoch=10)
+        ['warmup_epochs is 20 and epochs is 3: the learning rate ends at 15 % of lr']
+    """
+    lines: list[str] = []
+    epochs, steps = recipe.epochs, recipe.epochs * per_epoch
+    evaluations = -(-epochs // recipe.eval_every)
+    if recipe.warmup_epochs >= epochs and recipe.schedule != "onecycle":
+        share = 100 * epochs / recipe.warmup_epochs
+        lines.append(
+            f"warmup_epochs is {recipe.warmup_epochs:g} and epochs is {epochs}: the learning rate ends at {share:.2g} "
+            "% of lr"
+        )
+    if recipe.patience >= evaluations:
+        lines.append(
+            f"patience is {recipe.patience} and there are {evaluations} evaluations: training never stops early"
+        )
+    if recipe.ema_decay and (length := round(1 / (1 - recipe.ema_decay))) > steps:
+        share = 100 * recipe.ema_decay**steps
+        lines.append(
+            f"ema_decay = {recipe.ema_decay} averages over {length} steps and there are {steps}: {share:.0f} % of the "
+            "average are the initial weights"
+        )
+    if recipe.schedule == "step":
+        late = [epoch for epoch in recipe.milestones or (recipe.decay_epochs,) if epoch >= epochs]
+        if late:
+            name = "milestones has" if recipe.milestones else "decay_epochs is"
+            lines.append(f"{name} {late[0]:g} and epochs is {epochs}: the learning rate does not decay there")
+    return lines
+
+
+@contextmanager
+def _batch_norm_explained(batch: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise Problem(
+            f"batches of {batch} are too small for batch normalisation",
+            "training data",
+            "add samples, or raise batch_size",
+        ) from error
 
 
 def loader(

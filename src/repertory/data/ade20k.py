@@ -4,7 +4,8 @@
     annotations/{training,validation}/ADE_*.png     8 bits: 0 unlabelled, 1 to 150 classes
     objectInfo150.txt                               names of the classes (optional)
 
-In samples the classes are 0 to 149, and unlabelled pixels are `IGNORE`.
+In samples the classes are 0 to 149, and unlabelled pixels are `IGNORE`. Class maps are given for the pixels as they are
+stored: photographs are not turned by their EXIF orientation.
 
 Other data in this layout may name their classes in classes.txt, one a line, and may count them from 0, with 255 for
 unlabelled pixels.
@@ -100,7 +101,7 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
         """Image and class map, decoded or remembered."""
         if index in self._decoded:
             return self._decoded[index]
-        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.images[index])))
+        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.images[index], upright=False)))
         mask: Any = tv_tensors.Mask(self._mask(self.annotations[index]))
         if image.shape[1:] != mask.shape:
             raise Problem(

@@ -7,7 +7,8 @@ Samples are what torchvision's detectors take; scores are those of pycocotools.
 
 What the annotations hold and samples do not: crowds (regions with uncounted objects; in the evaluation nothing found
 there counts as wrong) and boxes without area. Labels are 1, 2, ... in the order of the category numbers, which have
-gaps; 0 is the background.
+gaps; 0 is the background. Boxes and masks are given for the pixels as they are stored: images are not turned by their
+EXIF orientation.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         info = self.images[index]
         canvas = (info.height, info.width)
-        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.root / info.file_name)))
+        image: Any = tv_tensors.Image(TF.pil_to_tensor(read_image(self.root / info.file_name, upright=False)))
         if image.shape[1:] != canvas:
             raise Problem(
                 f"the image has {tuple(image.shape[1:])} pixels, but {canvas} in the annotations",

@@ -1,21 +1,26 @@
 """Images in class folders (ImageNet's layout), and two small samples of real images in it.
 
     train/<class>/*.png|jpg|…    val/<class>/*.png|jpg|…      (or test/ in place of val/)
+    <class>/*.png|jpg|…                                         (a fifth of each class is held out)
 
-Classes are numbered in the order of their names, as everyone does for ImageNet's wnids.
+Classes are numbered in the order of their names, as everyone does for ImageNet's wnids. Links to folders are followed,
+each folder once; hidden files and folders are left out; what is left out is counted in a warning.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 from sklearn.datasets import load_digits
 from timm.data import auto_augment, create_transform
 from torch.utils.data import Dataset
@@ -23,15 +28,26 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, system_problem
 from repertory.data.arrays import file_size, reason
 from repertory.data.splits import check_distinct_files
 
 LAYOUT = """\
 train/<class>/*.png or *.jpg, grey or RGB
-val/<class>/*.png or *.jpg (or test/)"""
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+val/<class>/*.png or *.jpg (or test/)
+or <class>/*.png or *.jpg alone: a fifth of each class is held out"""
+TRAIN, HELD_OUT = ("train", "training"), ("val", "valid", "validation", "test", "testing")
+"""What the folders of the two parts are called; the first that is there is taken."""
+
+_AVIF = "avif" in features.get_supported()
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if _AVIF else []))
 """What files may hold, whatever their names say. Pillow would hand PostScript to an interpreter."""
+SUFFIXES = (
+    *IMG_EXTENSIONS, ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm", *([".avif"] if _AVIF else []),
+)  # fmt: skip
+"""What names of images end with, in small letters."""
+LITTER_FOLDERS, LITTER_FILES = frozenset({"__MACOSX", "@eaDir"}), frozenset({"Thumbs.db", "desktop.ini"})
+"""What unpacking and file managers leave behind: treated as hidden."""
 CACHE_BYTES = 256 << 20
 """Decoded images are kept up to this size, so that a small set is decoded once."""
 
@@ -125,44 +141,94 @@ class ImageSet(Dataset[tuple[Any, int]]):
         return self.subset(np.sort(np.concatenate(of_classes)).tolist())
 
 
-def read_splits(folder: Path) -> tuple[ImageSet, ImageSet]:
+def has_splits(folder: Path) -> bool:
+    """Whether a folder has parts: one to test on, or one to train on with class folders."""
+    if any((folder / name).is_dir() for name in HELD_OUT):
+        return True
+    return any(path.is_dir() and _folders(path) for path in (folder / name for name in TRAIN))
+
+
+def is_labelled(folder: Path) -> bool:
+    """Whether `read_splits` finds anything: parts, or class folders with images."""
+    return has_splits(folder) or (folder.is_dir() and any(_find(path)[0] for path in _folders(folder)))
+
+
+def read_splits(folder: Path, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """The training and the held-out images of a folder; the training set is empty if there is only val/ or test/.
 
+    Where no part is held out (class folders alone, or train/ alone), a fifth of each class is, at least one image, and
+    a warning says so. The choice depends on the seed and on the names of the files; new files hardly change it.
+
+    Args:
+        folder: with train/ and one of `HELD_OUT`, or with class folders.
+        seed: of that choice.
+
     Raises:
-        Problem: no such folders, a class without images, held-out classes that are not in the training set, or a
-            file that is in both sets, perhaps by a link.
+        Problem: no such folders, a class without images (or with one only, where a fifth is held out), held-out classes
+            that are not in the training set, or a file that is in both sets, perhaps by a link.
     """
-    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
-    if held_out is None:
+    if not is_labelled(folder):
         raise Problem("no images in class folders here", folder, f"expected: {'; '.join(LAYOUT.splitlines())}")
+    trained = next((folder / name for name in TRAIN if (folder / name).is_dir()), None)
+    held_out = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), None)
+    if held_out is None:
+        whole = trained if trained and has_splits(folder) else folder
+        train, test = _fifth_held_out(read_class_folders(whole), whole, seed)
+        warnings.warn(
+            f"{folder} has no part to test on: a fifth of each class is held out, {len(train)} images to train on and "
+            f"{len(test)} to test on (seed {seed})",
+            stacklevel=2,
+        )
+        check_distinct_files({"the part to train on": train.paths, "the part to test on": test.paths}, folder)
+        return train, test
     test = read_class_folders(held_out)
-    if not (folder / "train").is_dir():
+    if trained is None:
         return ImageSet((), (), test.classes), test
-    train = read_class_folders(folder / "train")
-    check_distinct_files({"train": train.paths, held_out.name: test.paths}, folder)
+    train = read_class_folders(trained)
+    check_distinct_files({trained.name: train.paths, held_out.name: test.paths}, folder)
     return train, test.named(train.classes)
+
+
+def _fifth_held_out(data: ImageSet, folder: Path, seed: int) -> tuple[ImageSet, ImageSet]:
+    def place(index: int) -> bytes:
+        return sha256(f"{seed}/".encode() + os.fsencode(data.paths[index].relative_to(folder).as_posix())).digest()
+
+    labels, test = np.array(data.labels), list[int]()
+    for k, name in enumerate(data.classes):
+        own = np.flatnonzero(labels == k).tolist()
+        if len(own) < 2:
+            raise Problem(
+                f"the class {name!r} has one image and cannot be split",
+                data.paths[own[0]],
+                "add images of this class, or create train/ and val/",
+            )
+        test += sorted(own, key=place)[: max(1, round(len(own) / 5))]
+    return data.subset(sorted(set(range(len(data))) - set(test))), data.subset(sorted(test))
 
 
 def read_class_folders(folder: Path) -> ImageSet:
     """The images below `folder`/<class>/, at any depth; classes are numbered in the order of their names.
 
+    Files that are left out, see `image_files`, are counted in a warning, those beside the class folders too.
+
     Raises:
         Problem: no class folders, or one without images.
     """
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = _folders(folder)
     if not found:
         raise Problem("no class folders here", folder, "put the images of each class into a folder of its name")
     paths: list[Path] = []
     labels: list[int] = []
-    for number, name in enumerate(found):
-        images = image_files(folder / name)
+    left_out = sorted(path for path in folder.iterdir() if not path.is_dir() and _is_meant(path, _hidden(path.name)))
+    for number, path in enumerate(found):
+        images, others = _find(path)
         if not images:
-            raise Problem(
-                f"the class {name!r} has no images", folder / name, f"add images ({', '.join(IMG_EXTENSIONS)})"
-            )
+            raise Problem(f"the class {path.name!r} has no images", path, f"add images ({', '.join(SUFFIXES)})")
         paths += images
         labels += [number] * len(images)
-    return ImageSet(tuple(paths), tuple(labels), tuple(found))
+        left_out += others
+    _say_left_out(left_out, folder)
+    return ImageSet(tuple(paths), tuple(labels), tuple(path.name for path in found))
 
 
 def read_cifar10(folder: Path, train: bool) -> ImageSet:
@@ -195,32 +261,132 @@ def _read_cifar(reader: type[CIFAR10], name: str, folder: Path, train: bool) -> 
 
 
 def image_files(source: Path) -> list[Path]:
-    """The image itself, or all images below a folder, sorted; hidden files are left out."""
-    if source.is_file():
-        return [source]
-    return sorted(
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    )
+    """The image itself, or all images below a folder, sorted.
 
-
-def read_image(path: Path) -> Image.Image:
-    """One image in RGB: grey is repeated, 16 bits are scaled to 8, transparency is dropped.
+    Links to folders are followed, each folder once. Hidden files and folders, and files whose names end with none of
+    `SUFFIXES`, are left out; a warning counts them and names the first.
 
     Raises:
-        Problem: the file is not an image in one of `FORMATS`, or is truncated; names it.
+        Problem: a folder that may not be read.
+    """
+    if source.is_file():
+        return [source]
+    images, left_out = _find(source)
+    _say_left_out(left_out, source)
+    return images
+
+
+def _find(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images below a folder, and files that are left out, both sorted."""
+    images: list[Path] = []
+    left_out: list[Path] = []
+    root = folder.resolve()
+    seen = {_identity(path) for path in root.parents}  # a link upwards would take in the other classes
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        here = Path(parent)
+        if (identity := _identity(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders.sort(key=lambda name: (_hidden(name), (here / name).is_symlink(), name))
+        within_hidden = any(map(_hidden, here.relative_to(folder).parts))
+        for path in (here / name for name in names):
+            hidden = within_hidden or _hidden(path.name)
+            if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+                images.append(path)
+            elif _is_meant(path, hidden):
+                left_out.append(path)
+    return sorted(images), sorted(left_out)
+
+
+def _refuse(error: OSError) -> None:
+    raise system_problem(error) from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER_FOLDERS or name in LITTER_FILES
+
+
+def _is_meant(path: Path, hidden: bool) -> bool:
+    """Whether somebody may have meant this file: it is worth a word if it is left out."""
+    return not hidden or (path.suffix.lower() in SUFFIXES and not path.name.startswith("._"))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _say_left_out(paths: Sequence[Path], folder: Path) -> None:
+    if paths:
+        files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
+        warnings.warn(
+            f"{folder}: {files} left out, hidden or not images by name (first: {paths[0].relative_to(folder)})",
+            stacklevel=3,
+        )
+
+
+def read_image(path: Path, *, upright: bool = True) -> Image.Image:
+    """One image in RGB, 8 bits a channel.
+
+    - Grey is repeated. Grey of 9 to 16 bits is scaled by the range that its format states (0 to 2^bits - 1); floating
+      point from 0 (black) to 1 (white). Other numbers have no fixed range and are refused.
+    - Transparent pixels are composed over white.
+    - Of several frames or pages the first is read.
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF orientation says, as viewers do. False where boxes or masks are given for the
+            pixels as they are stored, as COCO's are.
+
+    Raises:
+        Problem: the file is not an image in one of `FORMATS`, is truncated, or has grey values without a fixed range;
+            names it.
     """
     file_size(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        with Image.open(path, formats=FORMATS) as opened:
+            image = _upright(opened) if upright else opened
+            if image.mode.startswith(("I", "F")):
+                image = _eight_bits(image, opened, path)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
+    except Problem:
+        raise
     except UnidentifiedImageError as error:
         raise Problem("the file is not an image", path, f"give one of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
         raise Problem(f"the image cannot be read: {reason(error)}", path, "replace or remove the file") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # damaged EXIF data raise many kinds; viewers show such a photograph as it is stored
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _eight_bits(image: Image.Image, opened: ImageFile.ImageFile, path: Path) -> Image.Image:
+    """Grey of more than 8 bits -> mode L; `opened` tells the format of the file."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):  # Pillow scales PGM to 16 bits
+        bits = getattr(opened, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]
+        return Image.fromarray((values * (255 / (2**bits - 1))).round().astype(np.uint8))
+    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    low, high = f"{values.min():g}", f"{values.max():g}"
+    raise Problem(
+        f"32-bit grey values from {low} to {high} have no fixed range",
+        path,
+        "save it with 8 or 16 bits, or as floating point from 0 to 1",
+    )
 
 
 # -- augmentation -------------------------------------------------------------------------------

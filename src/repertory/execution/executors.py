@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from repertory.core.printing import print_warning
 from repertory.core.problem import Problem, require
 from repertory.execution.provenance import origin
 from repertory.execution.trials import Trial, attempt, forget_data
@@ -132,6 +134,7 @@ def _interrupts_blocked() -> Iterator[None]:
 def _serve(connection: Connection, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    warnings.showwarning = print_warning
     while True:
         try:
             trial = connection.recv()

@@ -38,14 +38,16 @@ from repertory.core.files import (
     replace_folder,
     scratch_folder,
     write_json,
+    write_text,
 )
 from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem
-from repertory.core.settings import changed, check_arms, study_config
+from repertory.core.settings import OWN, changed, check_arms, own_config, study_config
 from repertory.core.study import Session, Study
 from repertory.execution.executors import Execute, announce, executor, progress_display
 from repertory.execution.hardware import Hardware
 from repertory.execution.looks import Effort, closing, first_step, next_step
+from repertory.execution.model_card import model_card
 from repertory.execution.options import check_options
 from repertory.execution.plan import plan
 from repertory.execution.provenance import commit, data_difference, describe_data, provenance
@@ -64,7 +66,7 @@ class Experiment:
 
     Args:
         paper: identifier.
-        scale: "smoke", "laptop", "desk" or "paper".
+        scale: "smoke", "laptop", "desk" or "paper"; for `train` also "own", the published recipe fitted to the data.
         data: the user's data; None: the sample, or the scale's real data set.
         out: run directory; default: runs/<paper>/<scale>.
         settings: fields of the study's configuration to change.
@@ -90,8 +92,9 @@ class Experiment:
         self.study: type[Study] = catalog.load(paper)
         # Nobody has looked at the user's own data: their seeds, and published splits, start at 0.
         fresh = {} if data is None else {"first_seed": 0}
-        self.config = study_config(self.study, scale, {**fresh, **(settings or {})})
-        self.scale = scale
+        changes = {**fresh, **(settings or {})}
+        self.config = own_config(self.study, changes) if scale == OWN else study_config(self.study, scale, changes)
+        self.scale, self.given = scale, frozenset(settings or {})
         self.data = None if data is None else Path(data).absolute()
         folder = out or Path("runs") / paper / (f"{scale}-dry" if dry_run else scale)
         self.out = Path(os.path.realpath(folder))
@@ -192,6 +195,8 @@ class Experiment:
             Problem: the run directory holds a run of another configuration (names the fields) or of other data (names
                 the files), is in use, damaged, or cannot be written to; or the options do not go together.
         """
+        if self.scale == OWN:
+            raise Problem("this recipe is for training on your own data", "--scale own", "repertory train --data")
         self._demand_data()
         if until_decided:
             check_options(seeds, max_seeds, budget, self.dry_run)
@@ -473,6 +478,10 @@ class Experiment:
             Diverged: the loss is not finite.
         """
         self._demand_data()
+        if self.scale == OWN:
+            with scratch_folder() as folder:
+                study = self.study_in(folder)
+                self.config = study.scaled(study.data(), self.given)
         work = copy.copy(self)
         work.fabric = self.fabric  # launched once, for both
         work.out = self.out.with_name(f".{self.out.name}.training")
@@ -518,6 +527,8 @@ class Experiment:
                 else:
                     shutil.copy2(made, fresh / made.name)
             write_json(fresh / METRICS, metrics)
+            name = self.study_in(fresh.parent).data_name()
+            write_text(fresh / "README.md", model_card(self.card, self.study, trial.arm, name, metrics))
 
     def _is_published(self, trial: Trial, model: Path) -> bool:
         """Whether a model directory is what this training directory has given."""
@@ -537,6 +548,8 @@ class Experiment:
             model = self.study_in(scratch).convert(source, variant)
         origin = about(self.card.id, self.study.method, 0, self.config)
         checkpoint.save(model, folder, empty=True, **origin, source=source.name)
+        told = model_card(self.card, self.study, self.study.method, "", {}, source.name)
+        write_text(Path(folder) / "README.md", told)
         return model
 
 

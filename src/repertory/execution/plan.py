@@ -27,6 +27,7 @@ def plan(study: Study, arm: str, data: Any, minutes: float = 0.0) -> str:
     facts += [f"{classes} classes"] if classes else []
     epochs = getattr(study.config, "epochs", None)
     facts += [f"{epochs} epochs"] if epochs else []
+    facts += study.preview(arm, data)
     facts += [f"about {minutes:.2g} min on two cores"] if minutes else []
     subject = f"{study.paper}, arm {arm}{f' ({network})' if network else ''} on {study.data_name()}"
     return f"{subject}: {'; '.join(facts)}" if facts else subject

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,86 @@ def prediction_table(
     best = probabilities.max(1)
     return [
         {
-            "file": path.name if source.is_file() else str(path.relative_to(source)),
+            "file": relative_name(path, source),
             "class": names[label],
             "probability": probability,
         }
         for path, label, probability in zip(paths, best.indices.tolist(), best.values.tolist(), strict=False)
     ]
+
+
+def relative_name(path: Path, source: Path) -> str:
+    """What a file below the folder `source`, or `source` itself, is called in a table."""
+    return str(path.relative_to(source)) if source.is_dir() else path.name
+
+
+def readable(
+    paths: Sequence[Path], read: Callable[[int], object], source: Path, what: str = "images"
+) -> tuple[list[int], Mapping[Path, str]]:
+    """Which of the files of a prediction can be read, and what is wrong with each other one.
+
+    Args:
+        paths: of the files, each once.
+        read: reads the i-th of them; raises `Problem` where that is not possible.
+        source: file or folder that the user gave.
+        what: the files are, for the message.
+
+    Raises:
+        Problem: the file that was given cannot be read, or none in the folder.
+    """
+    good: list[int] = []
+    problems: dict[Path, str] = {}
+    for i, path in enumerate(paths):
+        try:
+            read(i)
+        except Problem as problem:
+            if source.is_file():
+                raise
+            problems[path] = problem.what
+        else:
+            good.append(i)
+    if not good:
+        first = f"{relative_name(paths[0], source)}: {problems[paths[0]]}"
+        raise Problem(f"none of {len(paths)} {what} can be read ({first})", source, "replace or remove these files")
+    return good, problems
+
+
+def with_problems(
+    table: Sequence[Mapping[str, Any]], paths: Sequence[Path], problems: Mapping[Path, str], source: Path
+) -> list[dict[str, Any]]:
+    """A table of the files that could be read, with a row for each other one: the column `problem` says why.
+
+    Where all could be read, the table stays as it is.
+
+    Args:
+        table: of the readable files, with a column `file`.
+        paths: of all files, in the order of the rows.
+        problems: as `readable` gives them.
+        source: file or folder that the user gave.
+
+    Example:
+        >>> a, b = Path("in/a.png"), Path("in/b.png")
+        >>> with_problems([{"file": "b.png", "class": "bee"}], [a, b], {a: "cut short"}, Path("."))[0]
+        {'file': 'in/a.png', 'class': '', 'problem': 'cut short'}
+    """
+    if not problems:
+        return [dict(row) for row in table]
+    blank = {name: "" if isinstance(value, str) else None for name, value in table[0].items()}
+    answered = dict(zip((path for path in paths if path not in problems), table, strict=False))
+    return [
+        {**blank, "file": relative_name(path, source), "problem": problems[path]}
+        if path in problems
+        else {**answered[path], "problem": ""}
+        for path in paths
+        if path in problems or path in answered
+    ]
+
+
+def spread(values: Tensor, rows: Sequence[int], count: int) -> Tensor:
+    """Values (n, ...) of the readable files as rows (count, ...) of all files: those of the others are NaN.
+
+    A dry run may stop before the last of `rows`.
+    """
+    whole = torch.full((count, *values.shape[1:]), torch.nan)
+    whole[list(rows[: len(values)])] = values
+    return whole

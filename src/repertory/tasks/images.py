@@ -6,10 +6,11 @@ measurements that its claims need.
 
 from __future__ import annotations
 
+import time
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -30,8 +31,16 @@ from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
 from repertory.nn.macs import count_macs
-from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
-from repertory.tasks.settings import ImageRecipe
+from repertory.tasks.classification import (
+    check_classes,
+    kept,
+    prediction_table,
+    readable,
+    spread,
+    top_k_accuracy,
+    with_problems,
+)
+from repertory.tasks.settings import ImageRecipe, fitted
 
 PREDICT_BATCH = 32
 MAX_PICTURES = 12
@@ -153,9 +162,9 @@ class ImageStudy(Study[R, ImageData, M]):
         return self.config.sample if sampled else super().data_name()
 
     def read(self, folder: Path) -> ImageData:
-        if not folder.is_dir() or not any((folder / part).is_dir() for part in ("val", "test")):
+        if not images.is_labelled(folder):
             raise self.missing(folder)
-        return ImageData(*images.read_splits(folder))
+        return ImageData(*images.read_splits(folder, self.session.seed))
 
     # -- the experiment -------------------------------------------------------------------------
 
@@ -192,6 +201,12 @@ class ImageStudy(Study[R, ImageData, M]):
         """Train a network by the recipe; `test` is looked at only if the recipe asks for it, `part` as in `train`."""
         config = self.config
         mix = self._mixing(len(train.classes))
+        if mix and (share := len(train) // self.session.fabric.world_size) < config.batch_size:
+            if share < 2:
+                raise Problem(
+                    f"mixup needs two images per process, got {len(train)} images", "training data", "add images"
+                )
+            config = config.model_copy(update={"batch_size": share - share % 2})
 
         def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor | Mapping[str, Tensor]:
             x, y = mix(*batch) if mix else batch
@@ -208,6 +223,37 @@ class ImageStudy(Study[R, ImageData, M]):
             monitor="top1" if config.keep_best or config.patience else "",
             part=part,
         )
+
+    def scaled(self, data: ImageData, given: Collection[str]) -> R:
+        """The published recipe for these images: see `repertory.tasks.settings.fitted`."""
+        world = self.session.fabric.world_size
+        if self.own is None:
+            return self.config
+        return fitted(self.config, self.own, len(data.train), world, self.own_batch, given)
+
+    def preview(self, arm: str, data: ImageData) -> list[str]:
+        """Parameters, pixels, and the minutes of the training by the time that two images take."""
+        if not len(data.train):
+            return []
+        device, classes = self.session.fabric.device, len(data.train.classes)
+        model = self.build(arm, data.train.classes).to(device).train()
+        channels, height, width = _cfg(model)["input_size"]
+        x = torch.randn(2, channels, height, width, device=device)
+        mixed = self.config.mixup or self.config.cutmix
+        y = torch.full((2, classes), 1 / classes) if mixed else torch.zeros(2, dtype=torch.long)
+        y = y.to(device)
+
+        def loss() -> Tensor:
+            parts = self.loss(model, x, y)
+            return parts["loss"] if isinstance(parts, Mapping) else parts
+
+        seconds = seconds_a_sample(loss, 2, device)
+        images_seen = len(data.train) * self.passes() / self.session.fabric.world_size
+        return network_facts(model, height, width, seconds * images_seen / 60)
+
+    def passes(self) -> float:
+        """Passes over the training images, in units of one forward and backward pass."""
+        return float(self.config.epochs)
 
     def evaluate(self, model: M, data: ImageData) -> dict[str, float]:
         """Top-1 and top-5 accuracy on the held-out images in per cent; parameters; MACs per image.
@@ -279,13 +325,15 @@ class ImageStudy(Study[R, ImageData, M]):
 
     @torch.inference_mode()
     def predict(self, model: M, source: Path) -> Prediction:
-        """Classify one image, or all images below a folder.
+        """Classify one image, or all images below a folder; an image that cannot be read has a row with the reason.
 
         Raises:
-            Problem: no images, or an unreadable one.
+            Problem: no images, or none that can be read.
         """
         names = label_texts(model)
-        data = unlabelled(source, names).with_transform(preprocessing(model))
+        found = unlabelled(source, names)
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         batches = loader(self.session, data, PREDICT_BATCH, label="predict")
         probabilities = torch.cat([model(x).softmax(1).cpu() for x, _ in batches])
         table = prediction_table(data.paths, source, names, probabilities)
@@ -299,7 +347,40 @@ class ImageStudy(Study[R, ImageData, M]):
         titles = [f"{figure_text(row['class'])}\n{100 * row['probability']:.0f} %" for row in table]
         figures = {"predictions": predictions_picture([as_picture(model, image) for image in x], titles)}
         figures |= self.pictures(model, self.session.fabric.to_device(x), table)
-        return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
+        return Prediction(
+            table=with_problems(table, found.paths, problems, source),
+            figures=figures,
+            arrays={"probabilities": spread(probabilities, good, len(found)).numpy()},
+        )
+
+
+# -- before training ----------------------------------------------------------------------------
+
+
+def seconds_a_sample(loss: Callable[[], Tensor], samples: int, device: torch.device) -> float:
+    """Time of a forward and backward pass by the number of its samples: the shorter of two, after one to warm up.
+
+    Args:
+        loss: gives a scalar; its network is thrown away afterwards.
+        samples: of the batch that it sees.
+        device: where the network is.
+    """
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.enable_grad():
+            loss().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times[1:]) / samples
+
+
+def network_facts(model: nn.Module, height: int, width: int, minutes: float) -> list[str]:
+    """Lines of `Study.preview`: parameters, pixels of the input, expected time."""
+    count = sum(p.numel() for p in model.parameters())
+    length = f"{minutes:.2g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
+    return [f"{count / 1e6:.3g} M parameters", f"{height} x {width} pixels", f"about {length} on this machine"]
 
 
 # -- inputs and class names ---------------------------------------------------------------------

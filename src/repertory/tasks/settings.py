@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
 from repertory.core.problem import Problem
-from repertory.core.settings import Group, Recipe
+from repertory.core.settings import Group, Recipe, StudyConfig
+
+C = TypeVar("C", bound=StudyConfig)
+LEAST_BATCH, LEAST_STEPS = 16, 8
+"""Samples of a batch, and steps of an epoch, that a scaled recipe does not go below where the data allow it."""
 
 
 class ImageRecipe(Recipe):
@@ -59,6 +65,46 @@ class ImageRecipe(Recipe):
         ge=0,
         description="training images per class drawn from the sample for each seed; 0: all. Ignored for your own data",
     )
+
+
+def fitted(
+    config: C, published: StudyConfig, samples: int, world: int, batch: int, given: Collection[str], prefix: str = ""
+) -> C:
+    """A published recipe scaled to a data set.
+
+    - batch_size: the largest power of two that leaves `LEAST_STEPS` steps an epoch, at most the published one.
+    - lr: in proportion to the samples of a step for SGD, to their square root for Adam and its kin.
+    - Lengths in epochs (warm-up, decays, between evaluations): in proportion to the number of epochs.
+    - ema_decay: averages over a tenth of the training at most.
+    - workers: one a core at most. threads: all cores.
+
+    Args:
+        config: the published recipe with the user's changes.
+        published: the recipe as published.
+        samples: in the training set.
+        world: number of processes.
+        batch: samples a step, over all processes, of the published recipe.
+        given: fields that the user has set; they stay as they are.
+        prefix: of the fields' names, for a second recipe in the same configuration ("pretrain_", by AdamW).
+    """
+    share = max(1, samples // world)
+    longest = max(min(LEAST_BATCH, share), share // LEAST_STEPS)
+    size = min(getattr(published, f"{prefix}batch_size"), 2 ** int(math.log2(longest)))
+    fit: dict[str, Any] = {"batch_size": size}
+    size = getattr(config, f"{prefix}batch_size") if f"{prefix}batch_size" in given else size
+    linear = not prefix and getattr(config, "optimizer", "sgd") in ("sgd", "momentum", "nesterov", "nesterovw")
+    fit["lr"] = getattr(published, f"{prefix}lr") * (size * world / batch) ** (1.0 if linear else 0.5)
+    stretch = getattr(config, f"{prefix}epochs") / getattr(published, f"{prefix}epochs")
+    for name in ("warmup_epochs", "decay_epochs"):
+        fit[name] = getattr(published, f"{prefix}{name}", 0) * stretch
+    fit["milestones"] = tuple(epoch * stretch for epoch in getattr(published, "milestones", ()))
+    fit["eval_every"] = max(1, round(getattr(published, "eval_every", 1) * stretch))
+    steps = getattr(config, f"{prefix}epochs") * max(1, share // size)
+    fit["ema_decay"] = min(getattr(published, "ema_decay", 0.0), max(0.0, 1 - 10 / steps))
+    fit = {f"{prefix}{name}": value for name, value in fit.items()}
+    fit |= {"workers": min(getattr(published, "workers", 0), os.cpu_count() or 1), "threads": 0}
+    known = type(config).model_fields
+    return config.model_copy(update={k: v for k, v in fit.items() if k in known and k not in given})
 
 
 class EventRecipe(Recipe):

@@ -95,3 +95,5 @@ class APBDesign(Design[APBConfig]):
         "paper": APBConfig(seeds=5, workers=8),
         "cifar10": APBConfig(seeds=5, epochs=200, batch_size=64, image_size=32, steps=4, workers=8),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["paper"]
+    own_batch: ClassVar[int] = 32

@@ -12,7 +12,7 @@ repertory train apb --data my_recordings/ --arm lif+stcf --out net/    # then: r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
 from repertory.core.training import fit, loader
 from repertory.data import events, images
@@ -37,9 +35,18 @@ from repertory.papers.apb.model import APBNet, Mode, Where
 from repertory.papers.apb.sample import write_moving_digits
 from repertory.papers.apb.settings import APBConfig, APBDesign
 from repertory.papers.apb.stcf import STCF, frames_of, with_drops, with_noise
-from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
+from repertory.tasks.classification import (
+    check_classes,
+    kept,
+    prediction_table,
+    readable,
+    top_k_accuracy,
+    with_problems,
+)
 from repertory.tasks.events import Streams, classification_loss, read_splits, unlabelled
+from repertory.tasks.images import network_facts, seconds_a_sample
 from repertory.tasks.images import unlabelled as unlabelled_images
+from repertory.tasks.settings import fitted
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 Disturbance = Literal["noise", "drop"]
@@ -121,7 +128,7 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return f"{self.config.sample} sample" if sampled else super().data_name()
 
     def read(self, folder: Path) -> SpikingData:
-        """Recordings or images. Data without a split: a fixed tenth of each class is held out.
+        """Recordings or images. Without a split, a fixed tenth of the recordings or fifth of the images is held out.
 
         Raises:
             Problem: no recordings or images; see also `repertory.data.events` and `repertory.data.images`.
@@ -130,11 +137,9 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
             return SpikingData(*(images.read_cifar10(folder, train) for train in (True, False)))
         if folder.is_dir() and events.event_files(folder):
             return SpikingData(*read_splits(folder, self.config))
-        if not folder.is_dir() or not images.image_files(folder):
+        if not images.is_labelled(folder):
             raise self.missing(folder)
-        if any((folder / part).is_dir() for part in ("val", "test")):
-            return SpikingData(*images.read_splits(folder))
-        return _nine_to_one(images.read_class_folders(folder), folder)
+        return SpikingData(*images.read_splits(folder))
 
     def _dataset(self, model: APBNet, data: EventSet | ImageSet, augment: bool = False) -> Dataset[tuple[Tensor, int]]:
         """Inputs of a network: frames, or normalised images."""
@@ -147,6 +152,24 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         return Streams(data, partial(frames, sensor=data.size, size=model.size, steps=model.steps))
 
     # -- the experiment -------------------------------------------------------------------------
+
+    def scaled(self, data: SpikingData, given: Collection[str]) -> APBConfig:
+        """The recipe for recordings, or that for images, for these data."""
+        published = cast(APBConfig, self.scales["cifar10"] if isinstance(data.train, ImageSet) else self.own)
+        config = published.model_copy(update={name: getattr(self.config, name) for name in given} | {"first_seed": 0})
+        return fitted(config, published, len(data.train), self.session.fabric.world_size, published.batch_size, given)
+
+    def preview(self, arm: str, data: SpikingData) -> list[str]:
+        """Parameters, pixels, and minutes."""
+        if not len(data.train):
+            return []
+        device = self.session.fabric.device
+        model = self.build(arm, data.train).to(device).train()
+        one = self._dataset(model, data.train)[0][0]
+        x = torch.stack([one, one]).to(device)
+        seconds = seconds_a_sample(lambda: model(x).sum(), 2, device)
+        seen = len(data.train) * self.config.epochs / self.session.fabric.world_size
+        return [f"plan {self.config.plan}", *network_facts(model, *model.size, seconds * seen / 60)]
 
     def train(self, arm: str, data: SpikingData) -> APBNet:
         """Train one arm.
@@ -282,12 +305,15 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
         """Classify one recording or image, or all below a folder; count the spikes of each layer.
 
         Raises:
-            Problem: no recordings or images of the kind that the model was trained on, or an unreadable file.
+            Problem: no recordings or images of the kind that the model was trained on, or none that can be read.
         """
         if model.static:
-            data = unlabelled_images(source, model.names)
+            found = unlabelled_images(source, model.names)
+            good, problems = readable(found.paths, found.image, source)
         else:
-            data = unlabelled(source, model.names, model.sensor, self.config)
+            found = unlabelled(source, model.names, model.sensor, self.config)
+            good, problems = readable(found.paths, found.events, source, "streams")
+        data = found.subset(good)
         scored, fired, places = self._activity(model, data, "predict")
         probabilities = torch.cat([logits.softmax(1).cpu() for logits, _ in scored])
         table = prediction_table(data.paths, source, model.names, probabilities)
@@ -295,7 +321,8 @@ class APBStudy(APBDesign, Study[APBConfig, SpikingData, APBNet]):
             row |= {"spikes": int(counts.sum())} | _layer_rates(counts / places)
         first = self.session.fabric.to_device(self._dataset(model, data)[0][0][None])
         figures = pictures.pictures(model, first, f"{table[0]['file']}: {table[0]['class']}")
-        return Prediction(text=_summary(model, table), table=table, figures=figures)
+        text, table = _summary(model, table), with_problems(table, found.paths, problems, source)
+        return Prediction(text=text, table=table, figures=figures)
 
 
 @dataclass(frozen=True)
@@ -344,17 +371,6 @@ def _image_transform(model: APBNet, augment: bool, pad: int | None, hflip: bool)
         steps.append(transforms.RandomCrop(size, padding=round(size[0] / 8) if pad is None else pad))
         steps += [transforms.RandomHorizontalFlip()] if hflip else []
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(CIFAR10_MEAN, CIFAR10_STD)])
-
-
-def _nine_to_one(data: ImageSet, folder: Path) -> SpikingData:
-    count = max(len(data.classes), len(data) // 10)
-    try:
-        train, test = train_test_split(range(len(data)), test_size=count, stratify=data.labels, random_state=0)
-    except ValueError as error:
-        raise Problem(
-            f"the images cannot be split: {error}", folder, "add images, or create train/ and val/"
-        ) from error
-    return SpikingData(data.subset(sorted(train)), data.subset(sorted(test)))
 
 
 def _summary(model: APBNet, table: list[dict[str, Any]]) -> str:

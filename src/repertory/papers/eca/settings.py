@@ -93,3 +93,10 @@ class ECADesign(Design[ECAConfig]):
             keep_best=True, workers=8,
         ),
     }  # fmt: skip
+    # The published recipe of MobileNetV2: 400 epochs, the rate times 0.98 after each.
+    own: ClassVar[StudyConfig | None] = ECAConfig(
+        seeds=1, arch="eca_mobilenet_v2", epochs=400, batch_size=96, optimizer="momentum", lr=0.045, weight_decay=4e-5,
+        schedule="step", decay_epochs=1, decay_rate=0.98, crop_scale=0.08, crop_interpolation="bilinear",
+        keep_best=True, workers=8,
+    )  # fmt: skip
+    own_batch: ClassVar[int] = 96

@@ -191,11 +191,13 @@ class ECAStudy(ECADesign, ImageStudy[ECAConfig, nn.Module]):
         """Classify images; draw the mean channel weights of the most frequent predicted classes.
 
         Raises:
-            Problem: no images, or an unreadable one.
+            Problem: no images, or none that can be read.
         """
         prediction = super().predict(model, source)
         of_class: dict[str, list[Path]] = {}
         for row in prediction.table:
+            if row.get("problem"):
+                continue
             of_class.setdefault(row["class"], []).append(source if source.is_file() else source / row["file"])
         most = sorted(of_class, key=lambda name: -len(of_class[name]))[:MAX_CLASSES]
         chosen = [(path, row) for row, name in enumerate(most) for path in of_class[name][:MAX_IMAGES]]

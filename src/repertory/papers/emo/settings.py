@@ -80,3 +80,5 @@ class EMODesign(Design[EMOConfig]):
             crop_scale=0.08, auto_augment="rand-m9-mstd0.5-inc1", keep_best=True, eval_every=10, workers=8,
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["paper"]
+    own_batch: ClassVar[int] = 2048

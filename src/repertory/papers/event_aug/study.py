@@ -41,7 +41,15 @@ from repertory.papers.event_aug.transforms import (
     ShiftFlip,
     Transform,
 )
-from repertory.tasks.classification import check_classes, kept, prediction_table, top_k_accuracy
+from repertory.tasks.classification import (
+    check_classes,
+    kept,
+    prediction_table,
+    readable,
+    spread,
+    top_k_accuracy,
+    with_problems,
+)
 from repertory.tasks.events import (
     Streams,
     classification_loss,
@@ -200,12 +208,14 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
 
     @torch.inference_mode()
     def predict(self, model: EventClassifier, source: Path) -> Prediction:
-        """Classify one stream, or all streams below a folder.
+        """Classify one stream, or all streams below a folder; one that cannot be used has a row with the reason.
 
         Raises:
-            Problem: no streams, or one that is unreadable or does not fit the sensor.
+            Problem: no streams, or none that can be read and fits the sensor.
         """
-        data = unlabelled(source, model.names, model.size, self.config)
+        found = unlabelled(source, model.names, model.size, self.config)
+        good, problems = readable(found.paths, found.events, source, "streams")
+        data = found.subset(good)
         batches = self._batches(model, data, "predict")
         probabilities = torch.cat([model.scores(x).softmax(1).cpu() for x, _ in batches])
         table = prediction_table(data.paths, source, model.names, probabilities)
@@ -215,7 +225,11 @@ class EventAugStudy(EventAugDesign, Study[EventAugConfig, EventData, EventClassi
             "augmentation": self._cloud(model, first),
             "counts": pictures.frames_picture(first, model.size, model.bins, title),
         }
-        return Prediction(table=table, figures=figures, arrays={"probabilities": probabilities.numpy()})
+        return Prediction(
+            table=with_problems(table, found.paths, problems, source),
+            figures=figures,
+            arrays={"probabilities": spread(probabilities, good, len(found)).numpy()},
+        )
 
 
 def collate_fn(model: EventClassifier) -> Callable[[list[Any]], Any] | None:

@@ -156,3 +156,5 @@ class L2WDesign(Design[L2WConfig]):
             epsilon=0.3, constraint="mat", valid_share=0.02, workers=8,
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["imagenet"]
+    own_batch: ClassVar[int] = 4096

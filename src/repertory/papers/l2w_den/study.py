@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -54,10 +54,26 @@ from repertory.papers.l2w_den.weighting import (
     target_shares,
 )
 from repertory.papers.l2w_den.weights import read_released
-from repertory.tasks.classification import check_classes
-from repertory.tasks.images import ImageData, as_picture, label_texts, matching_variant, preprocessing, unlabelled
+from repertory.tasks.classification import check_classes, readable, relative_name, with_problems
+from repertory.tasks.images import (
+    ImageData,
+    as_picture,
+    label_texts,
+    matching_variant,
+    network_facts,
+    preprocessing,
+    seconds_a_sample,
+    unlabelled,
+)
+from repertory.tasks.settings import fitted
 
 PREDICT_BATCH = 64
+CIFAR_BATCH = 1024
+"""Of the published recipe for CIFAR."""
+LEAST_UPDATES, LEAST_VALID = 5, 40
+"""Updates of the weight prediction network in an epoch, and validation images, on one's own small data."""
+META_COST = 3.0
+"""About so many passes more take the batches on which the weight prediction network is updated."""
 COUNTED = ("msdnet_cifar", "msdnet_imagenet_4", "msdnet_imagenet_6", "msdnet_imagenet_7", "ranet_cifar")
 """Networks whose size is a figure; those of CIFAR with the classes that the references have."""
 COUNTED_CLASSES = {"msdnet_cifar": 100, "ranet_cifar": 10}
@@ -127,9 +143,38 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
         """Read CIFAR-10, CIFAR-100, or class folders."""
         if cifar.is_cifar(folder):
             return ImageData(*cifar.read_cifar(folder))
-        if not folder.is_dir() or not any((folder / part).is_dir() for part in ("val", "test")):
+        if not images.is_labelled(folder):
             raise self.missing(folder)
         return ImageData(*images.read_splits(folder))
+
+    def scaled(self, data: ImageData, given: Collection[str]) -> L2WConfig:
+        """The published recipe for these images: that of ImageNet for photographs, that of CIFAR for CIFAR."""
+        published, batch = cast(L2WConfig, self.own), self.own_batch
+        config = self.config
+        if cifar.is_cifar(self.data_folder()):
+            published, batch = cast(L2WConfig, self.scales["paper"]), CIFAR_BATCH
+            config = published.model_copy(update={name: getattr(config, name) for name in given})
+        world, count = self.session.fabric.world_size, len(data.train)
+        config = fitted(config, published, count, world, batch, given)
+        steps = max(1, count // (world * config.batch_size))
+        changes: dict[str, Any] = {"meta_interval": min(config.meta_interval, max(1, steps // LEAST_UPDATES))}
+        # The published share leaves few of a small set to fit the thresholds of the exits on.
+        changes["valid_share"] = max(config.valid_share, min(0.2, LEAST_VALID / max(1, count)))
+        return config.model_copy(update={name: value for name, value in changes.items() if name not in given})
+
+    def preview(self, arm: str, data: ImageData) -> list[str]:
+        """Parameters, pixels, and minutes."""
+        if not len(data.train):
+            return []
+        cfg = self._cfg(data.train)
+        model = ExitClassifier(self.config.arch, len(data.train.classes), cfg)
+        channels, height, width = model.pretrained_cfg["input_size"]
+        device = self.session.fabric.device
+        network, x = model.network.to(device).train(), torch.randn(2, channels, height, width, device=device)
+        seconds = seconds_a_sample(lambda: torch.stack([logits.sum() for logits in network(x)]).sum(), 2, device)
+        meta = 1 + META_COST / self.config.meta_interval if arm == "l2w" else 1
+        seen = len(data.train) * self.config.epochs * meta / self.session.fabric.world_size
+        return network_facts(model, height, width, seconds * seen / 60)
 
     def split(self, pool: ImageSet) -> tuple[ImageSet, ImageSet]:
         """The training and the validation images of this seed.
@@ -301,11 +346,8 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
         names = label_texts(model)
         early = model.early(self.config.budget)
         found = cifar.read_cifar(source)[1] if cifar.is_cifar(source) else unlabelled(source, names)
-        good, broken = readable(found)
-        if not len(good):
-            raise Problem(f"none of {len(found)} images can be read", source, next(iter(broken.values())))
-
-        data = good.with_transform(preprocessing(model))
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         table: list[dict[str, Any]] = []
         exits: list[int] = []
         device = self.session.fabric.device
@@ -318,7 +360,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
                 rows, left.tolist(), probabilities.indices.tolist(), probabilities.values.tolist(), strict=True
             ):
                 table.append(
-                    {"file": relative_name(good.paths[i], source), "class": names[label], "probability": p,
+                    {"file": relative_name(data.paths[i], source), "class": names[label], "probability": p,
                      "exit": k + 1, "operations": int(model.costs[k]), "problem": ""}
                 )  # fmt: skip
                 exits.append(k)
@@ -339,11 +381,7 @@ class L2WStudy(L2WDesign, Study[L2WConfig, ImageData, ExitClassifier]):
             f"{len(table)} images left at exits 1 to {count}: {shares}; {spent / 1e6:.1f} million "
             f"operations an image on average, {float(model.costs[-1]) / 1e6:.1f} million with all exits"
         )
-        table += [
-            {"file": relative_name(path, source), "class": "", "probability": None, "exit": None, "operations": None,
-             "problem": reason}
-            for path, reason in broken.items()
-        ]  # fmt: skip
+        table = with_problems(table, found.paths, problems, source)
         files = {}
         if self.config.export:
             size = model.pretrained_cfg["input_size"][-1]
@@ -389,23 +427,6 @@ def read_curve(path: Path) -> Curve:
     """A curve that an evaluation wrote."""
     stored = read_json(path, "evaluate the trial again")
     return Curve(**{name: np.array(value) for name, value in stored.items()})
-
-
-def relative_name(path: Path, source: Path) -> str:
-    """What a file below `source`, or `source` itself, is called in the table."""
-    return str(path.relative_to(source)) if source.is_dir() else path.name
-
-
-def readable(found: ImageSet) -> tuple[ImageSet, dict[Path, str]]:
-    """The images that can be read, and the reason for each other file."""
-    good, broken = [], {}
-    for i, path in enumerate(found.paths):
-        try:
-            found.image(i)
-            good.append(i)
-        except Problem as problem:
-            broken[path] = problem.what
-    return found.subset(good), broken
 
 
 def long_tailed(train: ImageSet, imbalance: float) -> ImageSet:

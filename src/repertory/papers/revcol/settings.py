@@ -133,3 +133,5 @@ class RevColDesign(Design[RevColConfig]):
                "ema_decay": 0.9999},
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["paper"]
+    own_batch: ClassVar[int] = 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,31 +12,18 @@ from torch import Tensor
 
 from repertory.core import checkpoint
 
-
-class Inert:
-    """Placeholder for objects in a released file that are not tensors."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-
-# The files contain a yacs configuration, a dict, beside the weights. Mapped to OrderedDict, `weights_only` can read
-# them, also through timm's `checkpoint_path`, and no code of yacs runs.
+# The files contain a yacs configuration, a dict, beside the weights. Mapped to OrderedDict, timm's `checkpoint_path`
+# can read them, and no code of yacs runs.
 torch.serialization.add_safe_globals([(OrderedDict, "yacs.config.CfgNode")])
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors under `model` in a released file, or of any file of weights. Other objects are not constructed.
+    """The tensors under `model` in a released file, or of any file of weights.
 
     Raises:
         Problem: the file holds no weights.
     """
-    foreign = []
-    if zipfile.is_zipfile(path) and Path(path).suffix != ".safetensors":
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
-        return checkpoint.read_weights(path, prefer=("model", "state_dict"))
+    return checkpoint.read_weights(path, prefer=("model", "state_dict"))
 
 
 def accept_released_weights(module: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

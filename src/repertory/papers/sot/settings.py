@@ -171,3 +171,5 @@ class SoTDesign(Design[SoTConfig]):
             seeds=5, epochs=10, batch_size=32, lr=2e-5, schedule="poly", power=1.0, clip_norm=1.0, keep_best=True,
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["paper"].model_copy(update={"restrict_classes": False})
+    own_batch: ClassVar[int] = 1024

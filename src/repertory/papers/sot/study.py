@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -182,6 +182,8 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
             return {"": found}
         parts = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         sets = {re.sub(r"[^\w+-]", "-", path.name): read for path in parts if (read := _read_one(path)) is not None}
+        if not sets and images.is_labelled(folder):
+            return {"": ImageData(*images.read_splits(folder))}
         if not sets:
             raise self.missing(folder)
         return sets if len(sets) > 1 else {"": next(iter(sets.values()))}
@@ -210,6 +212,24 @@ class SoTStudy(SoTDesign, Study[SoTConfig, Data, nn.Module]):
             return part
         kept = np.sort(self.session.rng("share").permutation(len(part.train))[: round(share * len(part.train))])
         return replace(part, train=part.train.subset(kept.tolist()))
+
+    def scaled(self, data: Data, given: Collection[str]) -> SoTConfig:
+        """The published recipe for images; that of the laptop for sentences, which need a pre-trained encoder else."""
+        sets = [part for part in data.values() if isinstance(part, ImageData)]
+        if not sets:
+            kept = {name: getattr(self.config, name) for name in given}
+            return cast(SoTConfig, self.scales["laptop"]).model_copy(update=kept)
+        return self._half(sets[0]).scaled(sets[0], given)
+
+    def preview(self, arm: str, data: Data) -> list[str]:
+        """What `train` tells of each data set of images."""
+        sets = {name: part for name, part in data.items() if isinstance(part, ImageData)}
+        lines = []
+        for name, part in sets.items():
+            items = f"train {len(part.train)}, test {len(part.test)}, {len(part.train.classes)} classes"
+            facts = ", ".join([items, *self._half(part).preview(arm, part)])
+            lines.append(f"{name}: {facts}" if name else facts)
+        return lines
 
     def evaluate(self, model: nn.Module, data: Data) -> dict[str, float]:
         """Metrics of each network on its data set; with the name of the data set where several give the same metric.
@@ -283,9 +303,7 @@ def _read_one(folder: Path) -> ImageData | GlueTask | None:
     """The data set that a folder is; None if it is none."""
     if glue.is_task(folder):
         return glue.read_task(folder)
-    if any((folder / part).is_dir() for part in ("val", "test")):
-        return ImageData(*images.read_splits(folder))
-    return None
+    return ImageData(*images.read_splits(folder)) if images.has_splits(folder) else None
 
 
 def decompositions(size: int, batch: int = RACE_BATCH) -> dict[str, Any]:

@@ -170,3 +170,5 @@ class TinyMIMDesign(Design[TinyMIMConfig]):
             crop_interpolation="bicubic", workers=8,
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["paper"]
+    own_batch: ClassVar[int] = 1024

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -46,6 +46,7 @@ from repertory.papers.tinymim.model import (
 from repertory.papers.tinymim.pretraining import STUDENT_PART, TEACHER_PART, TwoViews, distil, pretrain_mae
 from repertory.papers.tinymim.settings import VARIATIONS, TinyMIMConfig, TinyMIMDesign
 from repertory.papers.tinymim.weights import load_encoder, read_state, shape_of, take_encoder
+from repertory.tasks.classification import readable, relative_name, spread, with_problems
 from repertory.tasks.images import (
     IMAGE_METRICS,
     PREDICT_BATCH,
@@ -55,6 +56,12 @@ from repertory.tasks.images import (
     preprocessing,
     unlabelled,
 )
+from repertory.tasks.settings import fitted
+
+PRETRAIN_BATCH = 4096
+"""Of the published pre-training."""
+TEACHER_FORWARD, TEACHER_COST = 1.3, 2.0
+"""About so many passes of a ViT-Ti cost a ViT-S teacher's pass forward, and a step of its own training by MAE."""
 
 ARCHS: dict[str, dict[str, Any]] = {
     "mini": {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2},
@@ -304,6 +311,20 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
 
     # -- use ------------------------------------------------------------------------------------
 
+    def scaled(self, data: ImageData, given: Collection[str]) -> TinyMIMConfig:
+        """The published recipes of pre-training (batch 4096) and fine-tuning for these images."""
+        config, published = super().scaled(data, given), cast(TinyMIMConfig, self.own)
+        world = self.session.fabric.world_size
+        return fitted(config, published, len(data.train), world, PRETRAIN_BATCH, given, "pretrain_")
+
+    def passes(self) -> float:
+        """Fine-tuning, pre-training with a teacher's pass forward, and a teacher that is trained here."""
+        c = self.config
+        passes = float(c.epochs if c.stage != "pretrain" else 0)
+        if c.stage != "finetune" and c.pretraining != "none":
+            passes += c.pretrain_epochs * (1 + TEACHER_FORWARD) + (0 if c.teacher else TEACHER_COST * c.teacher_epochs)
+        return passes
+
     def pictures(self, model: TinyMIM, x: Tensor, table: list[dict[str, Any]]) -> dict[str, Figure]:
         """Relations of one patch of the first image, in the last block."""
         place = self.config.patch_row, self.config.patch_column
@@ -315,23 +336,29 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         """Classify images; an encoder without a head gives their features, (n, D): the mean of the patches.
 
         Raises:
-            Problem: no images, or an unreadable one.
+            Problem: no images, or none that can be read.
         """
         if model.num_classes:
             return super().predict(model, source)
-        data = unlabelled(source, ("unlabelled",)).with_transform(preprocessing(model))
+        found = unlabelled(source, ("unlabelled",))
+        good, problems = readable(found.paths, found.image, source)
+        data = found.subset(good).with_transform(preprocessing(model))
         batches = loader(self.session, data, PREDICT_BATCH, label="predict")
         features = torch.cat(
             [model.forward_features(x)[:, model.num_prefix_tokens :].mean(1).cpu() for x, _ in batches]
         )
-        names = [path.name if source.is_file() else str(path.relative_to(source)) for path in data.paths]
         table = [
-            {"file": name, "feature_norm": float(norm)}
-            for name, norm in zip(names, features.norm(dim=1).tolist(), strict=False)
+            {"file": relative_name(path, source), "feature_norm": float(norm)}
+            for path, norm in zip(data.paths, features.norm(dim=1).tolist(), strict=False)
         ]
         text = f"{len(features)} feature vectors of {features.shape[1]} channels; the encoder has no classifier"
         figures = self.pictures(model, self.session.fabric.to_device(data[0][0][None]), table)
-        return Prediction(text=text, table=table, figures=figures, arrays={"features": features.numpy()})
+        return Prediction(
+            text=text,
+            table=with_problems(table, found.paths, problems, source),
+            figures=figures,
+            arrays={"features": spread(features, good, len(found)).numpy()},
+        )
 
     def convert(self, source: Path, variant: str = "") -> TinyMIM:
         """Build a model from the authors' weights: TinyMIM-PT-*.pth (an encoder) or TinyMIM-FT-*.pth (a classifier).

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -34,8 +32,7 @@ def read_state(source: Path) -> dict[str, Tensor]:
     Raises:
         Problem: unreadable, or tensors of a ViT are missing; names the first.
     """
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        found = checkpoint.read_weights(source, prefer=("model", "state_dict"))
+    found = checkpoint.read_weights(source, prefer=("model", "state_dict"))
     state = {name: tensor for name, tensor in found.items() if not name.startswith(DECODER)}
     blocks = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))]
     needed = ["cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]

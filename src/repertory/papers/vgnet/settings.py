@@ -85,3 +85,5 @@ class VGNetDesign(Design[VGNetConfig]):
             mixup=0.8, cutmix=1.0, ema_decay=0.9999, eval_every=10, workers=8,
         ),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = scales["release"]
+    own_batch: ClassVar[int] = 512
