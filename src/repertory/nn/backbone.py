@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -92,6 +93,11 @@ class StagedBackbone(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
         raise NotImplementedError
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Maps in channels-last memory; under `torch.func`, which cannot change the memory format, unchanged."""
+    return x if torch._C._are_functorch_transforms_active() else x.contiguous(memory_format=torch.channels_last)
 
 
 def check_format(output_fmt: str) -> None:

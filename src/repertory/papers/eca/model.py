@@ -32,6 +32,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.nn.backbone import channels_last
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.eca.layers import WITH_KERNEL, WITH_REDUCTION, Gate, canonical, channel_attention
 from repertory.papers.eca.weights import accept_released_weights, kernels_of, read_weights, structure_of
@@ -311,7 +312,7 @@ def prepared(x: Tensor, channels: int) -> Tensor:
             "images",
             f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1" if grey else "give images of this shape",
         )
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_last(x)
 
 
 class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="repertory"):

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone
+from repertory.nn.backbone import StagedBackbone, channels_last
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
@@ -496,7 +496,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
                 "EMO",
                 f"give at least {MIN_SIZE} x {MIN_SIZE}: the last stage has stride 32",
             )
-        return x.contiguous(memory_format=torch.channels_last)
+        return channels_last(x)
 
 
 # -- the published sizes, in timm's registry ----------------------------------------------------

@@ -21,7 +21,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import check_format
+from repertory.nn.backbone import channels_last, check_format
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
@@ -69,12 +69,15 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: number of columns n.
         num_classes: number of classes; 0: no classifier, the output is the pooled features.
         in_chans: channels of the images.
+        drop_rate: dropout before the last layer of the classifiers.
         drop_path_rate: rate of the last block of each column; it grows linearly from 0.
         kernel_size: of the depth-wise convolutions, odd.
         top_link: level 0 also gets level 3 of the previous column (the huge model).
         supervision: in training, classify and reconstruct the image after several columns.
         supervise_at: supervised columns, ascending from 1, the last one n; default: n/4, n/2, 3n/4, n.
-        reversible: store only the last column's maps for the backward pass and invert the columns there.
+        reversible: in training, store only the last column's maps for the backward pass and invert the columns there.
+            Only this pass writes to weights: it sets every |a| below 1e-3 to 1e-3, since the inverse divides by a.
+            Transforms of `torch.func`, tracing and export store all maps: same values and gradients.
         layer_scale: initial gamma of the blocks.
         head_init_scale: factor of the classifiers' initial weights (published: 0.001 in fine-tuning).
         pretrained_cfg: preprocessing of the training data, with timm's keys, and `label_names`.
@@ -106,6 +109,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: int,
         num_classes: int = 1000,
         in_chans: int = 3,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         kernel_size: int = 3,
         top_link: bool = False,
@@ -121,7 +125,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             raise Problem(f"{len(channels)} channels and {len(layers)} layers", "RevCol", f"give {LEVELS} of each")
         if kernel_size % 2 == 0:
             raise Problem(f"an even kernel_size: {kernel_size}", "RevCol", "choose an odd one, which keeps map sizes")
-        self.num_classes, self.in_chans, self.reversible = num_classes, in_chans, reversible
+        self.num_classes, self.in_chans, self.drop_rate, self.reversible = num_classes, in_chans, drop_rate, reversible
         self.num_features = self.head_hidden_size = channels[-1]
         self.layers, self.top_link, self.head_init_scale = tuple(layers), top_link, head_init_scale
         self.pretrained_cfg = {**IMAGENET, "num_classes": num_classes, **(pretrained_cfg or {})}
@@ -170,15 +174,20 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             yield features
 
     def last_column(self, image: Tensor, supervised: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps of the last column; if `supervised`, also c(3, i) of the other supervised columns."""
+        """The maps of the last column; if `supervised`, also c(3, i) of the other supervised columns.
+
+        Only training inverts columns. Evaluation, also with gradients, runs the equations and writes no weight.
+        """
         taps = [after - 1 for after in self.supervise_at[:-1]] if supervised else []
-        if not (self.reversible and torch.is_grad_enabled()):
+        if not (self.reversible and self.training and torch.is_grad_enabled()) or _transformed():
             tapped, features = [], []
             for i, features in enumerate(self.each_column(image)):
                 if i in taps:
                     tapped.append(features[-1])
             return features, tapped
         self._check_reversible()
+        for column in self.columns:
+            column.bound_alphas()
         x = self._stem(image)
         whole = [column for column in self.columns if column.depth == LEVELS]
         features, tapped = reversible_columns(whole, taps, x)
@@ -191,9 +200,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         if min(height, width) < STRIDE:
             remedy = f"give at least {STRIDE} x {STRIDE}: level 3 has stride {STRIDE}"
             raise Problem(f"an image of {height} x {width} pixels is too small", "RevCol", remedy)
-        for column in self.columns:
-            column.bound_alphas()
-        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        x = self.stem(channels_last(image))
         return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns keep full precision
 
     def _check_reversible(self) -> None:
@@ -289,7 +296,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
         """Replace the classifiers by new ones with `num_classes` outputs; 0: none. Pooling is always the mean."""
         self.num_classes = num_classes
-        heads = [Classifier(self.num_features, num_classes) for _ in self.supervise_at or (0,)]
+        heads = [Classifier(self.num_features, num_classes, self.drop_rate) for _ in self.supervise_at or (0,)]
         for head in heads:
             head.apply(_initialise)
             head.scale_(self.head_init_scale)
@@ -322,6 +329,11 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             return 1 + j + firsts[int(part.removeprefix("level"))] + (int(parts[3]) if parts[2] == "blocks" else 0)
 
         return depth
+
+
+def _transformed() -> bool:
+    """Whether a transform follows the operations, which cannot see through a reversible autograd function."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 def _initialise(module: nn.Module) -> None:

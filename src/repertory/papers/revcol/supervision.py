@@ -29,16 +29,17 @@ class Supervised(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Mean over the map, LayerNorm, linear: (N, dim, H, W) -> (N, num_classes); (N, dim) with 0 classes."""
+    """Mean over the map, LayerNorm, dropout, linear: (N, dim, H, W) -> (N, num_classes); (N, dim) with 0 classes."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, num_classes: int, drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.drop_rate = drop_rate
         linear = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.classifier = nn.Sequential(nn.LayerNorm(dim, eps=EPS), linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.classifier[1](self.pooled(x))
+        return self.classifier[1](F.dropout(self.pooled(x), self.drop_rate, self.training))
 
     @torch.no_grad()
     def scale_(self, factor: float) -> None:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone
+from repertory.nn.backbone import StagedBackbone, channels_last
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
@@ -389,7 +389,7 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
                 "VGNet",
                 f"give at least {self.least_size} x {self.least_size}, or a network with thumbnail=True",
             )
-        return x.contiguous(memory_format=torch.channels_last)
+        return channels_last(x)
 
 
 # -- the published networks, in timm's registry -------------------------------------------------
