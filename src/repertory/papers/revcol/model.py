@@ -16,12 +16,12 @@ from typing import Any, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import LayerNorm2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import channels_last, check_format
+from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, check_pooling, pooling, recomputed
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Arguments of the six published sizes."""
 
 
-class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
     """Stem, columns, classifier; with supervision also classifiers and decoders of intermediate columns.
 
     Args:
@@ -69,6 +69,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: number of columns n.
         num_classes: number of classes; 0: no classifier, the output is the pooled features.
         in_chans: channels of the images.
+        global_pool: one of `repertory.nn.backbone.POOLS`; "" with num_classes=0: the output is c(3, n), normalised.
         drop_rate: dropout before the last layer of the classifiers.
         drop_path_rate: rate of the last block of each column; it grows linearly from 0.
         kernel_size: of the depth-wise convolutions, odd.
@@ -109,6 +110,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: int,
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         kernel_size: int = 3,
@@ -147,7 +149,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
                 for _ in self.supervise_at[:-1]
             )
         self.apply(_initialise)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 << t, "module": f"subnet{columns - 1}.level{t}"}
             for t, dim in enumerate(channels)
@@ -169,8 +171,9 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         """
         x = self._stem(image)
         features: list[Tensor] = []
+        checkpointed = self.grad_checkpointing and torch.is_grad_enabled()
         for column in self.columns:
-            features = column(x, features)
+            features = recomputed(column, x, features) if checkpointed else column(x, features)
             yield features
 
     def last_column(self, image: Tensor, supervised: bool = False) -> tuple[list[Tensor], list[Tensor]]:
@@ -294,16 +297,32 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         return cast(Classifier, self.cls_blocks[-1] if self.supervise_at else self.cls)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the classifiers by new ones with `num_classes` outputs; 0: none. Pooling is always the mean."""
-        self.num_classes = num_classes
-        heads = [Classifier(self.num_features, num_classes, self.drop_rate) for _ in self.supervise_at or (0,)]
-        for head in heads:
+        """Replace the last layers of the classifiers; their norms stay where the pooled width stays.
+
+        See `PooledNetwork.reset_classifier`.
+        """
+        if global_pool is not None:
+            self.global_pool = pooling(global_pool)
+        check_pooling(self, num_classes)
+        self.remember(num_classes)
+        width = self.num_features * self.global_pool.feat_mult()
+        weight = next(self.parameters())
+        norms = [head.classifier[0] for head in self._classifiers()] or [None] * max(1, len(self.supervise_at))
+        heads = [Classifier(width, num_classes, self.drop_rate, self.global_pool) for _ in norms]
+        for head, norm in zip(heads, norms, strict=True):
             head.apply(_initialise)
             head.scale_(self.head_init_scale)
+            head.to(weight.device, weight.dtype)
+            if norm is not None and norm.normalized_shape == (width,):
+                head.classifier[0] = norm
         if self.supervise_at:
             self.cls_blocks = nn.ModuleList(heads)
         else:
             (self.cls,) = heads
+
+    def _classifiers(self) -> list[Classifier]:
+        heads = getattr(self, "cls_blocks", ()) if self.supervise_at else (getattr(self, "cls", None),)
+        return [head for head in heads if isinstance(head, Classifier)]
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Name of a parameter -> its depth, for layer-wise learning-rate decay.
@@ -390,12 +409,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> RevCol:
-    return build_model_with_cfg(
+    return build(
         RevCol,
+        "revcol",
         variant,
         pretrained,
+        {**VARIANTS[variant], **kwargs},
+        levels=LEVELS,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

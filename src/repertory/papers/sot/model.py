@@ -18,12 +18,13 @@ import timm
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import PatchEmbed, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.densenet import DenseBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
+from repertory.nn.backbone import build
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.sot.layers import TokenHead
 
@@ -404,12 +405,15 @@ default_cfgs = generate_default_cfgs(dict.fromkeys(VARIANTS, CFG))
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> SoT:
-    return build_model_with_cfg(
+    arguments = {**VARIANTS[variant], **kwargs}
+    return build(
         SoT,
+        "sot",
         variant,
         pretrained,
+        arguments,
+        levels=arguments["depth"],
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

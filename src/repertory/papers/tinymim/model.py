@@ -21,12 +21,13 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory.core.problem import Problem
+from repertory.nn.backbone import build
 from repertory.nn.imagenet import IMAGENET
 
 CFG: dict[str, Any] = {**IMAGENET, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}
@@ -636,12 +637,15 @@ default_cfgs = generate_default_cfgs({f"tinymim_vit_{name}_patch16": CFG for nam
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> TinyMIM:
-    return build_model_with_cfg(
+    arguments = {**VARIANTS[variant], **kwargs}
+    return build(
         TinyMIM,
+        "tinymim",
         f"tinymim_vit_{variant}_patch16",
         pretrained,
+        arguments,
+        levels=arguments["depth"],
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 
