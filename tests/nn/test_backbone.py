@@ -250,3 +250,16 @@ def test_dropout_acts_in_training(name: str) -> None:
 @families
 def test_an_empty_batch(name: str) -> None:
     assert build(name)(images()[:0]).shape == (0, 5)
+
+
+@families
+def test_images_of_another_shape(name: str) -> None:
+    model = build(name)
+    for wrong, remedy in (((2, 1, 64, 64), "grey images"), ((3, 64, 64), r"x\[None\]"), ((2, 4, 64, 64), "this shape")):
+        with pytest.raises(Problem, match=rf"(?s)takes \(N, 3, H, W\).*{remedy}"):
+            model(torch.zeros(wrong))
+    with pytest.raises(Problem, match="takes"):
+        model(torch.zeros(2, 3, 0, 64))
+    if name not in CONVOLUTIONAL:
+        with pytest.raises(Problem, match=r"(?s)32 x 64 pixels.*img_size"):
+            model(torch.zeros(1, 3, 32, 64))

@@ -287,6 +287,41 @@ def channels_last(x: Tensor) -> Tensor:
     return x if torch._C._are_functorch_transforms_active() else x.contiguous(memory_format=torch.channels_last)
 
 
+def check_images(x: Tensor, channels: int, network: str, least: int = 1, size: tuple[int, int] | None = None) -> Tensor:
+    """The images (N, channels, H, W), unchanged; N may be 0.
+
+    Args:
+        x: the images.
+        channels: that the network takes.
+        network: for errors.
+        least: smallest height and width.
+        size: the only height and width that the network takes; None: any.
+
+    Raises:
+        Problem: images of another shape, or smaller ones.
+
+    Example:
+        >>> check_images(torch.zeros(2, 3, 8, 8), 3, "Net").shape
+        torch.Size([2, 3, 8, 8])
+    """
+    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
+        remedies = {1: f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1"} if channels != 1 else {}
+        single = "one image: x[None]" if x.ndim == 3 and x.shape[0] == channels else "give images of this shape"
+        raise Problem(
+            f"images of shape {tuple(x.shape)} for a network that takes (N, {channels}, H, W)",
+            network,
+            remedies.get(x.shape[1], single) if x.ndim == 4 else single,
+        )
+    height, width = x.shape[-2:]
+    if height < least or width < least:
+        remedy = f"give at least {least} x {least}"
+        raise Problem(f"an image of {height} x {width} pixels is too small", network, remedy)
+    if size is not None and (height, width) != tuple(size):
+        remedy = f"resize to {size[0]} x {size[1]}, or build the network with img_size"
+        raise Problem(f"an image of {height} x {width} pixels", network, remedy)
+    return x
+
+
 def check_format(output_fmt: str) -> None:
     """Require the layout (N, C, H, W).
 

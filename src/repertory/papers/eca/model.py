@@ -33,7 +33,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
-from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, dilate
+from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, check_images, dilate
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.eca.layers import WITH_KERNEL, WITH_REDUCTION, Gate, canonical, channel_attention
 from repertory.papers.eca.weights import accept_released_weights, kernels_of, read_weights, structure_of
@@ -351,14 +351,7 @@ def prepared(x: Tensor, channels: int) -> Tensor:
     Raises:
         Problem: the images are empty, or have another number of channels.
     """
-    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
-        grey = x.ndim == 4 and x.shape[1] == 1
-        raise Problem(
-            f"images of shape {tuple(x.shape)} for a network that takes (N, {channels}, H, W)",
-            "images",
-            f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1" if grey else "give images of this shape",
-        )
-    return channels_last(x)
+    return channels_last(check_images(x, channels, "ECA"))
 
 
 class ECAResNet(Classifier, PyTorchModelHubMixin, library_name="repertory"):

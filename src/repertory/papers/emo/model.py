@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone, build, channels_last, dilate
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
@@ -495,16 +495,9 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         """Images in channels-last memory.
 
         Raises:
-            Problem: the images are too small.
+            Problem: images of another shape, or too small.
         """
-        height, width = x.shape[-2:]
-        if min(height, width) < MIN_SIZE:
-            raise Problem(
-                f"an image of {height} x {width} pixels is too small",
-                "EMO",
-                f"give at least {MIN_SIZE} x {MIN_SIZE}: the last stage has stride 32",
-            )
-        return channels_last(x)
+        return channels_last(check_images(x, self.in_chans, "EMO", MIN_SIZE))
 
 
 # -- the published sizes, in timm's registry ----------------------------------------------------

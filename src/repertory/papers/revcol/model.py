@@ -21,7 +21,16 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, check_pooling, pooling, recomputed
+from repertory.nn.backbone import (
+    PooledNetwork,
+    build,
+    channels_last,
+    check_format,
+    check_images,
+    check_pooling,
+    pooling,
+    recomputed,
+)
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
@@ -199,10 +208,7 @@ class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
         return features, tapped
 
     def _stem(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if min(height, width) < STRIDE:
-            remedy = f"give at least {STRIDE} x {STRIDE}: level 3 has stride {STRIDE}"
-            raise Problem(f"an image of {height} x {width} pixels is too small", "RevCol", remedy)
+        check_images(image, self.in_chans, "RevCol", STRIDE)
         x = self.stem(channels_last(image))
         return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns keep full precision
 
@@ -224,7 +230,7 @@ class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images -> c(3, n), (N, C_3, H / 32, W / 32)."""
-        return self.last_column(_check_stride(x))[0][-1]
+        return self.last_column(_check_stride(check_images(x, self.in_chans, "RevCol")))[0][-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """c(3, n) -> logits (N, num_classes), or pooled and normalised features (N, C_3)."""
@@ -239,7 +245,7 @@ class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
         """
         if not self.supervise_at:
             raise Problem("this model has no supervised columns", "RevCol", "build it with supervision=True")
-        features, tapped = self.last_column(_check_stride(x), supervised=True)
+        features, tapped = self.last_column(_check_stride(check_images(x, self.in_chans, "RevCol")), supervised=True)
         logits = [head(c) for head, c in zip(self.cls_blocks, [*tapped, features[-1]], strict=True)]
         return Supervised(logits, [decode(c) for decode, c in zip(self.decoder_blocks, tapped, strict=True)])
 

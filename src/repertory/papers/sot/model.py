@@ -24,7 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import build
+from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.sot.layers import TokenHead
 
@@ -241,6 +241,11 @@ class SoT(VisionTransformer, PyTorchModelHubMixin, library_name="repertory"):
             **(pretrained_cfg or {}),
         }
         self.register_load_state_dict_pre_hook(accept_official_names)
+
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images (B, in_chans, img_size, img_size) -> tokens (B, 1 + N, C)."""
+        size = cast("tuple[int, int]", self.patch_embed.img_size)
+        return super().forward_features(check_images(x, self.in_chans, "SoT", size=size), attn_mask, is_causal)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, 1 + N, C) -> logits, or features pooled by `global_pool`."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import build
+from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
 
 CFG: dict[str, Any] = {**IMAGENET, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}
@@ -167,6 +167,11 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         if isinstance(self.head, nn.Linear):
             trunc_normal_(self.head.weight, std=2e-5)
             nn.init.zeros_(self.head.bias)
+
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images (B, in_chans, img_size, img_size) -> tokens (B, P + N, D)."""
+        size = None if self.dynamic_img_size else cast("tuple[int, int] | None", self.patch_embed.img_size)
+        return super().forward_features(check_images(x, self.in_chans, "TinyMIM", size=size), attn_mask, is_causal)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0: none."""

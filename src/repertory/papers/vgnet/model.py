@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone, build, channels_last
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
@@ -376,9 +376,9 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         """Images in channels-last memory.
 
         Raises:
-            Problem: the images are too small.
+            Problem: images of another shape, or too small.
         """
-        height, width = x.shape[-2:]
+        height, width = check_images(x, self.in_chans, "VGNet").shape[-2:]
         if min(height, width) < self.least_size:
             raise Problem(
                 f"an image of {height} x {width} pixels is too small",
