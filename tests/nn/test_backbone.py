@@ -263,3 +263,17 @@ def test_images_of_another_shape(name: str) -> None:
     if name not in CONVOLUTIONAL:
         with pytest.raises(Problem, match=r"(?s)32 x 64 pixels.*img_size"):
             model(torch.zeros(1, 3, 32, 64))
+
+
+@pytest.mark.filterwarnings("ignore")
+@convolutional
+def test_exports_and_traces_take_other_batches(name: str) -> None:
+    """`benchmarks/exports.py` prints the whole matrix."""
+    model, x = build(name), images()
+    more = torch.cat([x, x.flip(0), x])
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    run: Any = program.module()
+    traced: Any = torch.jit.trace(model, x, check_trace=False)
+    with torch.no_grad():
+        torch.testing.assert_close(run(more), model(more), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(traced(more), model(more), rtol=1e-4, atol=1e-4)

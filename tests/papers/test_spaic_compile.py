@@ -806,3 +806,15 @@ def test_contestants_of_the_race_compute_the_same() -> None:
     assert torch.allclose(y, z)
     assert y.any()
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(grads, others, strict=True))
+
+
+@pytest.mark.parametrize("model", ["lif", "clif", "glif"])
+def test_networks_export_with_other_batches_and_compile_whole(model: str) -> None:
+    module, x = compile_net(deep(model)).eval(), 5 * spikes(4, 2, 6)
+    more = torch.cat([x, x.flip(1), x], 1)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {1: torch.export.Dim("batch")}}, strict=False)
+    run: Any = program.module()
+    with torch.no_grad():
+        torch.testing.assert_close(run(more), module(more))
+        torch.testing.assert_close(torch.compile(module, backend="eager", fullgraph=True)(x), module(x))
+    torch.compiler.reset()

@@ -63,7 +63,7 @@ class Block(nn.Module):
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
         y = self.pwconv2(F.gelu(self.pwconv1(y)))
         # DropPath acts on gamma per image, a small tensor; one addcmul then scales and adds the branch.
-        gamma = self.drop_path(self.gamma.expand(len(x), 1, 1, -1))
+        gamma = self.drop_path(self.gamma.expand(x.shape[0], 1, 1, -1))
         return torch.addcmul(x.permute(0, 2, 3, 1), y, gamma).permute(0, 3, 1, 2)
 
 
