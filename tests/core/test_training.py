@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import random
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import LOG_EVERY, Recipe, fit, loader
+from repertory.core.training import LOG_EVERY, Recipe, fit, loader, warn_of_processes
 from tests.core.test_study import draws, records, scalars
 from tests.toy import Rings, ToyNet, cross_entropy
 
@@ -737,3 +738,11 @@ def test_the_generators_of_a_step_do_not_depend_on_what_was_drawn_before(tmp_pat
         return seen
 
     assert run("a", greedy=False) == run("b", greedy=True)
+
+
+def test_what_differs_between_one_process_and_several_is_said() -> None:
+    with pytest.warns(UserWarning, match="2 processes: batch norms use the samples of their own process"):
+        warn_of_processes(nn.Sequential(nn.BatchNorm2d(3)), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_processes(nn.Sequential(nn.LayerNorm(3)), 2)
