@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from repertory.core.loops import Diverged, Loop, Picks, finite
@@ -63,6 +64,34 @@ class Walk:
 @pytest.fixture(params=["", "teacher"])
 def part(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+def scaled_walk(folder: Path, stop_at: int = -1) -> tuple[list[float], dict[str, Any]]:
+    """Losses are scaled by a factor that doubles every two steps, and halves where a scaled gradient overflows."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=2)
+    plugin = MixedPrecision(precision="16-mixed", device="cpu", scaler=scaler)
+    here = Session(3, folder, fabric=Fabric(accelerator="cpu", devices=1, plugins=[plugin]), keep_seconds=0)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    model, optimizer = here.fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    weights = []
+    for epoch in Loop(here, 9, model=model, optimizer=optimizer):
+        if epoch == stop_at:
+            raise KeyboardInterrupt
+        optimizer.zero_grad()
+        here.fabric.backward(3e37 * model(torch.ones(1, 1)).float().sum())
+        optimizer.step()  # skipped where 3e37 times the scale is infinite
+        weights.append(model.weight.item())
+    return weights, scaler.state_dict()
+
+
+def test_the_loss_scale_is_resumed(tmp_path: Path) -> None:
+    weights, scaling = scaled_walk(tmp_path / "whole")
+    assert len(set(weights)) < len(weights), "no step was skipped"
+    with pytest.raises(KeyboardInterrupt):
+        scaled_walk(tmp_path / "cut", stop_at=5)
+    resumed, scaling_then = scaled_walk(tmp_path / "cut")
+    assert (resumed, scaling_then) == (weights[5:], scaling)
 
 
 def test_an_interrupted_loop_ends_like_an_undisturbed_one(tmp_path: Path, part: str) -> None:

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import random
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import LOG_EVERY, Recipe, fit, loader, unreachable
+from repertory.core.training import LOG_EVERY, Recipe, fit, loader, unreachable, warn_of_processes
 from tests.core.test_study import draws, records, scalars
 from tests.toy import Rings, ToyNet, cross_entropy
 
@@ -773,3 +774,11 @@ def test_lengths_beyond_the_training_are_told_with_both_numbers(
 )
 def test_lengths_within_the_training_are_not_told(changes: dict[str, Any]) -> None:
     assert not unreachable(recipe(epochs=3, **changes), per_epoch=10)
+
+
+def test_what_differs_between_one_process_and_several_is_said() -> None:
+    with pytest.warns(UserWarning, match="2 processes: batch norms use the samples of their own process"):
+        warn_of_processes(nn.Sequential(nn.BatchNorm2d(3)), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_processes(nn.Sequential(nn.LayerNorm(3)), 2)

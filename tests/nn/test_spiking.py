@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from repertory.core.problem import Problem
 from repertory.nn import spiking
 from repertory.nn.spiking import (
     LIF,
@@ -127,3 +128,19 @@ def test_tet_is_the_mean_over_time() -> None:
     each = torch.stack([nn.functional.cross_entropy(step, labels) for step in logits])
     torch.testing.assert_close(tet_loss(logits, labels), each.mean())
     assert spiking.over_time(nn.Flatten(), torch.zeros(2, 3, 4, 5)).shape == (2, 3, 20)
+
+
+@pytest.mark.parametrize("plan", ["", "8C3-APx", "8C3-XX", "8C3-AP", "C3-AP2", "0C3", "8C3-AP0", "8C3--AP2"])
+def test_a_bad_plan_is_named(plan: str) -> None:
+    with pytest.raises(Problem, match=r"(?s)is not a layer.*give layers such as"):
+        SpikingConvNet(plan, 2, (8, 8), 3)
+
+
+def test_inputs_of_another_shape_and_an_empty_batch() -> None:
+    net = SpikingConvNet("4C3-AP2", 2, (8, 8), 3)
+    assert net(torch.zeros(5, 0, 2, 8, 8)).shape == (5, 0, 3)
+    for shape in ((5, 1, 3, 8, 8), (1, 2, 8, 8), (5, 1, 2, 4, 8)):
+        with pytest.raises(Problem, match=r"(?s)an input of shape.*give \(T, B, 2, 8, 8\)"):
+            net(torch.zeros(shape))
+    with pytest.raises(Problem, match="pools 8 x 8 pixels to nothing"):
+        SpikingConvNet("4C3-AP16", 2, (8, 8), 3)

@@ -703,3 +703,9 @@ def test_more_steps_than_filled_bins_is_warned_of(tmp_path: Path) -> None:
 def test_a_plan_that_is_none_is_refused(plan: str) -> None:
     with pytest.raises(ValueError, match="plan"):
         APBConfig(plan=plan)
+
+
+@pytest.mark.parametrize("mode", [None, "shared", "pair"])
+def test_an_empty_batch(mode: Any) -> None:
+    net = APBNet(["a", "b"], plan="4C3-AP2", size=(8, 8), steps=3, mode=mode).eval()
+    assert net(torch.zeros(0, 2, 8, 8, 3)).shape == (3, 0, 2)

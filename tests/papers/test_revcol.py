@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -131,12 +131,51 @@ def test_the_first_column_sees_the_image_alone_and_its_a_is_not_trained() -> Non
     }
 
 
-def test_a_is_bounded_before_every_pass() -> None:
-    model = mini().eval()
+@pytest.mark.parametrize("reversible", [True, False])
+def test_small_a_are_bounded_but_only_reversible_training_writes_them(reversible: bool) -> None:
+    model, x = mini(reversible=reversible, layer_scale=1.0).eval(), torch.randn(1, 3, 32, 32)
     a = model.columns[1].alpha(0)
-    a.data[:, :4] = torch.tensor([0.0, 1e-5, -1e-5, -0.7]).view(1, 4, 1, 1)
-    model(torch.zeros(1, 3, 32, 32))
-    assert a[0, :5, 0, 0].tolist() == pytest.approx([1e-3, 1e-3, -1e-3, -0.7, 0.5])
+    small = [0.0, 1e-5, -1e-5, -0.7, 0.5]
+    a.data[:, :5] = torch.tensor(small).view(1, 5, 1, 1)
+    before, evaluated = {k: v.clone() for k, v in model.state_dict().items()}, model(x)
+    evaluated.sum().backward()
+    assert a.grad is not None
+    assert (a.grad[:, :3] != 0).all()  # a bounded a still learns
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), evaluated)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    torch.testing.assert_close(model.train()(x), evaluated)
+    bounds = [1e-3, 1e-3, -1e-3, -0.7, 0.5]
+    assert a[0, :5, 0, 0].tolist() == pytest.approx(bounds if reversible else small)
+    torch.testing.assert_close(model.eval()(x), evaluated)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transforms_see_the_plain_columns(training: bool) -> None:
+    """Export, tracing and torch.func, of a reversible model too; values and gradients are equal."""
+    model, x = mini(columns=2).train(training), torch.randn(2, 3, 64, 64)
+    expected = model(x)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), expected)
+    traced: Any = torch.jit.trace(model, x, check_trace=False)
+    torch.testing.assert_close(traced(x), expected)
+    own = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    loss = lambda p: torch.func.functional_call(model, p, (x,)).square().sum()  # noqa: E731
+    found = torch.func.grad(loss)({n: p.detach() for n, p in own.items()})
+    gradients_ = torch.autograd.grad(model(x).square().sum(), list(own.values()))
+    assert difference(found, dict(zip(own, gradients_, strict=True))) < 1e-5
+
+
+def test_dropout_acts_before_the_classifiers_in_training() -> None:
+    x = torch.randn(4, 3, 32, 32)
+    kept, dropped = mini(), cast(Any, mini(drop_rate=1.0))
+    torch.testing.assert_close(dropped.eval()(x), kept.eval()(x))
+    bias = dropped.get_classifier().classifier[1].bias
+    assert torch.equal(dropped.train()(x), bias.expand(4, -1))
+    dropped.reset_classifier(3)
+    assert torch.equal(dropped(x), dropped.get_classifier().classifier[1].bias.expand(4, -1))
+    logits = mini(supervision=True, drop_rate=1.0).train()(x).logits
+    assert all(torch.equal(row, each[0]) for each in logits for row in each)
 
 
 def test_drop_path_rates_are_those_of_a_column() -> None:

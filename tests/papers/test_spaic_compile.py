@@ -734,6 +734,34 @@ def test_foreign_nir_graphs() -> None:
         from_nir(loop, dt=1.0)
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (3, 2), (4, 2), (3, 3)])
+def test_same_padding_of_nir_is_that_of_torch(kernel: int, dilation: int) -> None:
+    nir = pytest.importorskip("nir")
+    torch.manual_seed(0)
+    weight, x = torch.randn(2, 1, kernel, kernel), torch.randn(1, 1, 1, 9, 9)
+    net = from_nir(convolution(nir, weight, 1, dilation), dt=1.0)
+    expected = torch.nn.functional.conv2d(x[0], weight, padding="same", dilation=dilation)
+    torch.testing.assert_close(compile_net(net)(x).view_as(expected), expected)
+
+
+def test_same_padding_that_does_not_exist_is_refused() -> None:
+    nir = pytest.importorskip("nir")
+    with pytest.raises(Problem, match="'same' needs unequal sides at dilation 3"):
+        from_nir(convolution(nir, torch.zeros(1, 1, 4, 4), 1, 3), dt=1.0)
+    with pytest.raises(Problem, match="'same' with stride 2"):
+        from_nir(convolution(nir, torch.zeros(1, 1, 3, 3), 2, 1), dt=1.0)
+
+
+def convolution(nir: Any, weight: torch.Tensor, stride: int, dilation: int) -> Any:
+    side = -(-9 // stride)
+    nodes = {
+        "in": nir.Input({"input": np.array([1, 9, 9])}),
+        "c": nir.Conv2d((9, 9), weight.numpy(), stride, "same", dilation, 1, np.zeros(len(weight))),
+        "out": nir.Output({"output": np.array([len(weight), side, side])}),
+    }
+    return nir.NIRGraph(nodes, [("in", "c"), ("c", "out")], type_check=False)
+
+
 def test_what_nir_has_no_node_for_is_named(tmp_path: Path) -> None:
     pytest.importorskip("nir")
     with pytest.raises(Problem, match="no node for the model 'clif'") as caught:
@@ -778,3 +806,15 @@ def test_contestants_of_the_race_compute_the_same() -> None:
     assert torch.allclose(y, z)
     assert y.any()
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(grads, others, strict=True))
+
+
+@pytest.mark.parametrize("model", ["lif", "clif", "glif"])
+def test_networks_export_with_other_batches_and_compile_whole(model: str) -> None:
+    module, x = compile_net(deep(model)).eval(), 5 * spikes(4, 2, 6)
+    more = torch.cat([x, x.flip(1), x], 1)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {1: torch.export.Dim("batch")}}, strict=False)
+    run: Any = program.module()
+    with torch.no_grad():
+        torch.testing.assert_close(run(more), module(more))
+        torch.testing.assert_close(torch.compile(module, backend="eager", fullgraph=True)(x), module(x))
+    torch.compiler.reset()

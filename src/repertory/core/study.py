@@ -48,6 +48,8 @@ Measured = float | list[float]
 DRY_RUN_STEPS = 2
 SPLIT_KEYS = frozenset({"split", "labels"})
 """First words of keys whose draws choose data: they follow `Session.split_seed`."""
+SCALING = "loss_scaling"
+"""Entry of a resume point with the state of the gradient scaler of 16-mixed precision."""
 OUTPUTS = "outputs.npz"
 """File of a trial with what came out for each example of the test part."""
 
@@ -331,8 +333,8 @@ class Session:
         """Store a loop's state after `step` steps, unless the last time was less than `keep_seconds` ago.
 
         Values with `state_dict` / `load_state_dict` are stored through these; others must be tensors,
-        numbers, strings or containers of them. `now` stores regardless of the time: at the end of a loop
-        that another one follows.
+        numbers, strings or containers of them. The loss scale of 16-mixed precision is stored with them. `now`
+        stores regardless of the time: at the end of a loop that another one follows.
 
         Raises:
             Problem: the disk is full, or not writable; the resume point before this one stays.
@@ -344,8 +346,9 @@ class Session:
             return
         point = self._resume_point(part)
         fresh = point.with_name(f"{point.name}.new")
+        scaling = self.fabric.strategy.precision.state_dict()
         try:
-            self.fabric.save(fresh, {**state, "step": step})
+            self.fabric.save(fresh, {**state, "step": step, **({SCALING: scaling} if scaling else {})})
         except (OSError, RuntimeError) as error:
             raise checkpoint.write_problem(error, fresh) from error
         if self.fabric.is_global_zero:
@@ -366,6 +369,8 @@ class Session:
                 modules anew and call the loop again, which then starts at its first step.
         """
         saved = self._load(self._resume_point(part), state)
+        if scaling := saved.pop(SCALING, None):
+            self.fabric.strategy.precision.load_state_dict(scaling)
         if self.fabric.is_global_zero:
             self._drop_records_from(saved.get("step", 0), part)
         return saved

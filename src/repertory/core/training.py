@@ -70,6 +70,9 @@ def fit(
             weight_decay, decay_all and layer_decay.
         part: name of this loop if a trial has several.
 
+    Several processes average their gradients, as one process with the whole batch would. Batch norms use the samples of
+    their own process, and random layers (dropout, spikes drawn from values) draw per process: a warning says so.
+
     Raises:
         Problem: the data set is empty, the optimizer does not support the schedule, or a batch is too small for batch
             normalisation.
@@ -99,6 +102,8 @@ def fit(
     except ValueError as error:  # for example Nesterov with momentum 0
         remedy = "choose another optimizer, or change its settings"
         raise Problem(f"{recipe.optimizer} cannot be set up: {error}", "optimizer, momentum", remedy) from error
+    if fabric.world_size > 1 and fabric.is_global_zero:
+        warn_of_processes(model, fabric.world_size)
     average = ModelEmaV3(model, decay=recipe.ema_decay, device=fabric.device) if recipe.ema_decay else None
     wrapped, optimizer = fabric.setup(model, optimizer)
     schedule = _schedule(optimizer, recipe, total, per_epoch)
@@ -449,3 +454,13 @@ def _evaluate_candidates(
             improved = True
     if monitor:
         best["stale"] = 0 if improved else best["stale"] + 1
+
+
+def warn_of_processes(model: nn.Module, processes: int) -> None:
+    """Warn that batch norms and random layers make several processes differ from one with the whole batch."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        warnings.warn(
+            f"{processes} processes: batch norms use the samples of their own process, and random layers draw per "
+            "process; the losses differ from those of one process with the whole batch",
+            stacklevel=2,
+        )

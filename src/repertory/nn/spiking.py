@@ -6,6 +6,7 @@ Tensors are time-first, (T, B, ...): stateless layers process all steps as one b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from repertory.core.problem import Problem
 
 # -- surrogate derivatives of the step function -------------------------------------------------
 
@@ -340,6 +343,26 @@ PLANS = {
 """nCk: k x k convolution with n channels; APk: k x k average pooling. vggsnn: the network of TET (ICLR 2022)."""
 
 
+def layers_of(plan: str) -> list[tuple[int, int]]:
+    """Layers of a plan: (channels, kernel) of a convolution, (0, factor) of a pooling.
+
+    Raises:
+        Problem: another word than nCk and APk, or a number below 1.
+
+    Example:
+        >>> layers_of("16C3-AP2")
+        [(16, 3), (0, 2)]
+    """
+    layers = []
+    for word in PLANS.get(plan, plan).split("-"):
+        found = re.fullmatch(r"(?:([1-9]\d*)C|AP)([1-9]\d*)", word)
+        if found is None:
+            remedy = f"give layers such as 16C3-AP2-32C3-AP2, or one of {', '.join(PLANS)}"
+            raise Problem(f"{word!r} is not a layer", f"plan {plan!r}", remedy)
+        layers.append((int(found[1] or 0), int(found[2])))
+    return layers
+
+
 class SpikingConvNet(nn.Sequential):
     """Blocks of convolution, tdBN and LIF, average pooling, and a linear read-out that does not spike.
 
@@ -353,6 +376,9 @@ class SpikingConvNet(nn.Sequential):
 
     Shape:
         (T, B, in_channels, H, W) -> logits (T, B, classes).
+
+    Raises:
+        Problem: see `layers_of`; a plan that pools the input to nothing; in `forward`, another shape.
 
     Example:
         >>> net = SpikingConvNet("8C3-AP2-16C3-AP2", 2, (16, 16), classes=10)
@@ -375,19 +401,32 @@ class SpikingConvNet(nn.Sequential):
         super().__init__()
         conv = conv or (lambda _, inside, outside, kernel: nn.Conv2d(inside, outside, kernel, padding=kernel // 2))
         channels, shrink = in_channels, 1
-        for n, layer in enumerate(PLANS.get(plan, plan).split("-")):
-            if layer.startswith("AP"):
-                factor = int(layer.removeprefix("AP"))
-                self.append(OverTime(nn.AvgPool2d(factor)))
-                shrink *= factor
+        for n, (maps, width) in enumerate(layers_of(plan)):
+            if not maps:
+                self.append(OverTime(nn.AvgPool2d(width)))
+                shrink *= width
             else:
-                maps, kernel = map(int, layer.split("C"))
-                self.append(OverTime(conv(n, channels, maps, kernel)))
+                self.append(OverTime(conv(n, channels, maps, width)))
                 self.append(ThresholdBatchNorm2d(maps, threshold))
                 self.append(LIF(decay, threshold, surrogate))
                 channels = maps
+        if min(size) < shrink:
+            raise Problem(f"{plan} pools {size[0]} x {size[1]} pixels to nothing", "plan", "use fewer AP layers")
+        self.in_channels, self.size, self.shrink = in_channels, (size[0], size[1]), shrink
         self.append(nn.Flatten(2))
         self.append(nn.Linear(channels * (size[0] // shrink) * (size[1] // shrink), classes))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the class; B may be 0."""
+        pooled = [side // self.shrink for side in self.size]
+        given = [side // self.shrink for side in input.shape[3:]]
+        if input.ndim != 5 or input.shape[2] != self.in_channels or given != pooled:
+            raise Problem(
+                f"an input of shape {tuple(input.shape)}",
+                type(self).__name__,
+                f"give (T, B, {self.in_channels}, {self.size[0]}, {self.size[1]})",
+            )
+        return super().forward(input)
 
 
 class OverTime(nn.Sequential):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from repertory.core.problem import Problem
-from repertory.nn.spiking import PLANS, SpikingConvNet, Window
+from repertory.nn.spiking import SpikingConvNet, Window
 
 Mode = Literal["shared", "pair"]
 Where = Literal["hidden", "all"]
@@ -177,7 +177,7 @@ class APBConv2d(_Associative, nn.Conv2d):
 
 def _nonzeros(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Number of nonzero channels: (N, groups, C, H, W) -> (N, groups, H, W)."""
-    chunks = x.split(max(1, CHUNK // x[0].numel())) if x.device.type == "cpu" else (x,)
+    chunks = x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:])))) if x.device.type == "cpu" else (x,)
     # Compare into floats: sums of bool tensors are slow on a CPU.
     return torch.cat([torch.ne(chunk, 0, out=torch.empty_like(chunk)).sum(-3, dtype=dtype) for chunk in chunks])
 
@@ -270,9 +270,6 @@ class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         super().__init__()
         self.names, self.steps, self.static, self.mode = list(names), steps, static, mode
         self.size, self.sensor = (size[0], size[1]), (sensor[0], sensor[1])
-        pooled = math.prod(int(layer[2:]) for layer in PLANS.get(plan, plan).split("-") if layer.startswith("AP"))
-        if min(size) < pooled:
-            raise Problem(f"{plan} pools {size[0]} x {size[1]} pixels to nothing", "plan", "use fewer AP layers")
 
         def conv(layer: int, in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
             shape: dict[str, Any] = {"padding": kernel // 2, "bias": False}  # tdBN adds the bias

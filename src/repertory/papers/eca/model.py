@@ -20,7 +20,8 @@ from typing import Any, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock as TimmBasicBlock
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
+from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, check_images, dilate
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.papers.eca.layers import WITH_KERNEL, WITH_REDUCTION, Gate, canonical, channel_attention
 from repertory.papers.eca.weights import accept_released_weights, kernels_of, read_weights, structure_of
@@ -241,46 +243,91 @@ def kernels_of_stages(kernel_sizes: Kernels, stages: int) -> list[int | None]:
 # -- networks -----------------------------------------------------------------------------------
 
 
-class Classifier:
-    """Base of both networks: input check, pooled features, timm's model interface."""
+class Classifier(PooledNetwork):
+    """Base of both networks: input check, timm's model interface.
 
-    num_classes: int
+    Subclasses name the modules that lead to each map of `feature_info` in `sections`, and those after the last map in
+    `final`.
+    """
+
     in_chans: int
-    num_features: int
     drop_rate: float
-    training: bool
-    head_name: str
+    feature_info: list[dict[str, Any]]
+    sections: list[list[str]]
+    final: list[str]
+
+    def along(self, names: Sequence[str], x: Tensor) -> Tensor:
+        """Output of modules, one after the other."""
+        for name in names:
+            module = self.get_submodule(name)
+            blocks = name.startswith("layer") or isinstance(module, InvertedResidual)
+            x = self.through(module, x) if blocks else module(x)
+        return x
 
     def maps(self, x: Tensor) -> Tensor:
-        """Images -> the last map."""
-        raise NotImplementedError
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C)."""
-        return x.mean((2, 3))
+        """(N, in_chans, H, W) -> (N, num_features, H / 32, W / 32)."""
+        for names in (*self.sections, self.final):
+            x = self.along(names, x)
+        return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> the last map (N, num_features, H / 32, W / 32)."""
         return self.maps(prepared(x, self.in_chans))
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps, for detection and segmentation.
+
+        Args:
+            x: images (N, in_chans, H, W).
+            indices: of `feature_info`, from 0; an int n: the last n; None: all.
+            norm: no effect: every map is normalised.
+            stop_early: skip what follows the last of `indices`.
+            output_fmt: "NCHW".
+            intermediates_only: return only the list of maps.
+
+        Returns:
+            (output of `forward_features`, maps), or the maps.
+
+        Raises:
+            Problem: another `output_fmt`.
+        """
+        check_format(output_fmt)
+        wanted, last = feature_take_indices(len(self.sections), indices)
+        x, maps = prepared(x, self.in_chans), []
+        for i, names in enumerate(self.sections[: last + 1] if stop_early or intermediates_only else self.sections):
+            x = self.along(names, x)
+            if i in wanted:
+                maps.append(x)
+        return maps if intermediates_only else (self.along(self.final, x), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the modules that the maps `indices` do not need; returns the absolute indices."""
+        wanted, last = feature_take_indices(len(self.sections), indices)
+        unneeded = [*self.sections[last + 1 :], *([self.final] if last + 1 < len(self.sections) or prune_head else [])]
+        for name in (name for names in unneeded for name in names):
+            self.set_submodule(name, nn.Identity())
+        if prune_head:
+            self.reset_classifier(0)
+        return wanted
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last feature map -> logits (N, num_classes), or pooled features (N, num_features)."""
-        x = F.dropout(self.pooled(x), self.drop_rate, self.training)
+        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
         return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The classification layer."""
-        return cast(nn.Module, self).get_submodule(self.head_name)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classification layer by a new one with `num_classes` outputs; 0: none. Pooling is the mean."""
-        self.num_classes = num_classes
-        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        cast(nn.Module, self).set_submodule(self.head_name, head)
 
     @torch.no_grad()
     def fuse(self) -> Classifier:
@@ -304,17 +351,10 @@ def prepared(x: Tensor, channels: int) -> Tensor:
     Raises:
         Problem: the images are empty, or have another number of channels.
     """
-    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
-        grey = x.ndim == 4 and x.shape[1] == 1
-        raise Problem(
-            f"images of shape {tuple(x.shape)} for a network that takes (N, {channels}, H, W)",
-            "images",
-            f"grey images: x.expand(-1, {channels}, -1, -1), or in_chans=1" if grey else "give images of this shape",
-        )
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_last(check_images(x, channels, "ECA"))
 
 
-class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+class ECAResNet(Classifier, PyTorchModelHubMixin, library_name="repertory"):
     """torchvision's ResNet (stride in the 3x3 convolution) with channel attention in every block.
 
     Args:
@@ -327,6 +367,8 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
         small_stem: a 3x3 convolution without pooling, for small images.
         num_classes: number of classes; 0: no classification layer, the output is the pooled features.
         in_chans: channels of the images.
+        global_pool: one of `repertory.nn.backbone.POOLS`; "" with num_classes=0: the output is the last map.
+        output_stride: 8, 16 or 32: the stages beyond it are dilated instead of strided.
         drop_rate: dropout before the classification layer.
         drop_path_rate: rate of the last block; it grows linearly from 0.
         pretrained_cfg: preprocessing of the training data, with timm's keys, and `label_names`.
@@ -358,6 +400,8 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
         small_stem: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int = 32,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         pretrained_cfg: dict[str, Any] | None = None,
@@ -382,8 +426,17 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
             info = {"num_chs": dim, "reduction": reduction_of_map << i, "module": f"layer{i + 1}"}
             self.feature_info.append(info)
         self.num_features = self.head_hidden_size = dim
+        self.sections = [["conv1", "bn1", "relu"], ["maxpool", "layer1"]]
+        self.sections += [[f"layer{i + 1}"] for i in range(1, len(depths))]
+        self.final = []
         self.fc: nn.Module = nn.Identity()
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
+        dilate(
+            ([self.get_submodule(name) for name in names] for names in self.sections),
+            self.feature_info,
+            output_stride,
+            "ECAResNet",
+        )
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -392,17 +445,6 @@ class ECAResNet(Classifier, nn.Module, PyTorchModelHubMixin, library_name="reper
         add_channel_attention(self, attention, kernel_sizes, **options)
         _set_drop_path(self, drop_path_rate)
         self.register_load_state_dict_pre_hook(accept_released_weights)
-
-    def maps(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, num_features, H / 32, W / 32)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for i in range(self.stages):
-            x = getattr(self, f"layer{i + 1}")(x)
-        return x
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C); counters of multiply-accumulates include this form, as in torchvision's ResNet."""
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's grouping of parameters into layers."""
@@ -428,7 +470,8 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
     """torchvision's MobileNetV2 with channel attention as the last layer of every block.
 
     Args:
-        attention, reduction, num_classes, in_chans, drop_rate, drop_path_rate, pretrained_cfg: see `ECAResNet`.
+        attention, reduction, num_classes, in_chans, global_pool, output_stride, drop_rate, drop_path_rate,
+        pretrained_cfg: see `ECAResNet`.
         kernel_sizes: of the seven widths 16, 24, 32, 64, 96, 160, 320; see `Kernels`.
 
     Shape:
@@ -448,6 +491,8 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
         reduction: int = 8,
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "fastavg",
+        output_stride: int = 32,
         drop_rate: float = 0.25,
         drop_path_rate: float = 0.0,
         pretrained_cfg: dict[str, Any] | None = None,
@@ -464,7 +509,19 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
             conv = nn.Conv2d(in_chans, 32, 3, stride=2, padding=1, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out")
             self.set_submodule("features.0.0", conv)
-        self.reset_classifier(num_classes)
+        ends = [info["module"].removeprefix("features.") for info in self.feature_info]
+        starts = [0, *(int(end) + 1 for end in ends)]
+        self.sections = [
+            [f"features.{k}" for k in range(start, int(end) + 1)] for start, end in zip(starts, ends, strict=False)
+        ]
+        self.final = ["features.18"]
+        self.reset_classifier(num_classes, global_pool)
+        dilate(
+            ([self.get_submodule(name) for name in names] for names in self.sections),
+            self.feature_info,
+            output_stride,
+            "ECAMobileNetV2",
+        )
         options = {"reduction": reduction} if canonical(attention) in WITH_REDUCTION else {}
         add_channel_attention(self, attention, kernel_sizes, **options)
         _set_drop_path(self, drop_path_rate)
@@ -472,15 +529,13 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
 
     def maps(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, 1280, H / 32, W / 32)."""
-        return self.features(x)
+        return self.through(self.features, x)
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """See `Classifier`; initialised as in the authors' code."""
-        super().reset_classifier(num_classes, global_pool)
-        head = self.get_classifier()
-        if isinstance(head, nn.Linear):
-            nn.init.normal_(head.weight, 0, 0.01)
-            nn.init.zeros_(head.bias)
+    def initialise_head(self, head: nn.Linear) -> nn.Linear:
+        """Initialise a new layer in place, as the authors do."""
+        nn.init.normal_(head.weight, 0, 0.01)
+        nn.init.zeros_(head.bias)
+        return head
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's grouping of parameters into layers."""
@@ -509,12 +564,15 @@ def network(name: str, **changes: Any) -> ECAResNet | ECAMobileNetV2:
 
 
 def _create(variant: str, pretrained: bool, changes: Mapping[str, Any]) -> Any:
-    return build_model_with_cfg(
+    return build(
         partial(network, variant),
+        "eca",
         variant,
         pretrained,
+        changes,
+        levels=5 if variant in MOBILENETS else 1 + len(changes.get("depths", RESNETS[variant]["depths"])),
+        dilated=True,
         feature_cfg={"flatten_sequential": variant in MOBILENETS},
-        **changes,
     )
 
 

@@ -18,13 +18,13 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, LayerNorm2d, SEModule, get_act_layer, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
@@ -181,11 +181,12 @@ class iRMB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride)."""
-        if self.training or x.device.type != "cpu":
+        followed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # parts would freeze the batch size
+        if self.training or x.device.type != "cpu" or followed:
             return self.block(x)
         # In chunks of a few images, so that the expanded maps fit the cache.
         images = max(1, CACHE_BYTES // (self.proj.in_channels * x.shape[2] * x.shape[3] * x.element_size()))
-        return self.block(x) if images >= len(x) else torch.cat([self.block(part) for part in x.split(images)])
+        return self.block(x) if images >= x.shape[0] else torch.cat([self.block(part) for part in x.split(images)])
 
     def block(self, x: Tensor) -> Tensor:
         """The equations of the class."""
@@ -353,6 +354,8 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         dim_heads: channels of an attention head in each stage.
         num_classes: number of classes; 0: no head, the output is the pooled features.
         in_chans: channels of the images.
+        global_pool: one of `repertory.nn.backbone.POOLS`; "" with num_classes=0: the output is the last map.
+        output_stride: 8, 16 or 32: the stages beyond it are dilated instead of strided.
         drop_path_rate: rate of the last block; it grows linearly from 0.
         drop_rate: dropout before the last projection of each block.
         attn_drop_rate: dropout of attention weights.
@@ -387,6 +390,8 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         dim_heads: Sequence[int],
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "fastavg",
+        output_stride: int = 32,
         drop_path_rate: float = 0.0,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -453,26 +458,29 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
                 dim_in = dims[i]
             self.stages.append(nn.Sequential(*blocks))
         self.norm = LayerNorm2d(dims[-1], eps=EPS)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
+        dilate(([stage] for stage in self.stages), self.feature_info, output_stride, "EMO")
         self.register_load_state_dict_pre_hook(accept_authors_names)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last feature map -> logits (N, num_classes), or pooled features (N, dims[3])."""
-        x = x.mean((2, 3))
+        x = self.global_pool(x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) -> logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
-        self.num_classes = num_classes
-        self.head = nn.Identity()
-        if num_classes:
-            self.head = nn.Linear(self.num_features, num_classes)
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+    def initialise_head(self, head: nn.Linear) -> nn.Linear:
+        """Initialise a new head in place."""
+        trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's grouping of parameters into layers, for layer-wise learning-rate decay."""
+        layers = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(layers, None), (r"^norm", (99999,))]}
 
     @torch.no_grad()
     def fuse(self) -> EMO:
@@ -487,16 +495,9 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         """Images in channels-last memory.
 
         Raises:
-            Problem: the images are too small.
+            Problem: images of another shape, or too small.
         """
-        height, width = x.shape[-2:]
-        if min(height, width) < MIN_SIZE:
-            raise Problem(
-                f"an image of {height} x {width} pixels is too small",
-                "EMO",
-                f"give at least {MIN_SIZE} x {MIN_SIZE}: the last stage has stride 32",
-            )
-        return x.contiguous(memory_format=torch.channels_last)
+        return channels_last(check_images(x, self.in_chans, "EMO", MIN_SIZE))
 
 
 # -- the published sizes, in timm's registry ----------------------------------------------------
@@ -507,13 +508,16 @@ default_cfgs = generate_default_cfgs(dict.fromkeys(VARIANTS, CFG))
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> EMO:
-    return build_model_with_cfg(
+    return build(
         EMO,
+        "emo",
         variant,
         pretrained,
+        {**VARIANTS[variant], **kwargs},
+        levels=4,
+        dilated=True,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         pretrained_filter_fn=lambda state, _: with_our_names(state),
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

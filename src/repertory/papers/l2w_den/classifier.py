@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from repertory.core.files import read_json, replace_folder, write_json
 from repertory.core.problem import Problem
+from repertory.nn.backbone import check_images
 from repertory.papers.l2w_den.model import MultiExitNetwork, State, build, exit_costs
 from repertory.papers.l2w_den.protocols import ALWAYS, NEVER
 from repertory.papers.l2w_den.settings import INDICES
@@ -73,8 +74,12 @@ class ExitClassifier(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("correlation", torch.full((len(costs),), torch.nan))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """See the class."""
-        return self.network(x)
+        """See the class.
+
+        Raises:
+            Problem: images of another shape, or too small.
+        """
+        return self.network(check_images(x, 3, self.arch))
 
     def thresholds_for(self, budget: float) -> Tensor:
         """The thresholds (K,) with the best accuracy on the threshold set whose average cost is within `budget`.

@@ -63,7 +63,7 @@ class Block(nn.Module):
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # (N, H, W, C)
         y = self.pwconv2(F.gelu(self.pwconv1(y)))
         # DropPath acts on gamma per image, a small tensor; one addcmul then scales and adds the branch.
-        gamma = self.drop_path(self.gamma.expand(len(x), 1, 1, -1))
+        gamma = self.drop_path(self.gamma.expand(x.shape[0], 1, 1, -1))
         return torch.addcmul(x.permute(0, 2, 3, 1), y, gamma).permute(0, 3, 1, 2)
 
 
@@ -139,6 +139,8 @@ class Column(nn.Module):
 
     .. math:: c(t, i) = F_{t,i}[\,c(t-1, i),\; c(t+1, i-1)\,] + a_{t,i} \odot c(t, i-1), \qquad t = 0, 1, 2, 3
 
+    Each |a| counts as 1e-3 or more, as in the authors' code.
+
     Args:
         channels: of the four levels.
         layers: blocks of each level.
@@ -178,7 +180,7 @@ class Column(nn.Module):
 
     def alpha(self, t: int) -> nn.Parameter:
         """a(t, i), (1, C_t, 1, 1)."""
-        return self.get_parameter(f"alpha{t}")
+        return getattr(self, f"alpha{t}")  # `get_parameter` refuses the plain tensors of torch.func
 
     def function(self, t: int, below: Tensor, previous: Sequence[Tensor]) -> Tensor:
         """F(t, i) of c(t-1, i) and the maps of the previous column, in the dtype of a (under autocast too)."""
@@ -189,7 +191,7 @@ class Column(nn.Module):
         features: list[Tensor] = []
         for t in range(self.depth):
             y = self.function(t, features[-1] if t else x, previous)
-            features.append(y if self.first else torch.addcmul(y, self.alpha(t), previous[t]))
+            features.append(y if self.first else torch.addcmul(y, bounded(self.alpha(t)), previous[t]))
         return features
 
     def cut(self, depth: int) -> None:
@@ -201,11 +203,21 @@ class Column(nn.Module):
 
     @torch.no_grad()
     def bound_alphas(self) -> None:
-        """Keep each |a| at 1e-3 or more, with its sign (0 counts as positive).
+        """Write `bounded` values to the a: reversible training divides by them.
 
         Writes through `.data`, so that autograd does not count a second forward pass before the backward pass as an
         in-place modification: the values are the same.
         """
         for t in range(self.depth):
-            a = self.alpha(t).data
-            a.copy_(torch.where(a < 0, a.clamp(max=-ALPHA_MIN), a.clamp(min=ALPHA_MIN)))
+            a = self.alpha(t)
+            a.data.copy_(bounded(a))
+
+
+def bounded(a: Tensor) -> Tensor:
+    """The same values with a magnitude of at least 1e-3 and the sign kept (0 counts as positive).
+
+    The gradient passes unchanged.
+    """
+    with torch.no_grad():
+        change = torch.where(a < 0, a.clamp(max=-ALPHA_MIN), a.clamp(min=ALPHA_MIN)) - a
+    return a + change

@@ -16,12 +16,21 @@ from typing import Any, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import LayerNorm2d, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import check_format
+from repertory.nn.backbone import (
+    PooledNetwork,
+    build,
+    channels_last,
+    check_format,
+    check_images,
+    check_pooling,
+    pooling,
+    recomputed,
+)
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.revcol.blocks import EPS, Column
 from repertory.papers.revcol.reversible import LEVELS, reversible_columns
@@ -60,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Arguments of the six published sizes."""
 
 
-class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
+class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
     """Stem, columns, classifier; with supervision also classifiers and decoders of intermediate columns.
 
     Args:
@@ -69,12 +78,16 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: number of columns n.
         num_classes: number of classes; 0: no classifier, the output is the pooled features.
         in_chans: channels of the images.
+        global_pool: one of `repertory.nn.backbone.POOLS`; "" with num_classes=0: the output is c(3, n), normalised.
+        drop_rate: dropout before the last layer of the classifiers.
         drop_path_rate: rate of the last block of each column; it grows linearly from 0.
         kernel_size: of the depth-wise convolutions, odd.
         top_link: level 0 also gets level 3 of the previous column (the huge model).
         supervision: in training, classify and reconstruct the image after several columns.
         supervise_at: supervised columns, ascending from 1, the last one n; default: n/4, n/2, 3n/4, n.
-        reversible: store only the last column's maps for the backward pass and invert the columns there.
+        reversible: in training, store only the last column's maps for the backward pass and invert the columns there.
+            Only this pass writes to weights: it sets every |a| below 1e-3 to 1e-3, since the inverse divides by a.
+            Transforms of `torch.func`, tracing and export store all maps: same values and gradients.
         layer_scale: initial gamma of the blocks.
         head_init_scale: factor of the classifiers' initial weights (published: 0.001 in fine-tuning).
         pretrained_cfg: preprocessing of the training data, with timm's keys, and `label_names`.
@@ -106,6 +119,8 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         columns: int,
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         kernel_size: int = 3,
         top_link: bool = False,
@@ -121,7 +136,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             raise Problem(f"{len(channels)} channels and {len(layers)} layers", "RevCol", f"give {LEVELS} of each")
         if kernel_size % 2 == 0:
             raise Problem(f"an even kernel_size: {kernel_size}", "RevCol", "choose an odd one, which keeps map sizes")
-        self.num_classes, self.in_chans, self.reversible = num_classes, in_chans, reversible
+        self.num_classes, self.in_chans, self.drop_rate, self.reversible = num_classes, in_chans, drop_rate, reversible
         self.num_features = self.head_hidden_size = channels[-1]
         self.layers, self.top_link, self.head_init_scale = tuple(layers), top_link, head_init_scale
         self.pretrained_cfg = {**IMAGENET, "num_classes": num_classes, **(pretrained_cfg or {})}
@@ -143,7 +158,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
                 for _ in self.supervise_at[:-1]
             )
         self.apply(_initialise)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 << t, "module": f"subnet{columns - 1}.level{t}"}
             for t, dim in enumerate(channels)
@@ -165,20 +180,26 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         """
         x = self._stem(image)
         features: list[Tensor] = []
+        checkpointed = self.grad_checkpointing and torch.is_grad_enabled()
         for column in self.columns:
-            features = column(x, features)
+            features = recomputed(column, x, features) if checkpointed else column(x, features)
             yield features
 
     def last_column(self, image: Tensor, supervised: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps of the last column; if `supervised`, also c(3, i) of the other supervised columns."""
+        """The maps of the last column; if `supervised`, also c(3, i) of the other supervised columns.
+
+        Only training inverts columns. Evaluation, also with gradients, runs the equations and writes no weight.
+        """
         taps = [after - 1 for after in self.supervise_at[:-1]] if supervised else []
-        if not (self.reversible and torch.is_grad_enabled()):
+        if not (self.reversible and self.training and torch.is_grad_enabled()) or _transformed():
             tapped, features = [], []
             for i, features in enumerate(self.each_column(image)):
                 if i in taps:
                     tapped.append(features[-1])
             return features, tapped
         self._check_reversible()
+        for column in self.columns:
+            column.bound_alphas()
         x = self._stem(image)
         whole = [column for column in self.columns if column.depth == LEVELS]
         features, tapped = reversible_columns(whole, taps, x)
@@ -187,13 +208,8 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         return features, tapped
 
     def _stem(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if min(height, width) < STRIDE:
-            remedy = f"give at least {STRIDE} x {STRIDE}: level 3 has stride {STRIDE}"
-            raise Problem(f"an image of {height} x {width} pixels is too small", "RevCol", remedy)
-        for column in self.columns:
-            column.bound_alphas()
-        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        check_images(image, self.in_chans, "RevCol", STRIDE)
+        x = self.stem(channels_last(image))
         return x.to(self.columns[0].alpha(0).dtype)  # under autocast, sums between columns keep full precision
 
     def _check_reversible(self) -> None:
@@ -214,7 +230,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images -> c(3, n), (N, C_3, H / 32, W / 32)."""
-        return self.last_column(_check_stride(x))[0][-1]
+        return self.last_column(_check_stride(check_images(x, self.in_chans, "RevCol")))[0][-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """c(3, n) -> logits (N, num_classes), or pooled and normalised features (N, C_3)."""
@@ -229,7 +245,7 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         """
         if not self.supervise_at:
             raise Problem("this model has no supervised columns", "RevCol", "build it with supervision=True")
-        features, tapped = self.last_column(_check_stride(x), supervised=True)
+        features, tapped = self.last_column(_check_stride(check_images(x, self.in_chans, "RevCol")), supervised=True)
         logits = [head(c) for head, c in zip(self.cls_blocks, [*tapped, features[-1]], strict=True)]
         return Supervised(logits, [decode(c) for decode, c in zip(self.decoder_blocks, tapped, strict=True)])
 
@@ -287,16 +303,32 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         return cast(Classifier, self.cls_blocks[-1] if self.supervise_at else self.cls)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the classifiers by new ones with `num_classes` outputs; 0: none. Pooling is always the mean."""
-        self.num_classes = num_classes
-        heads = [Classifier(self.num_features, num_classes) for _ in self.supervise_at or (0,)]
-        for head in heads:
+        """Replace the last layers of the classifiers; their norms stay where the pooled width stays.
+
+        See `PooledNetwork.reset_classifier`.
+        """
+        if global_pool is not None:
+            self.global_pool = pooling(global_pool)
+        check_pooling(self, num_classes)
+        self.remember(num_classes)
+        width = self.num_features * self.global_pool.feat_mult()
+        weight = next(self.parameters())
+        norms = [head.classifier[0] for head in self._classifiers()] or [None] * max(1, len(self.supervise_at))
+        heads = [Classifier(width, num_classes, self.drop_rate, self.global_pool) for _ in norms]
+        for head, norm in zip(heads, norms, strict=True):
             head.apply(_initialise)
             head.scale_(self.head_init_scale)
+            head.to(weight.device, weight.dtype)
+            if norm is not None and norm.normalized_shape == (width,):
+                head.classifier[0] = norm
         if self.supervise_at:
             self.cls_blocks = nn.ModuleList(heads)
         else:
             (self.cls,) = heads
+
+    def _classifiers(self) -> list[Classifier]:
+        heads = getattr(self, "cls_blocks", ()) if self.supervise_at else (getattr(self, "cls", None),)
+        return [head for head in heads if isinstance(head, Classifier)]
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """Name of a parameter -> its depth, for layer-wise learning-rate decay.
@@ -322,6 +354,11 @@ class RevCol(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             return 1 + j + firsts[int(part.removeprefix("level"))] + (int(parts[3]) if parts[2] == "blocks" else 0)
 
         return depth
+
+
+def _transformed() -> bool:
+    """Whether a transform follows the operations, which cannot see through a reversible autograd function."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 def _initialise(module: nn.Module) -> None:
@@ -378,12 +415,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> RevCol:
-    return build_model_with_cfg(
+    return build(
         RevCol,
+        "revcol",
         variant,
         pretrained,
+        {**VARIANTS[variant], **kwargs},
+        levels=LEVELS,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

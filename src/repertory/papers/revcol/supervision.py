@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.nn.backbone import pooling
 from repertory.papers.revcol.blocks import EPS, Block
 
 IMAGE_BOUNDS = (0.01, 0.99)
@@ -29,16 +30,27 @@ class Supervised(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Mean over the map, LayerNorm, linear: (N, dim, H, W) -> (N, num_classes); (N, dim) with 0 classes."""
+    """Pooling, LayerNorm, dropout, linear: (N, C, H, W) -> (N, num_classes); (N, dim) with 0 classes.
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    Args:
+        dim: pooled channels.
+        num_classes: 0: no linear layer; without pooling too, the output is the normalised map (N, C, H, W).
+        drop_rate: dropout before the linear layer.
+        pool: (N, C, H, W) -> (N, dim); default: the mean.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, drop_rate: float = 0.0, pool: SelectAdaptivePool2d | None = None
+    ) -> None:
         super().__init__()
+        self.pool = pool or pooling("avg")
+        self.drop_rate = drop_rate
         linear = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.classifier = nn.Sequential(nn.LayerNorm(dim, eps=EPS), linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.classifier[1](self.pooled(x))
+        return self.classifier[1](F.dropout(self.pooled(x), self.drop_rate, self.training))
 
     @torch.no_grad()
     def scale_(self, factor: float) -> None:
@@ -47,8 +59,9 @@ class Classifier(nn.Module):
             parameter.mul_(factor)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """(N, dim, H, W) -> (N, dim), normalised."""
-        return self.classifier[0](F.adaptive_avg_pool2d(x, 1).flatten(1))
+        """(N, C, H, W) -> (N, dim), normalised over channels."""
+        x = self.pool(x)
+        return self.classifier[0](x) if x.ndim == 2 else self.classifier[0](x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Decoder(nn.Module):

@@ -18,12 +18,13 @@ import timm
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import PatchEmbed, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.densenet import DenseBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from repertory.core.problem import Problem
+from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.sot.layers import TokenHead
 
@@ -241,6 +242,11 @@ class SoT(VisionTransformer, PyTorchModelHubMixin, library_name="repertory"):
         }
         self.register_load_state_dict_pre_hook(accept_official_names)
 
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images (B, in_chans, img_size, img_size) -> tokens (B, 1 + N, C)."""
+        size = cast("tuple[int, int]", self.patch_embed.img_size)
+        return super().forward_features(check_images(x, self.in_chans, "SoT", size=size), attn_mask, is_causal)
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, 1 + N, C) -> logits, or features pooled by `global_pool`."""
         return super().forward_head(x, pre_logits=True) if pre_logits or not self.num_classes else self.head(x)
@@ -404,12 +410,15 @@ default_cfgs = generate_default_cfgs(dict.fromkeys(VARIANTS, CFG))
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> SoT:
-    return build_model_with_cfg(
+    arguments = {**VARIANTS[variant], **kwargs}
+    return build(
         SoT,
+        "sot",
         variant,
         pretrained,
+        arguments,
+        levels=arguments["depth"],
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

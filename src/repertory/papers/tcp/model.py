@@ -385,6 +385,9 @@ class TCPNet(nn.Module, PyTorchModelHubMixin):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) or (B, T C, H, W) -> maps (B segments, num_features of the backbone, h, w)."""
+        if x.ndim not in (4, 5) or (x.shape[1] % self.in_chans if x.ndim == 4 else x.shape[2] != self.in_chans):
+            given = f"(B, {self.frames}, {self.in_chans}, H, W) or (B, {self.frames * self.in_chans}, H, W)"
+            raise Problem(f"frames of shape {tuple(x.shape)}", "TCPNet", f"give {given}")
         x = x.unflatten(1, (-1, self.in_chans)) if x.ndim == 4 else x
         if x.shape[1] != self.frames:
             raise Problem(f"{x.shape[1]} frames, not {self.frames}", f"input {tuple(x.shape)}", "sample as many frames")

@@ -21,12 +21,13 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repertory.core.problem import Problem
+from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
 
 CFG: dict[str, Any] = {**IMAGENET, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}
@@ -166,6 +167,11 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         if isinstance(self.head, nn.Linear):
             trunc_normal_(self.head.weight, std=2e-5)
             nn.init.zeros_(self.head.bias)
+
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Images (B, in_chans, img_size, img_size) -> tokens (B, P + N, D)."""
+        size = None if self.dynamic_img_size else cast("tuple[int, int] | None", self.patch_embed.img_size)
+        return super().forward_features(check_images(x, self.in_chans, "TinyMIM", size=size), attn_mask, is_causal)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0: none."""
@@ -636,12 +642,15 @@ default_cfgs = generate_default_cfgs({f"tinymim_vit_{name}_patch16": CFG for nam
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> TinyMIM:
-    return build_model_with_cfg(
+    arguments = {**VARIANTS[variant], **kwargs}
+    return build(
         TinyMIM,
+        "tinymim",
         f"tinymim_vit_{variant}_patch16",
         pretrained,
+        arguments,
+        levels=arguments["depth"],
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**VARIANTS[variant], **kwargs},
     )
 
 

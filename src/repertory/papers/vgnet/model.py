@@ -21,13 +21,12 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from timm.layers import DropPath, make_divisible
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
@@ -261,6 +260,7 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         thumbnail: for small images: stem and first stage have stride 1, so the stages have strides 1, 2, 4, 8.
         num_classes: number of classes; 0: no head, the output is the pooled features.
         in_chans: channels of the images.
+        global_pool: one of `repertory.nn.backbone.POOLS`; "" with num_classes=0: the output is the last map.
         drop_rate: dropout before the head; None: that of the style.
         drop_path_rate: rate at which the last half-identity layer drops its new half; it grows linearly from 0.
             The authors use none.
@@ -295,6 +295,7 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         thumbnail: bool = False,
         num_classes: int = 1000,
         in_chans: int = 3,
+        global_pool: str = "avg",
         drop_rate: float | None = None,
         drop_path_rate: float = 0.0,
         pretrained_cfg: dict[str, Any] | None = None,
@@ -335,12 +336,12 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
         self.tail = Tail(channels[-1], kernels, parts)
         self.drop = nn.Dropout(parts.drop_rate if drop_rate is None else drop_rate)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
         self.register_load_state_dict_pre_hook(accept_released_weights)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last feature map -> logits (N, num_classes), or pooled features (N, channels[4])."""
-        x = self.drop(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        x = self.drop(self.global_pool(x))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -371,25 +372,20 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
             self.tail.fuse()
         return self
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the head by a new one with `num_classes` outputs; 0: none. Pooling is always the mean."""
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
     def checked(self, x: Tensor) -> Tensor:
         """Images in channels-last memory.
 
         Raises:
-            Problem: the images are too small.
+            Problem: images of another shape, or too small.
         """
-        height, width = x.shape[-2:]
+        height, width = check_images(x, self.in_chans, "VGNet").shape[-2:]
         if min(height, width) < self.least_size:
             raise Problem(
                 f"an image of {height} x {width} pixels is too small",
                 "VGNet",
                 f"give at least {self.least_size} x {self.least_size}, or a network with thumbnail=True",
             )
-        return x.contiguous(memory_format=torch.channels_last)
+        return channels_last(x)
 
 
 # -- the published networks, in timm's registry -------------------------------------------------
@@ -412,14 +408,16 @@ default_cfgs = generate_default_cfgs({name: CFGS[arguments["style"]] for name, a
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> VGNet:
     arguments = {**VARIANTS[variant], **kwargs}
     preprocessing = {"crop_pct": STYLES[arguments["style"]].crop_pct} if arguments["style"] in STYLES else {}
-    return build_model_with_cfg(
+    overlay = {**preprocessing, **(arguments.pop("pretrained_cfg_overlay", None) or {})}
+    return build(
         VGNet,
+        "vgnet",
         variant,
         pretrained,
+        {**arguments, "pretrained_cfg_overlay": overlay},
+        levels=4,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         pretrained_filter_fn=_filter_weights,
-        pretrained_cfg_overlay={**preprocessing, **(arguments.pop("pretrained_cfg_overlay", None) or {})},
-        **arguments,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from repertory.core.problem import Problem, require
 from repertory.papers.spaic.describe.connections import Connection, Conv, ConvTranspose, Full, OneToOne
@@ -335,19 +336,24 @@ def _import_op(node: Any, name: str, where: object) -> Op | float:
     if isinstance(node, nir.Affine):
         return Full(weight=tensor(node.weight), bias=tensor(node.bias))
     if isinstance(node, nir.Conv2d):
-        if isinstance(node.padding, str) and node.padding not in ("valid", "same"):
-            raise Problem(f"{name}: padding {node.padding!r}", where, "give numbers")
+        weight, stride, dilation = tensor(node.weight), number(node.stride), number(node.dilation)
         kernel = number(node.weight.shape[2:])
-        padding = (
-            {"valid": 0, "same": kernel // 2}.get(node.padding)
-            if isinstance(node.padding, str)
-            else number(node.padding)
-        )
+        if not isinstance(node.padding, str):
+            padding = number(node.padding)
+        elif node.padding == "valid":
+            padding = 0
+        elif node.padding == "same" and stride == 1:  # as torch pads: dilation (kernel - 1) in all, the rest behind
+            padding, rest = divmod(dilation * (kernel - 1), 2)
+            if rest and dilation == 1:  # unequal sides: a row and a column of zeros before the kernel
+                weight, kernel, padding = F.pad(weight, (1, 0, 1, 0)), kernel + 1, padding + 1
+            elif rest:
+                remedy = "give an odd kernel, or pad the input"
+                raise Problem(f"{name}: padding 'same' needs unequal sides at dilation {dilation}", where, remedy)
+        else:
+            stated = f" with stride {stride}" if node.padding == "same" else ""
+            raise Problem(f"{name}: padding {node.padding!r}{stated}", where, "give numbers")
         bias = tensor(node.bias).view(-1, 1, 1) if np.any(node.bias) else False
-        return Conv(
-            kernel, number(node.stride), cast(int, padding), number(node.dilation), int(node.groups), len(node.weight),
-            weight=tensor(node.weight), bias=bias,
-        )  # fmt: skip
+        return Conv(kernel, stride, padding, dilation, int(node.groups), len(node.weight), weight=weight, bias=bias)
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
         kind = SumPool if isinstance(node, nir.SumPool2d) else AvgPool
         return kind(number(node.kernel_size), number(node.stride), number(node.padding))

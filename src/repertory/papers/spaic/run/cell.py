@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import SimpleNamespace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,17 @@ from repertory.core.problem import Problem
 from repertory.nn.spiking import Surrogate, lif, spike
 from repertory.papers.spaic.describe.network import Group
 from repertory.papers.spaic.describe.neurons import MODELS, State, decay
+
+
+class Values:
+    """Entries as attributes; `types.SimpleNamespace` would break the graph of torch.compile."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        for name, value in entries.items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the neuron model has no parameter {name}")
 
 
 class Cell(nn.Module):
@@ -62,10 +72,10 @@ class Cell(nn.Module):
             return spike(x, self.surrogate)
         return (x >= 0 if self.surrogate.inclusive else x > 0).to(x.dtype)
 
-    def values(self) -> SimpleNamespace:
+    def values(self) -> Values:
         """Parameters by name, with `fire` and `compat`: the argument `p` of the model's step."""
         own = {name: getattr(self, name) for name in self.names if name not in self.constants}
-        return SimpleNamespace(**self.constants, **own, fire=self.fire, compat=self.compat)
+        return Values({**self.constants, **own, "fire": self.fire, "compat": self.compat})
 
     def begin(self, like: Tensor) -> State:
         """State before the first step; every variable has the shape of `like`, (B, *shape)."""

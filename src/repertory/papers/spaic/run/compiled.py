@@ -190,10 +190,10 @@ class Compiled(nn.Module):
                     f"data of shape {tuple(value.shape)} for the input {node.name} of {node.shape}",
                     "forward", f"{type(node.encoder).__name__} takes (B, *shape), with a time axis if it is timed",
                 )  # fmt: skip
-        batches = {value.shape[1] for value in outputs.values()}
-        if len(batches) > 1:
+        batches = [value.shape[1] for value in outputs.values()]  # a set would hash the symbols of torch.export
+        if any(size != batches[0] for size in batches):
             raise Problem(f"batches of {sorted(batches)}", "forward", "give all inputs the same number of samples")
-        batch = batches.pop() if batches else batch
+        batch = batches[0] if batches else batch
         for node in self.net.nodes:
             if isinstance(node, Source):
                 outputs[node] = node.generator((batch, *node.shape), steps, self.net.dt, like, generator)

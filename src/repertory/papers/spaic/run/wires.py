@@ -176,7 +176,7 @@ class Wire(nn.Module):
             y = torch.vmap(lambda one, w: self._linear(one[None], w)[0])(x, weight)
         else:
             y = self._linear(x, weight)
-        return y.expand(len(x), math.prod(self.outside)).unflatten(1, self.outside) if y.ndim == 2 else y
+        return y.expand(x.shape[0], math.prod(self.outside)).unflatten(1, self.outside) if y.ndim == 2 else y
 
     def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
         return cast(Connection, self.connection).linear(x, weight)
@@ -195,11 +195,11 @@ class Wire(nn.Module):
             currents (T, B, *post), and the traffic after the last step.
         """
         traffic, after = traffic or Traffic(), Traffic()
-        constant = x.stride(0) == 0 and len(x) > 1 and self.plain and not (self.random and self.training)
+        constant = x.stride(0) == 0 and x.shape[0] > 1 and self.plain and not (self.random and self.training)
         if constant and not self.lagged and not traffic.pending and not isinstance(self.connection, RateToSpikes):
             current, _ = self.block(x[:1])
-            return current.expand(len(x), *current.shape[1:]), after
-        steps = len(x)
+            return current.expand(x.shape[0], *current.shape[1:]), after
+        steps = x.shape[0]
         y = self._run_links(range(self.place), x, traffic, after)
         parts = [(self.latency, y)]
         if self.connection is not None:
