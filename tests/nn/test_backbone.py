@@ -266,6 +266,17 @@ def test_images_of_another_shape(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_onnx_takes_other_batches() -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model, x = build("eca_resnet18"), images()
+    shapes = ({0: torch.export.Dim("batch")},)
+    program: Any = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    more = torch.cat([x, x.flip(0), x])
+    torch.testing.assert_close(program(more)[0], model(more).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
 @convolutional
 def test_exports_and_traces_take_other_batches(name: str) -> None:
     """`benchmarks/exports.py` prints the whole matrix."""
