@@ -98,8 +98,11 @@ def decide(
     after = sequential.next_look(n)
     if n < LOOKS[0]:
         reason = f"{n} seed{'s' * (n > 1)}; the first look is at {LOOKS[0]}"
-    elif math.isinf(finding.low):
+    elif math.isinf(finding.low) and math.isinf(finding.high):
         reason = "every seed gives the same value: its spread cannot be estimated"
+    elif math.isinf(finding.low) or math.isinf(finding.high):
+        reason = "the values are too skewed to bound their mean on one side"
+        reason += f"; the next look is at {after} seeds" if after and plan != "anytime-valid" else ""
     elif plan == "anytime-valid":
         reason = "more seeds may decide it"
     elif after:
