@@ -8,7 +8,7 @@ import torch
 from repertory.nn.pyramid import PyramidPooling
 
 
-@pytest.mark.parametrize(("part", "bins"), enumerate((1, 2, 3, 6)))
+@pytest.mark.parametrize(("part", "bins"), list(enumerate((1, 2, 3, 6))))
 def test_pyramid_pooling_takes_means_over_parts(part: int, bins: int) -> None:
     pooling = PyramidPooling(5, 256).eval()
     x = torch.rand(2, 5, 12, 12)
