@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import CHUNK, LARGEST, file_size, reason
+from repertory.data.arrays import CHUNK, LARGEST, file_size, read_text, reason
 
 AXES = "xyz"
 PET = "PET"
@@ -259,9 +259,8 @@ def read_topas(path: Path) -> Volume:
     Raises:
         Problem: the header lacks the bins or the quantity, or bins are missing or not numbers.
     """
-    file_size(path)
+    lines = read_text(path).splitlines()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
         header = "\n".join(line for line in lines if line.startswith("#"))
         bins = dict(re.findall(r"#\s*([XYZ])\s+in\s+(\d+)\s+bins?\s+of\s", header))
         widths = re.findall(r"#\s*[XYZ]\s+in\s+\d+\s+bins?\s+of\s+([\d.eE+-]+)\s*(mm|cm|m)\b", header)

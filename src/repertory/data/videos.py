@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import file_size, reason
+from repertory.data.arrays import file_size, find_file, read_text, reason
 from repertory.data.images import read_image
 
 LAYOUT = """\
@@ -174,7 +175,7 @@ def open_video(path: Path, pattern: str = "") -> Video | None:
         path: file or folder.
         pattern: of the names of frames; empty: found from the names.
     """
-    if path.is_file():
+    if not path.is_dir():
         return VideoFile(path) if path.suffix.lower() in SUFFIXES else None
     named = _found_pattern(path)
     if named is None:
@@ -295,7 +296,7 @@ def read_splits(folder: Path, pattern: str = "") -> tuple[VideoSet, VideoSet]:
 def _find_list(folder: Path, parts: Sequence[str]) -> Path | None:
     for part in parts:
         exact = [folder / f"{part}.txt", folder / f"{part}_videofolder.txt"]
-        found = [path for path in exact if path.exists()] or sorted(folder.glob(f"*_{part}_split_1.txt"))
+        found = [path for path in exact if os.path.lexists(path)] or sorted(folder.glob(f"*_{part}_split_1.txt"))
         if found:
             return found[0]
     return None
@@ -326,11 +327,7 @@ def _read_lists(folder: Path, train: Path | None, val: Path, pattern: str) -> tu
 def _read_list(path: Path) -> list[tuple[int, str, int, int]]:
     """(line, folder, frames, class) of each line that is not blank."""
     entries: list[tuple[int, str, int, int]] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise Problem(f"the list is not in UTF-8: {error.reason}", path, "save it in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -350,10 +347,10 @@ def _read_list(path: Path) -> list[tuple[int, str, int, int]]:
 
 
 def _category_names(folder: Path) -> list[str]:
-    path = folder / "category.txt"
-    if not path.exists():
+    path = find_file(folder, "category.txt")
+    if path is None:
         return []
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise Problem(f"two classes are called {twice[0]!r}", path, "give each class a name of its own")
@@ -417,18 +414,19 @@ def _read_something(folder: Path, files: dict[str, Path], pattern: str) -> tuple
     ids: dict[str, list[tuple[str, str]]] = {}
     try:
         if files["labels"].suffix == ".json":
-            labels = json.loads(files["labels"].read_text(encoding="utf-8"))
+            labels = json.loads(read_text(files["labels"]))
             names = sorted(labels, key=lambda template: int(labels[template]))
             for part in ("train", "validation"):
-                rows = json.loads(files[part].read_text(encoding="utf-8"))
+                rows = json.loads(read_text(files[part]))
                 ids[part] = [(str(row["id"]), re.sub(r"[\[\]]", "", row["template"])) for row in rows]
         else:
-            names = [line.strip() for line in files["labels"].read_text(encoding="utf-8").splitlines() if line.strip()]
-            names = sorted(names)
+            names = sorted(line.strip() for line in read_text(files["labels"]).splitlines() if line.strip())
             for part in ("train", "validation"):
-                with files[part].open(encoding="utf-8", newline="") as file:
-                    ids[part] = [(row[0], row[1]) for row in csv.reader(file, delimiter=";") if row]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                rows = csv.reader(read_text(files[part]).splitlines(), delimiter=";")
+                ids[part] = [(row[0], row[1]) for row in rows if row]
+    except Problem:
+        raise
+    except (csv.Error, RecursionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         remedy = "give the files as they are distributed"
         raise Problem(f"not the annotations of Something-Something: {error!r}", folder, remedy) from error
     numbers = {name: number for number, name in enumerate(names)}

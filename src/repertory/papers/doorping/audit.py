@@ -16,6 +16,7 @@ from torch import Tensor
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
+from repertory.data.arrays import file_size
 from repertory.papers.doorping import defences
 from repertory.papers.doorping.defences import Inputs, accuracy
 from repertory.papers.doorping.model import DistilledSet
@@ -39,6 +40,7 @@ def is_received(source: Path) -> bool:
 
 
 def _load(path: Path) -> Any:
+    file_size(path)
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
