@@ -13,7 +13,6 @@ unlabelled pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -31,7 +30,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.files import cache_dir, write_text
 from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, read_text, reason
+from repertory.data.arrays import file_size, find_file, read_text, reason
 from repertory.data.images import CACHE_BYTES, image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
 from repertory.data.splits import check_distinct_files
@@ -190,11 +189,11 @@ def _names(folder: Path, classes: int | None) -> tuple[str, ...]:
         Problem: no text, or more than 254 classes.
     """
     named: dict[int, str] = {}
-    if os.path.lexists(folder / OWN_NAMES):
-        listed = [line.strip() for line in read_text(folder / OWN_NAMES).splitlines()]
+    if path := find_file(folder, OWN_NAMES):
+        listed = [line.strip() for line in read_text(path).splitlines()]
         named = {number: name for number, name in enumerate(listed, 1) if name}
-    elif os.path.lexists(folder / NAMES):
-        cells = (line.split("\t") for line in read_text(folder / NAMES).splitlines()[1:])
+    elif path := find_file(folder, NAMES):
+        cells = (line.split("\t") for line in read_text(path).splitlines()[1:])
         named = {int(row[0]): row[-1].strip() for row in cells if row[0].strip().isdecimal()}
     count = classes or max(named, default=CLASSES)
     if count >= IGNORE:
@@ -235,8 +234,8 @@ def class_frequency(
         for file, numbers in zip(files.values(), (images, pixels), strict=True):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, "".join(f"{number}\n" for number in numbers.tolist()))
-    if os.path.lexists(folder / STATS):
-        files["image"] = folder / STATS
+    if path := find_file(folder, STATS):
+        files["image"] = path
     return {kind: read_frequency(file, len(data.classes)) for kind, file in files.items()}
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import CHUNK, LARGEST, file_size, read_text, reason
+from repertory.data.arrays import CHUNK, LARGEST, file_size, find_file, read_text, reason
 
 AXES = "xyz"
 PET = "PET"
@@ -62,9 +62,9 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Problem: unreadable, damaged, not aligned with the axes, or in a unit that is not meant.
     """
-    if path.is_dir() or path.suffix == ".dcm":
+    if path.is_dir() or path.suffix.lower() == ".dcm":
         return read_dicom(path)
-    return read_topas(path) if path.suffix == ".csv" else read_metaimage(path)
+    return read_topas(path) if path.suffix.lower() == ".csv" else read_metaimage(path)
 
 
 # -- MetaImage ----------------------------------------------------------------------------------
@@ -299,7 +299,8 @@ def read_dicom(path: Path) -> Volume:
     pydicom = require("pydicom", extra="medicine")
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR" and p.name[0] != ".")
+        inside = (p for p in path.iterdir() if p.suffix.lower() == ".dcm" or not p.is_dir())
+        files = sorted(p for p in inside if p.name != "DICOMDIR" and p.name[0] != ".")
     slices, foreign = [], []
     for file in files:
         file_size(file)
@@ -578,7 +579,7 @@ def read_case(
 
 def _volume(folder: Path, name: str) -> Volume | None:
     for suffix in (".mhd", ".mha", ".csv", ".dcm", ""):
-        if os.path.lexists(path := folder / f"{name}{suffix}"):
+        if path := find_file(folder, f"{name}{suffix}"):
             return read_volume(path)
     return None
 

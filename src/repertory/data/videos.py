@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -114,7 +113,10 @@ class VideoFile:
     def count(self) -> int:
         """Number of frames: packets are counted, not decoded."""
         with _opened(self.path) as container:
-            return sum(1 for packet in container.demux(video=0) if packet.size)
+            count = sum(1 for packet in container.demux(video=0) if packet.size)
+        if not count:
+            raise Problem("the video has no frames", self.path, "replace or remove the file")
+        return count
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """As `FrameFolder.frames`; the file is decoded up to the last of them."""
@@ -191,6 +193,9 @@ def _found_pattern(folder: Path) -> tuple[str, int, int] | None:
         return None
     lowest = min(matches, key=lambda m: (m[1], int(m[2])))
     prefix, digits, suffix = lowest.groups()
+    suffixes = {m[3] for m in matches if m[1] == prefix and m[3].lower() == suffix.lower()}
+    if len(suffixes) > 1:
+        raise Problem(f"frames with the suffixes {' and '.join(sorted(suffixes))}", folder, "rename them: give all one")
     same = sum(1 for m in matches if m[1] == prefix and m[3] == suffix)
     return f"{_literal(prefix)}{{:0{len(digits)}d}}{_literal(suffix)}", int(digits), same
 
@@ -201,16 +206,16 @@ def _literal(text: str) -> str:
 
 def find_videos(source: Path) -> list[Path]:
     """Video files and folders of frames at or below a path, in order; hidden ones are skipped."""
-    if source.is_file():
+    if not source.is_dir():
         return [source]
     found: list[Path] = []
     for path in sorted(source.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_file() and path.suffix.lower() in SUFFIXES:
-            found.append(path)
-        elif path.is_dir():
+        if path.is_dir():
             found += find_videos(path)
+        elif path.suffix.lower() in SUFFIXES:
+            found.append(path)
     if not found and _found_pattern(source):
         found.append(source)
     return found
@@ -295,8 +300,8 @@ def read_splits(folder: Path, pattern: str = "") -> tuple[VideoSet, VideoSet]:
 
 def _find_list(folder: Path, parts: Sequence[str]) -> Path | None:
     for part in parts:
-        exact = [folder / f"{part}.txt", folder / f"{part}_videofolder.txt"]
-        found = [path for path in exact if os.path.lexists(path)] or sorted(folder.glob(f"*_{part}_split_1.txt"))
+        exact = find_file(folder, f"{part}.txt") or find_file(folder, f"{part}_videofolder.txt")
+        found = [exact] if exact else sorted(folder.glob(f"*_{part}_split_1.txt"))
         if found:
             return found[0]
     return None
