@@ -1,6 +1,6 @@
 """The mutation corpus: a sample and a reader of each format, and what the readers answer to damaged files.
 
-    python -m tests.data.corpus [NAME ...] [--first 0] [--count 100] [--random]
+    python -m tests.data.corpus [NAME ...] [--first 0] [--count 100] [--quick]
 
 prints, for each reader, how many inputs were answered by a `Problem`, were read as the clean sample is, were read with
 other values, and were answered in any other way: another exception, text conventions read wrongly, links dropped
@@ -658,10 +658,15 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def run(name: str, seeds: range, fixed: bool, verbose: bool = False) -> tuple[Counter[str], list[str]]:
+def run(name: str, seeds: range, quick: bool, verbose: bool = False) -> tuple[Counter[str], list[str]]:
     """Damage a sample in many ways and read it: how often each answer came, and every answer that is wrong.
 
-    Inputs are read in a process of their own, which is begun anew where one of them ended it.
+    Args:
+        name: of the sample.
+        seeds: of the random mutations.
+        quick: those alone, in this process; else all mutations, in a process of their own, which is begun anew where
+            one of them ended it.
+        verbose: print each answer.
     """
     sample, counts, wrong = SAMPLES[name], Counter[str](), list[str]()
     with TemporaryDirectory() as folder:
@@ -669,34 +674,42 @@ def run(name: str, seeds: range, fixed: bool, verbose: bool = False) -> tuple[Co
         whole.mkdir(parents=True)
         sample.write(whole)
         files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
-        cases = [*random_cases(files, seeds), *(fixed_cases(whole, files, sample.marks) if fixed else ())]
-        done = 0
-        while done < len(cases):
-            ours, theirs = FORK.Pipe(duplex=False)
-            process = FORK.Process(target=_answers, args=(sample, whole, cases[done:], theirs))
-            process.start()
-            theirs.close()
-            with contextlib.suppress(EOFError):
-                while True:
-                    answer, text = ours.recv()
-                    case, done = cases[done], done + 1
-                    if not answer:
-                        continue
-                    counts[answer] += 1
-                    if verbose:
-                        print(f"{name}: {case}: {answer} {text.partition(NEW_LINE)[0]}", flush=True)
-                    if answer == "wrong":
-                        wrong.append(f"{name}: {case}: {text}")
-            process.join()
-            if process.exitcode:
-                counts["wrong"] += 1
-                wrong.append(f"{name}: {cases[done]}: the process ended with {process.exitcode} (1: a hang)")
-                done += 1
+        cases = [*random_cases(files, seeds), *(() if quick else fixed_cases(whole, files, sample.marks))]
+        found = _answers(sample, whole, cases) if quick else _answers_apart(sample, whole, cases)
+        for case, (answer, text) in zip(cases, found, strict=True):
+            if verbose and answer:
+                print(f"{name}: {case}: {answer} {text.partition(NEW_LINE)[0]}", flush=True)
+            if answer:
+                counts[answer] += 1
+            if answer == "wrong":
+                wrong.append(f"{name}: {case}: {text}")
     return counts, wrong
 
 
-def _answers(sample: Sample, whole: Path, cases: Sequence[Case], pipe: Any) -> None:
-    """Send the answer to each case; "" where the mutation does not apply."""
+def _answers_apart(sample: Sample, whole: Path, cases: Sequence[Case]) -> Iterator[tuple[str, str]]:
+    done = 0
+    while done < len(cases):
+        ours, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_send, args=(sample, whole, cases[done:], theirs))
+        process.start()
+        theirs.close()
+        with contextlib.suppress(EOFError):
+            while True:
+                yield ours.recv()
+                done += 1
+        process.join()
+        if process.exitcode:
+            yield "wrong", f"the process ended with {process.exitcode} (1: a hang, or the sample itself)"
+            done += 1
+
+
+def _send(sample: Sample, whole: Path, cases: Sequence[Case], pipe: Any) -> None:
+    for answer in _answers(sample, whole, cases):
+        pipe.send(answer)
+
+
+def _answers(sample: Sample, whole: Path, cases: Sequence[Case]) -> Iterator[tuple[str, str]]:
+    """The answer to each case; "" where the mutation does not apply."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clean = content_of(sample.read(whole))
@@ -714,7 +727,7 @@ def _answers(sample: Sample, whole: Path, cases: Sequence[Case], pipe: Any) -> N
             answer, text = "wrong", f"{answer}, expected {' or '.join(case.allowed)}; {text}"
         elif applied and _peak() > max(MOST, before):
             answer, text = "wrong", f"{_peak() / 1e9:.1f} GB of memory; {text}"
-        pipe.send(("other" if answer == "warned" else answer, text))
+        yield "other" if answer == "warned" else answer, text
 
 
 COLUMNS = ("problem", "same", "other", "wrong")
@@ -734,8 +747,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=100, help="seeds of random mutations, two inputs each")
-    parser.add_argument("--random", action="store_true", help="random mutations alone")
-    parser.add_argument("--quick", action="store_true", help="without samples that are slow to read")
+    parser.add_argument("--quick", action="store_true", help="random mutations alone, of samples that are read fast")
     parser.add_argument("--verbose", action="store_true", help="print what was said")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
@@ -743,9 +755,9 @@ def main() -> int:
     wrong: list[str] = []
     for name in options.names or [name for name, sample in SAMPLES.items() if sample.quick or not options.quick]:
         seeds = range(options.first, options.first + options.count)
-        counts[name], found = run(name, seeds, not options.random, options.verbose)
+        counts[name], found = run(name, seeds, options.quick, options.verbose)
         wrong += found
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    peak = max(_peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
     print(f"{table(counts)}\nlargest process: {peak / 1e9:.2f} GB")
     if wrong:
         print("\n".join(wrong), file=sys.stderr)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -395,7 +396,8 @@ def _frame_folders(
 
 
 def _check_apart(train: VideoSet, val: VideoSet, where: Path) -> None:
-    both = {video.path.resolve() for video in train.videos} & {video.path.resolve() for video in val.videos}
+    # realpath: Path.resolve raises on a loop of links, which is reported when the video is read.
+    both = set.intersection(*({os.path.realpath(v.path) for v in part.videos} for part in (train, val)))
     if both:
         raise Problem(
             f"{len(both)} videos are in both parts (first: {min(both)})", where, "give each video to one part only"
