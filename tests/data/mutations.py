@@ -48,7 +48,7 @@ BOMB = 5 << 30
 def damaged(content: bytes, rng: Rng, text: bool) -> bytes:
     """The content with one mutation."""
     n = max(1, len(content))
-    start, length = int(rng.integers(n)), int(rng.integers(1, 1 + n // 3))
+    start, length = int(rng.integers(n)), int(rng.integers(1, max(2, 1 + n // 3)))
     other = int(rng.integers(n))
     kinds = ["cut", "flip", "zeros", "swap", "double", "empty", *(["word"] * 6 if text else ["flip", "flip"])]
     match str(rng.choice(kinds)):

@@ -19,6 +19,7 @@ from repertory.core.problem import Problem
 from repertory.data import cifar, idx, images
 from repertory.data.arrays import load_mat, read_bytes
 from repertory.data.images import ImageSet
+from repertory.data.splits import check_distinct_samples
 from repertory.papers.doorping.model import Distiller
 
 LAYOUT = f"""\
@@ -192,6 +193,7 @@ def _svhn(folder: Path, size: int) -> tuple[Part, Part, tuple[str, ...]]:
             raise Problem("labels that are none of 1 to 10", path, "labels are 1 to 10; 10 means 0")
         rows = [resized(Image.fromarray(image), size) for image in x.transpose(3, 0, 1, 2)]
         parts.append((np.stack(rows), y.astype(np.int64) % 10))
+    check_distinct_samples(parts[0][0], parts[1][0], folder)
     return parts[0], parts[1], tuple(map(str, range(10)))
 
 
@@ -210,6 +212,7 @@ def _stl10(folder: Path, size: int) -> tuple[Part, Part, tuple[str, ...]]:
             raise Problem(f"labels from {labels.min() + 1} to {labels.max() + 1}", path, "labels are 1 to 10")
         rows = x.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)  # columns come first in the file
         parts.append((np.stack([resized(Image.fromarray(row), size) for row in rows]), labels))
+    check_distinct_samples(parts[0][0], parts[1][0], folder)
     return parts[0], parts[1], STL10
 
 

@@ -20,7 +20,7 @@ from repertory.core.problem import Problem
 from repertory.data import idx, images, shd
 from repertory.data.arrays import load_npz
 from repertory.data.shd import Recordings
-from repertory.data.splits import check_distinct_files
+from repertory.data.splits import check_distinct_files, check_distinct_samples
 from repertory.data.tables import read_table, to_numbers, without_index
 
 LAYOUT = (
@@ -110,6 +110,7 @@ def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
         paths = [path for path in found if path is not None]
         check_distinct_files({path.name: [path] for path in paths}, folder)
         recordings = [shd.read(path) for path in paths]
+        check_distinct_samples(*(np.concatenate(r.times) for r in recordings), where=folder)
         parts = [Samples(None, r, r.labels, (), steps, dt) for r in recordings]
         return _data(parts, max((r.names for r in recordings), key=len))
     if (folder / "train").is_dir():
