@@ -461,7 +461,7 @@ def _write_csv(folder: Path) -> None:
 
 def _state() -> dict[str, torch.Tensor]:
     kernels = torch.arange(24.0).reshape(2, 3, 2, 2)
-    return {"conv.weight": kernels, "head.weight": torch.eye(4), "steps": torch.tensor(3)}
+    return {"conv.weight": kernels, "head.weight": torch.eye(4), "steps": torch.tensor([3, 5])}
 
 
 def _write_checkpoints(folder: Path) -> None:
