@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import faulthandler
 import gzip
+import importlib
 import json
 import multiprocessing
 import pickle
@@ -431,8 +432,7 @@ def _write_rte(folder: Path) -> None:
 
 
 def _write_encoder(folder: Path) -> None:
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")
     words = [*glue.SPECIAL, "dog", "the", "barks"]
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     config = transformers.BertConfig(

@@ -151,7 +151,7 @@ def _huge_head(path: Path, array: np.ndarray) -> None:
 def _alter_npz(path: Path, rng: Rng) -> bool:
     arrays = load_npz(path)
     done = _alter(arrays, rng)
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=True, **arrays)
     return done
 
 
@@ -169,7 +169,8 @@ def _alter_h5(path: Path, rng: Rng) -> bool:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         name = names[int(rng.integers(len(names)))]
-        array = file[name][()]
+        item: Any = file[name]
+        array = item[()]
         del file[name]
         if rng.random() < 0.1:
             file.create_dataset(name, shape=(10**11,), dtype="i8", chunks=(1 << 10,))
@@ -179,7 +180,7 @@ def _alter_h5(path: Path, rng: Rng) -> bool:
             found = {"": array}
             if not _alter(found, rng):
                 return False
-            new = found[""]
+            new: Any = found[""]
             file[name] = new.astype("S8") if new.dtype.kind == "U" else new
     return True
 
@@ -428,8 +429,7 @@ def bomb(path: Path, _: Rng) -> bool:
             archive.open(f"{name}.npy", "w", force_zip64=True) as file,
         ):
             file.write(head.getvalue())
-            for _ in range(BOMB >> 26):
-                file.write(bytes(1 << 26))
+            file.writelines(bytes(1 << 26) for _ in range(BOMB >> 26))
         return True
     if path.suffix == ".mat":
         head = path.read_bytes()[:128]
