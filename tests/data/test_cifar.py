@@ -55,7 +55,8 @@ def test_cifar100(tmp_path: Path) -> None:
     target = tmp_path / "cifar-100-python"
     target.mkdir()
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 2], b"coarse_labels": [0, 0]}
-    for name, content in (("train", batch), ("test", batch), ("meta", {b"fine_label_names": list(NAMES)})):
+    other = {**batch, b"data": np.ones((2, 3072), np.uint8)}
+    for name, content in (("train", batch), ("test", other), ("meta", {b"fine_label_names": list(NAMES)})):
         (target / name).write_bytes(pickle.dumps(content, protocol=2))
     train, test = cifar.read_cifar(tmp_path)
     assert (train.labels, test.labels, train.classes) == ((0, 2), (0, 2), NAMES)
@@ -93,4 +94,12 @@ def test_missing_and_hostile_files_are_refused(folder: Path) -> None:
         cifar.read_cifar(folder)
     (archive / "batches.meta").unlink()
     with pytest.raises(Problem, match=r"batches\.meta is missing"):
+        cifar.read_cifar(folder)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_3"])
+def test_a_test_batch_that_is_a_copy_is_refused(folder: Path, name: str) -> None:
+    batches = folder / "cifar-10-batches-py"
+    (batches / "test_batch").write_bytes((batches / name).read_bytes())
+    with pytest.raises(Problem, match=f"test_batch is a copy of {name}"):
         cifar.read_cifar(folder)

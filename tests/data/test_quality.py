@@ -262,7 +262,7 @@ def test_labels_without_images_and_images_without_labels(tmp_path: Path) -> None
 
 def test_damaged_and_incomplete_label_files(tmp_path: Path) -> None:
     (tmp_path / "csiq_label.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Problem, match="no text"):
+    with pytest.raises(Problem, match="not in UTF-8"):
         read_quality(tmp_path)
     live_folder = tmp_path / "live"
     live_folder.mkdir()

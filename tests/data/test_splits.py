@@ -16,7 +16,7 @@ import pytest
 from repertory.core.problem import Problem
 from repertory.data import ade20k, coco, events, fair_graphs, idx, images
 from repertory.data.molecules import read_molecules
-from repertory.data.splits import check_disjoint, check_distinct_files, part_ids
+from repertory.data.splits import check_disjoint, check_distinct_files, check_distinct_samples, part_ids
 from repertory.papers.spaic import sources
 
 
@@ -172,3 +172,10 @@ def test_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(Problem, match="x_test is x_train"):
         sources.read(tmp_path / "own.npz", 10, 1.0)
+
+
+def test_a_test_part_that_is_a_copy_is_refused() -> None:
+    train = np.arange(12).reshape(4, 3)
+    check_distinct_samples(train, train + 1)
+    with pytest.raises(Problem, match="the 4 test samples are training samples"):
+        check_distinct_samples(train, train.copy())

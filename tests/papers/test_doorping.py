@@ -626,7 +626,8 @@ def test_cifar_svhn_stl_and_fashion_are_read(tmp_path: Path) -> None:
 
     (tmp_path / "svhn").mkdir()
     for part in ("train", "test"):
-        content = {"X": pixels.transpose(1, 2, 3, 0), "y": (labels[:, None] + 1).astype(np.uint8)}
+        shown = pixels if part == "train" else 255 - pixels
+        content = {"X": shown.transpose(1, 2, 3, 0), "y": (labels[:, None] + 1).astype(np.uint8)}
         io.savemat(tmp_path / "svhn" / f"{part}_32x32.mat", content)
     data = read(tmp_path / "svhn", 32, "dc")
     assert data is not None
@@ -638,7 +639,8 @@ def test_cifar_svhn_stl_and_fashion_are_read(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     big = rng.integers(0, 256, (10, 96, 96, 3), dtype=np.uint8)
     for part in ("train", "test"):
-        (folder / f"{part}_X.bin").write_bytes(np.ascontiguousarray(big.transpose(0, 3, 2, 1)).tobytes())
+        stored = big if part == "train" else 255 - big
+        (folder / f"{part}_X.bin").write_bytes(np.ascontiguousarray(stored.transpose(0, 3, 2, 1)).tobytes())
         (folder / f"{part}_y.bin").write_bytes(bytes(range(1, 11)))
     data = read(tmp_path / "stl", 96, "dc")
     assert data is not None

@@ -119,8 +119,12 @@ def load(folder: Path, package: str = "repertory") -> Any:
         for path in Path(folder).iterdir():
             if path.is_file():
                 path.open("rb").close()  # the hub and safetensors call a file absent that may not be read
+            elif path.exists() and not path.is_dir():
+                raise Damaged(f"{path.name} is not a regular file", folder, "replace it by a file")
         with contextlib.redirect_stdout(io.StringIO()):  # the hub prints where it loads from
             return cast("nn.Module", cls.from_pretrained(str(folder), strict=True)).eval()
+    except Problem:
+        raise
     except PermissionError as error:
         raise system_problem(error) from error
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
@@ -154,6 +158,8 @@ def read_weights(path: Path, prefer: tuple[str, ...] = USUAL_KEYS[:3]) -> dict[s
     """
     from safetensors import SafetensorError
 
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device would never end
+        raise Problem("cannot read weights: not a regular file", path, "give a .safetensors or a .pth file")
     try:
         content = _read_safetensors(path) if Path(path).suffix == ".safetensors" else _read_pickle(path)
     except (MemoryError, Problem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import json
@@ -81,6 +82,8 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         FileNotFoundError: absent.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe or a device would never end
+            raise OSError(errno.EINVAL, "it is not a regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise

@@ -13,7 +13,6 @@ unlabelled pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -31,7 +30,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.files import cache_dir, write_text
 from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, reason
+from repertory.data.arrays import file_size, find_file, read_text, reason
 from repertory.data.images import CACHE_BYTES, image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
 from repertory.data.splits import check_distinct_files
@@ -189,24 +188,17 @@ def _names(folder: Path, classes: int | None) -> tuple[str, ...]:
     Raises:
         Problem: no text, or more than 254 classes.
     """
-    if os.path.lexists(folder / OWN_NAMES):
-        listed = [line.strip() for line in _lines(folder / OWN_NAMES)]
+    named: dict[int, str] = {}
+    if path := find_file(folder, OWN_NAMES):
+        listed = [line.strip() for line in read_text(path).splitlines()]
         named = {number: name for number, name in enumerate(listed, 1) if name}
-    else:
-        cells = (line.split("\t") for line in _lines(folder / NAMES)[1:]) if os.path.lexists(folder / NAMES) else ()
+    elif path := find_file(folder, NAMES):
+        cells = (line.split("\t") for line in read_text(path).splitlines()[1:])
         named = {int(row[0]): row[-1].strip() for row in cells if row[0].strip().isdecimal()}
     count = classes or max(named, default=CLASSES)
     if count >= IGNORE:
         raise Problem(f"{count} classes, and a byte holds {IGNORE - 1}", folder, "join or leave out some classes")
     return tuple(named.get(k, str(k)) for k in range(1, count + 1))
-
-
-def _lines(file: Path) -> list[str]:
-    file_size(file)
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"{file.name} cannot be read: {reason(error)}", file, "give text in UTF-8") from error
 
 
 def class_frequency(
@@ -242,8 +234,8 @@ def class_frequency(
         for file, numbers in zip(files.values(), (images, pixels), strict=True):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, "".join(f"{number}\n" for number in numbers.tolist()))
-    if os.path.lexists(folder / STATS):
-        files["image"] = folder / STATS
+    if path := find_file(folder, STATS):
+        files["image"] = path
     return {kind: read_frequency(file, len(data.classes)) for kind, file in files.items()}
 
 
@@ -253,7 +245,7 @@ def read_frequency(file: Path, classes: int) -> list[int]:
     Raises:
         Problem: another number of lines than classes, or a line that is no whole number of 0 or more; names it.
     """
-    lines = [line.strip() for line in _lines(file) if line.strip()]
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if len(lines) != classes:
         raise Problem(
             f"{len(lines)} counts for {classes} classes", file, "give one whole number a line, a line a class"

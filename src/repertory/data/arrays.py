@@ -11,22 +11,27 @@ import gzip
 import io
 import lzma
 import math
+import os
 import pickle
 import pickletools
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from scipy import io as matlab
 from scipy import sparse
 
 from repertory.core.problem import Problem
 
 LARGEST = 4 << 30
 """Bytes that a smaller file may unpack to, or claim to hold."""
+UNKNOWN = 1 << 30
+"""Bytes that a file may unpack to where its head does not tell: they are in memory before they are too many."""
 CHUNK = 1 << 20
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -51,13 +56,22 @@ def file_size(path: Path) -> int:
     return found.st_size
 
 
-def check_claim(claimed: int, path: Path) -> None:
-    """Raise `Problem` if a file claims to hold more bytes than `LARGEST` and than it has."""
-    if claimed > max(LARGEST, file_size(path)):
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file of a name, or the one whose name differs in case alone; None: neither. A broken link is a file too."""
+    if os.path.lexists(folder / name):
+        return folder / name
+    others = sorted(folder.iterdir()) if folder.is_dir() else []
+    return next((path for path in others if path.name.lower() == name.lower()), None)
+
+
+def check_claim(claimed: int, path: Path, most: int | None = None) -> None:
+    """Raise `Problem` if a file claims to hold more bytes than `most` (None: `LARGEST`) and than it has on disk."""
+    most = LARGEST if most is None else most
+    if claimed > max(most, file_size(path)):
         raise Problem(
             f"{path.name} claims to hold {claimed / 1e9:.1f} GB, and has {file_size(path):,} bytes",
             path,
-            f"if that is right, save it uncompressed: a compressed file may hold {LARGEST / 1e9:.1f} GB",
+            f"if that is right, save it uncompressed: a compressed file may hold {most / 1e9:.1f} GB",
         )
 
 
@@ -65,9 +79,9 @@ def read_bytes(path: Path) -> bytes:
     """Content of a file; `.gz`, `.bz2`, `.xz` and `.zip` (one member) are unpacked.
 
     Raises:
-        Problem: missing, damaged, or more than `LARGEST` when unpacked.
+        Problem: missing, damaged, or more than `UNKNOWN` when unpacked.
     """
-    check_claim(0, path)
+    file_size(path)
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
@@ -89,22 +103,34 @@ def _bounded(file: IO[bytes], path: Path) -> bytes:
     while chunk := file.read(CHUNK):
         chunks.append(chunk)
         total += len(chunk)
-        check_claim(total, path)
+        check_claim(total, path, UNKNOWN)
     return b"".join(chunks)
 
 
-def inflate(content: bytes, path: Path, before: int = 0) -> bytes:
+def read_text(path: Path) -> str:
+    """Content of a file of text in UTF-8, with or without a byte-order mark; unpacked as by `read_bytes`.
+
+    Raises:
+        Problem: as `read_bytes`, or no UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Problem(f"{path.name} is not in UTF-8: {error.reason}", path, "save it as text in UTF-8") from error
+
+
+def _inflate(content: bytes, path: Path, before: int) -> bytes:
     """Unpack a zlib stream of a file, from which `before` bytes have been unpacked already.
 
     Raises:
         zlib.error: damaged.
-        Problem: more than `LARGEST` when unpacked.
+        Problem: more than `UNKNOWN` when unpacked.
     """
     stream, chunks, total = zlib.decompressobj(), [], before
     while content and not stream.eof:
         chunks.append(stream.decompress(content, CHUNK))
         total += len(chunks[-1])
-        check_claim(total, path)
+        check_claim(total, path, UNKNOWN)
         content = stream.unconsumed_tail
     return b"".join(chunks) + stream.flush()
 
@@ -182,6 +208,52 @@ def _valid(array: np.ndarray) -> np.ndarray:
     ):
         raise ValueError("its text is not Unicode")
     return array.view(np.uint8) != 0 if array.dtype == np.bool_ else array
+
+
+# -- MATLAB -----------------------------------------------------------------------------------------
+
+
+def load_mat(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Variables of a MATLAB file up to version 7.2.
+
+    Args:
+        path: the file.
+        names: of the variables; None: all.
+
+    Raises:
+        Problem: missing, damaged, of another version, a variable is absent, or more than `UNKNOWN` when unpacked.
+    """
+    file_size(path)
+    try:
+        found = matlab.loadmat(_unpacked_mat(path), variable_names=names)
+    except Problem:
+        raise
+    except Exception as error:  # SciPy raises many kinds on a damaged file
+        raise Problem(f"{path.name} cannot be read: {reason(error)}", path, "fetch it again") from error
+    absent = [name for name in names or () if name not in found]
+    if absent:
+        has = ", ".join(name for name in found if not name.startswith("__")) or "nothing"
+        raise Problem(f"{path.name} has no {absent[0]}", path, f"give the file of the release; this one holds {has}")
+    return found
+
+
+def _unpacked_mat(path: Path) -> io.BytesIO:
+    """A MATLAB file of version 5 with its compressed variables unpacked, up to a bound; others as they are.
+
+    The file is a head of 128 bytes, then variables: type (15: compressed) and length, uint32 each, and the content.
+    """
+    content = path.read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        return io.BytesIO(content)
+    parts, place, total = [content[:128]], 128, 0
+    while place + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        variable = content[place : place + 8 + length]
+        parts.append(_inflate(variable[8:], path, total) if kind == 15 else variable)
+        total += len(parts[-1])
+        place += 8 + length
+    return io.BytesIO(b"".join(parts))
 
 
 # -- sparse matrices --------------------------------------------------------------------------------

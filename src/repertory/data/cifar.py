@@ -8,6 +8,7 @@ The reader takes any data in this format, not only the published files; nothing 
 
 from __future__ import annotations
 
+import filecmp
 import io
 import pickle
 import struct
@@ -45,10 +46,10 @@ def read_cifar(folder: Path) -> tuple[ImageSet, ImageSet]:
     ten = folder / "cifar-10-batches-py"
     if ten.is_dir():
         names = _names(ten / "batches.meta", "label_names")
-        return _read([ten / name for name in BATCHES], "labels", names), _read([ten / "test_batch"], "labels", names)
+        return _read_parts([ten / name for name in BATCHES], ten / "test_batch", "labels", names)
     hundred = folder / "cifar-100-python"
     names = _names(hundred / "meta", "fine_label_names")
-    return _read([hundred / "train"], "fine_labels", names), _read([hundred / "test"], "fine_labels", names)
+    return _read_parts([hundred / "train"], hundred / "test", "fine_labels", names)
 
 
 def _entries(path: Path) -> Mapping[str, Any]:
@@ -68,6 +69,14 @@ def _names(path: Path, key: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise Problem(f"{path.name} has no list {key!r}", path, "unpack the archive again")
     return tuple(_text(name) for name in names)
+
+
+def _read_parts(train: Sequence[Path], test: Path, key: str, names: tuple[str, ...]) -> tuple[ImageSet, ImageSet]:
+    parts = _read(train, key, names), _read([test], key, names)
+    for file in train:
+        if filecmp.cmp(file, test, shallow=False):
+            raise Problem(f"{test.name} is a copy of {file.name}", test, "unpack the archive again")
+    return parts
 
 
 def _read(files: Sequence[Path], key: str, names: tuple[str, ...]) -> ImageSet:

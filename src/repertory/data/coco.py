@@ -279,6 +279,7 @@ def _check_apart(annotations: Path, images: Path) -> None:
         beside = images.with_name(other.stem.removeprefix("instances_"))
         if {_part(annotations), _part(other)} != {"train", "val"} or not beside.is_dir() or not images.is_dir():
             continue
+        file_size(annotations)
         file_size(other)
         if beside.samefile(images) or filecmp.cmp(annotations, other, shallow=False):
             parts = ({_image(row, path)["file_name"] for row in _load(path)["images"]} for path in (annotations, other))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import CHUNK, LARGEST, file_size, reason
+from repertory.data.arrays import CHUNK, LARGEST, file_size, find_file, read_text, reason
 
 AXES = "xyz"
 PET = "PET"
@@ -62,9 +62,9 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Problem: unreadable, damaged, not aligned with the axes, or in a unit that is not meant.
     """
-    if path.is_dir() or path.suffix == ".dcm":
+    if path.is_dir() or path.suffix.lower() == ".dcm":
         return read_dicom(path)
-    return read_topas(path) if path.suffix == ".csv" else read_metaimage(path)
+    return read_topas(path) if path.suffix.lower() == ".csv" else read_metaimage(path)
 
 
 # -- MetaImage ----------------------------------------------------------------------------------
@@ -259,9 +259,8 @@ def read_topas(path: Path) -> Volume:
     Raises:
         Problem: the header lacks the bins or the quantity, or bins are missing or not numbers.
     """
-    file_size(path)
+    lines = read_text(path).splitlines()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
         header = "\n".join(line for line in lines if line.startswith("#"))
         bins = dict(re.findall(r"#\s*([XYZ])\s+in\s+(\d+)\s+bins?\s+of\s", header))
         widths = re.findall(r"#\s*[XYZ]\s+in\s+\d+\s+bins?\s+of\s+([\d.eE+-]+)\s*(mm|cm|m)\b", header)
@@ -300,7 +299,8 @@ def read_dicom(path: Path) -> Volume:
     pydicom = require("pydicom", extra="medicine")
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if not p.is_dir() and p.name != "DICOMDIR" and p.name[0] != ".")
+        inside = (p for p in path.iterdir() if p.suffix.lower() == ".dcm" or not p.is_dir())
+        files = sorted(p for p in inside if p.name != "DICOMDIR" and p.name[0] != ".")
     slices, foreign = [], []
     for file in files:
         file_size(file)
@@ -579,7 +579,7 @@ def read_case(
 
 def _volume(folder: Path, name: str) -> Volume | None:
     for suffix in (".mhd", ".mha", ".csv", ".dcm", ""):
-        if os.path.lexists(path := folder / f"{name}{suffix}"):
+        if path := find_file(folder, f"{name}{suffix}"):
             return read_volume(path)
     return None
 

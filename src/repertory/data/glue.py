@@ -21,7 +21,7 @@ from pathlib import Path
 
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
-from repertory.data.arrays import read_bytes
+from repertory.data.arrays import read_text
 
 LAYOUT = """\
 train.tsv and dev.tsv, tab-separated: source, label, mark, sentence without header (CoLA),
@@ -122,11 +122,7 @@ def read_sentences(path: Path, classes: Sequence[str] = ()) -> Sentences:
     Raises:
         Problem: not UTF-8, no known columns, a row with other columns than the first, an unknown label, no sentence.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Problem(f"{path.name} is not in UTF-8: {error.reason}", path, "save it in UTF-8") from error
-    rows = [(k, line.removesuffix("\r")) for k, line in enumerate(text.split("\n"), 1)]
+    rows = [(k, line.removesuffix("\r")) for k, line in enumerate(read_text(path).split("\n"), 1)]
     rows = [(k, line) for k, line in rows if line.strip()]
     if not rows:
         raise Problem(f"{path.name} is empty", path, "give one row per sentence")

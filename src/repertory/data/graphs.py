@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import sparse
 
 from repertory.core.problem import Problem
-from repertory.data.arrays import check_claim, file_size, load_npy, load_pickle, to_dense
+from repertory.data.arrays import check_claim, find_file, load_npy, load_pickle, read_text, to_dense
 from repertory.data.tables import read_table, to_numbers, without_index
 
 BLOCK_BYTES = 64 << 20
@@ -181,12 +181,12 @@ def read_triplet(folder: Path, name: str) -> Graph:
         rows = max(1, BLOCK_BYTES // (adjacency.shape[1] * adjacency.itemsize))
         blocks = [sparse.csr_array(adjacency[k : k + rows]) for k in range(0, len(adjacency), rows)]
         adjacency = sparse.vstack(blocks, format="csr")
-    labels = folder / f"{name}_label.npy"
+    labels = find_file(folder, f"{name}_label.npy")
     return make_graph(
         name,
         adjacency,
         load_npy(folder / f"{name}_feat.npy"),
-        load_npy(labels) if os.path.lexists(labels) else None,
+        load_npy(labels) if labels else None,
         where=folder,
     )
 
@@ -202,10 +202,10 @@ def read_planetoid(folder: Path, name: str) -> Graph:
     """
     parts = {part: load_pickle(folder / f"ind.{name}.{part}") for part in ("tx", "allx", "ty", "ally", "graph")}
     index_file = folder / f"ind.{name}.test.index"
-    file_size(index_file)
+    words = read_text(index_file).split()
     try:
-        test = np.array(index_file.read_text(encoding="ascii").split(), dtype=np.int64)
-    except (OSError, ValueError, OverflowError) as error:
+        test = np.array(words, dtype=np.int64)
+    except (ValueError, OverflowError) as error:
         raise Problem(f"no list of node numbers: {error}", index_file, "one node number a line") from error
     listed = {}
     for part in ("tx", "allx", "ty", "ally"):
@@ -278,8 +278,8 @@ def read_tables(folder: Path) -> Graph:
                 "a node has a row in the features; without a column `node` they are called 0, 1, …",
             )
     labels: np.ndarray | None = None
-    if os.path.lexists(folder / "labels.csv"):
-        column: Any = _read_csv(folder / "labels.csv", ("label",))
+    if path := find_file(folder, "labels.csv"):
+        column: Any = _read_csv(path, ("label",))
         if "node" in column:
             strange = column["node"][~column["node"].isin(row) | column["node"].duplicated()]
             if len(strange):
@@ -289,8 +289,8 @@ def read_tables(folder: Path) -> Graph:
         if bool(column["label"].isna().any()):
             raise Problem("a node has no label", folder / "labels.csv", "give every node one, or none at all")
         labels = np.unique(column["label"], return_inverse=True)[1]
-    elif os.path.lexists(folder / "labels.npy"):
-        labels = load_npy(folder / "labels.npy")
+    elif path := find_file(folder, "labels.npy"):
+        labels = load_npy(path)
     adjacency = _from_edges(ends["src"], ends["dst"], len(features))
     return make_graph(folder.resolve().name, adjacency, features, labels, nodes, where=folder)
 

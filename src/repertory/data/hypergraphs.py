@@ -11,13 +11,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ import pandas as pd
 from scipy import io, sparse
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import check_sparse, file_size, inflate, load_pickle, reason, to_dense
+from repertory.data.arrays import check_sparse, file_size, find_file, load_mat, load_pickle, reason, to_dense
 from repertory.data.splits import check_disjoint, part_ids
 from repertory.data.tables import read_table, to_numbers, without_index
 
@@ -298,7 +295,7 @@ def read_hypergcn(folder: Path) -> Hypergraph:
         ) from error
     incidence = _incidence(vertex, np.repeat(np.arange(len(sizes)), sizes), features.shape[0], list(hypergraph), folder)
     splits = []
-    for path in sorted(folder.glob("splits/*.pickle"), key=lambda path: (len(path.stem), path.stem)):
+    for path in sorted(_pickles(folder / "splits"), key=lambda path: (len(path.stem), path.stem)):
         split = load_pickle(path)
         if not isinstance(split, Mapping) or not {"train", "test"} <= set(split):
             raise Problem("a split is a dict with lists train and test", path, "fetch it again")
@@ -315,6 +312,10 @@ def read_hypergcn(folder: Path) -> Hypergraph:
     )
 
 
+def _pickles(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() == ".pickle"] if folder.is_dir() else []
+
+
 def read_mat(path: Path) -> Hypergraph:
     """Read features of objects by two networks (`X`), classes (`Y`, from 0 or 1) and the split (`indices`, 1: train).
 
@@ -324,18 +325,7 @@ def read_mat(path: Path) -> Hypergraph:
         Problem: not a MATLAB file of version 5, variables that are missing or of another form; or see
             `make_hypergraph`.
     """
-    file_size(path)
-    try:
-        content = io.loadmat(_inflated(path), variable_names=("X", "Y", "indices"))
-    except Problem:
-        raise
-    except Exception as error:  # SciPy raises many kinds on a damaged file
-        raise Problem(
-            f"cannot read the .mat file: {reason(error)}", path, "fetch it again; HDF5 (v7.3) is not read"
-        ) from error
-    missing = [name for name in ("X", "Y", "indices") if name not in content]
-    if missing:
-        raise Problem(f"the .mat file has no variable {missing[0]}", path, "expected: X, Y, indices")
+    content = load_mat(path, ("X", "Y", "indices"))
     x, labels, indices = (content[name] for name in ("X", "Y", "indices"))
     cells = list(x.ravel()) if x.dtype == object else [x]
     if not 1 <= len(cells) <= len(MAT_VIEWS):
@@ -350,25 +340,6 @@ def read_mat(path: Path) -> Hypergraph:
     split = (np.flatnonzero(indices == 1), np.flatnonzero(indices == 0))
     views: dict[str, Any] = dict(zip(MAT_VIEWS, cells, strict=False))
     return make_hypergraph(path.stem, views, None, labels, [split], where=path)
-
-
-def _inflated(path: Path) -> BytesIO:
-    """A MATLAB file of version 5 with its compressed variables unpacked, up to a bound; others as they are.
-
-    The file is a head of 128 bytes, then variables: type (15: compressed) and length, uint32 each, and the content.
-    """
-    content = path.read_bytes()
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None:
-        return BytesIO(content)
-    parts, place, total = [content[:128]], 128, 0
-    while place + 8 <= len(content):
-        kind, length = struct.unpack_from(f"{order}II", content, place)
-        variable = content[place : place + 8 + length]
-        parts.append(inflate(variable[8:], path, total) if kind == 15 else variable)
-        total += len(parts[-1])
-        place += 8 + length
-    return BytesIO(b"".join(parts))
 
 
 def _unwrapped(array: Any) -> Any:
@@ -424,14 +395,12 @@ def read_tables(folder: Path) -> Hypergraph:
         raise Problem("a vertex is listed twice", folder / "features.csv", "one row a vertex")
 
     incidence, weights, hyperedges = None, None, None
-    path = folder / "incidence.csv"
-    if os.path.lexists(path):
+    if path := find_file(folder, "incidence.csv"):
         pairs = read_table(path, ("vertex", "hyperedge"), dtype={"vertex": str, "hyperedge": str})
         vertex, hyperedge, hyperedges = _ends(pairs["vertex"], pairs["hyperedge"], called, path)
         entries = to_numbers(pairs[["weight"]], path)[:, 0] if "weight" in pairs else None
         incidence = _incidence(vertex, hyperedge, len(table), hyperedges, path, entries)
-    path = folder / "weights.csv"
-    if os.path.lexists(path) and hyperedges is not None:
+    if (path := find_file(folder, "weights.csv")) and hyperedges is not None:
         listed = read_table(path, ("hyperedge", "weight"), dtype={"hyperedge": str}).set_index("hyperedge")["weight"]
         if not listed.index.is_unique:
             raise Problem("a hyperedge is listed twice", path, "one row a hyperedge")
@@ -441,8 +410,7 @@ def read_tables(folder: Path) -> Hypergraph:
         weights = to_numbers(listed.reindex(pd.Index(hyperedges)).fillna(1.0), path)
 
     labels = None
-    path = folder / "labels.csv"
-    if os.path.lexists(path):
+    if path := find_file(folder, "labels.csv"):
         column = read_table(path, ("label",), dtype={"vertex": str})
         if "vertex" in column:
             unknown = column["vertex"][~column["vertex"].isin(called)]

@@ -164,7 +164,7 @@ def read_molecules(table: Path, tasks: Sequence[str] | None = ()) -> Molecules:
     """
     size = file_size(table)
     chosen = None if tasks is None else tuple(tasks)
-    return _read(table.resolve(), table.stat().st_mtime_ns, size, chosen)
+    return _read(table.absolute(), table.stat().st_mtime_ns, size, chosen)
 
 
 @functools.lru_cache(maxsize=4)  # the trials of a run read the same table one after the other

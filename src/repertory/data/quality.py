@@ -25,10 +25,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import loadmat
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import read_bytes, reason
+from repertory.data.arrays import load_mat, read_text, reason
 from repertory.data.images import FORMATS, image_files
 from repertory.data.tables import read_table, to_numbers
 
@@ -289,11 +288,7 @@ def shortened(names: Sequence[str]) -> str:
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Numbered lines of two words."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Problem(f"{path.name} is no text: {error.reason}", path, "fetch it again") from error
-    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
     for number, words in lines:
         if len(words) != 2:
             what = f"row {number} has {len(words)} words, not a file and a score: {' '.join(words)[:60]!r}"
@@ -367,13 +362,7 @@ def _livec_rows(path: Path) -> list[_Row]:
 
 def _matrix(path: Path, name: str) -> NDArray[Any]:
     """One variable of a MATLAB file, as a row."""
-    read_bytes(path)  # says what is wrong with the file itself
-    try:
-        return np.asarray(loadmat(path, variable_names=[name])[name]).reshape(-1)
-    except KeyError as error:
-        raise Problem(f"{path.name} has no {name}", path, "give the file of the release") from error
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise Problem(f"{path.name} cannot be read: {reason(error)}", path, "fetch it again") from error
+    return np.asarray(load_mat(path, (name,))[name]).reshape(-1)
 
 
 def _koniq_rows(path: Path) -> list[_Row]:

@@ -81,6 +81,14 @@ def check_distinct_files(parts: Mapping[str, Sequence[Path]], where: object = ""
             )
 
 
+def check_distinct_samples(train: np.ndarray, test: np.ndarray, where: object = "") -> None:
+    """Raise `Problem` if the samples (n, …) of the two parts are the same: one file was copied over the other."""
+    if np.array_equal(train, test):
+        raise Problem(
+            f"the {len(test)} test samples are training samples", where, "give samples that are not trained on"
+        )
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from repertory.core.problem import Problem, require
-from repertory.data.arrays import file_size, reason
+from repertory.data.arrays import file_size, find_file, read_text, reason
 from repertory.data.images import read_image
 
 LAYOUT = """\
@@ -113,7 +114,10 @@ class VideoFile:
     def count(self) -> int:
         """Number of frames: packets are counted, not decoded."""
         with _opened(self.path) as container:
-            return sum(1 for packet in container.demux(video=0) if packet.size)
+            count = sum(1 for packet in container.demux(video=0) if packet.size)
+        if not count:
+            raise Problem("the video has no frames", self.path, "replace or remove the file")
+        return count
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
         """As `FrameFolder.frames`; the file is decoded up to the last of them."""
@@ -174,7 +178,7 @@ def open_video(path: Path, pattern: str = "") -> Video | None:
         path: file or folder.
         pattern: of the names of frames; empty: found from the names.
     """
-    if path.is_file():
+    if not path.is_dir():
         return VideoFile(path) if path.suffix.lower() in SUFFIXES else None
     named = _found_pattern(path)
     if named is None:
@@ -190,6 +194,9 @@ def _found_pattern(folder: Path) -> tuple[str, int, int] | None:
         return None
     lowest = min(matches, key=lambda m: (m[1], int(m[2])))
     prefix, digits, suffix = lowest.groups()
+    suffixes = {m[3] for m in matches if m[1] == prefix and m[3].lower() == suffix.lower()}
+    if len(suffixes) > 1:
+        raise Problem(f"frames with the suffixes {' and '.join(sorted(suffixes))}", folder, "rename them: give all one")
     same = sum(1 for m in matches if m[1] == prefix and m[3] == suffix)
     return f"{_literal(prefix)}{{:0{len(digits)}d}}{_literal(suffix)}", int(digits), same
 
@@ -200,16 +207,16 @@ def _literal(text: str) -> str:
 
 def find_videos(source: Path) -> list[Path]:
     """Video files and folders of frames at or below a path, in order; hidden ones are skipped."""
-    if source.is_file():
+    if not source.is_dir():
         return [source]
     found: list[Path] = []
     for path in sorted(source.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_file() and path.suffix.lower() in SUFFIXES:
-            found.append(path)
-        elif path.is_dir():
+        if path.is_dir():
             found += find_videos(path)
+        elif path.suffix.lower() in SUFFIXES:
+            found.append(path)
     if not found and _found_pattern(source):
         found.append(source)
     return found
@@ -294,8 +301,8 @@ def read_splits(folder: Path, pattern: str = "") -> tuple[VideoSet, VideoSet]:
 
 def _find_list(folder: Path, parts: Sequence[str]) -> Path | None:
     for part in parts:
-        exact = [folder / f"{part}.txt", folder / f"{part}_videofolder.txt"]
-        found = [path for path in exact if path.exists()] or sorted(folder.glob(f"*_{part}_split_1.txt"))
+        exact = find_file(folder, f"{part}.txt") or find_file(folder, f"{part}_videofolder.txt")
+        found = [exact] if exact else sorted(folder.glob(f"*_{part}_split_1.txt"))
         if found:
             return found[0]
     return None
@@ -326,11 +333,7 @@ def _read_lists(folder: Path, train: Path | None, val: Path, pattern: str) -> tu
 def _read_list(path: Path) -> list[tuple[int, str, int, int]]:
     """(line, folder, frames, class) of each line that is not blank."""
     entries: list[tuple[int, str, int, int]] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise Problem(f"the list is not in UTF-8: {error.reason}", path, "save it in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -350,10 +353,10 @@ def _read_list(path: Path) -> list[tuple[int, str, int, int]]:
 
 
 def _category_names(folder: Path) -> list[str]:
-    path = folder / "category.txt"
-    if not path.exists():
+    path = find_file(folder, "category.txt")
+    if path is None:
         return []
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise Problem(f"two classes are called {twice[0]!r}", path, "give each class a name of its own")
@@ -393,7 +396,8 @@ def _frame_folders(
 
 
 def _check_apart(train: VideoSet, val: VideoSet, where: Path) -> None:
-    both = {video.path.resolve() for video in train.videos} & {video.path.resolve() for video in val.videos}
+    # realpath: Path.resolve raises on a loop of links, which is reported when the video is read.
+    both = set.intersection(*({os.path.realpath(v.path) for v in part.videos} for part in (train, val)))
     if both:
         raise Problem(
             f"{len(both)} videos are in both parts (first: {min(both)})", where, "give each video to one part only"
@@ -417,18 +421,19 @@ def _read_something(folder: Path, files: dict[str, Path], pattern: str) -> tuple
     ids: dict[str, list[tuple[str, str]]] = {}
     try:
         if files["labels"].suffix == ".json":
-            labels = json.loads(files["labels"].read_text(encoding="utf-8"))
+            labels = json.loads(read_text(files["labels"]))
             names = sorted(labels, key=lambda template: int(labels[template]))
             for part in ("train", "validation"):
-                rows = json.loads(files[part].read_text(encoding="utf-8"))
+                rows = json.loads(read_text(files[part]))
                 ids[part] = [(str(row["id"]), re.sub(r"[\[\]]", "", row["template"])) for row in rows]
         else:
-            names = [line.strip() for line in files["labels"].read_text(encoding="utf-8").splitlines() if line.strip()]
-            names = sorted(names)
+            names = sorted(line.strip() for line in read_text(files["labels"]).splitlines() if line.strip())
             for part in ("train", "validation"):
-                with files[part].open(encoding="utf-8", newline="") as file:
-                    ids[part] = [(row[0], row[1]) for row in csv.reader(file, delimiter=";") if row]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                rows = csv.reader(read_text(files[part]).splitlines(), delimiter=";")
+                ids[part] = [(row[0], row[1]) for row in rows if row]
+    except Problem:
+        raise
+    except (csv.Error, RecursionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         remedy = "give the files as they are distributed"
         raise Problem(f"not the annotations of Something-Something: {error!r}", folder, remedy) from error
     numbers = {name: number for number, name in enumerate(names)}

@@ -16,6 +16,7 @@ from torch import Tensor
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
+from repertory.data.arrays import file_size
 from repertory.papers.doorping import defences
 from repertory.papers.doorping.defences import Inputs, accuracy
 from repertory.papers.doorping.model import DistilledSet
@@ -23,6 +24,7 @@ from repertory.papers.doorping.networks import Network
 from repertory.papers.doorping.settings import DoorpingConfig
 
 SUFFIXES = (".pt", ".pth")
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 OWN = 2000
 """Most clean images that defences tune with: fine-pruning looks at them once for each channel."""
 Scalar: Any = np._core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
@@ -39,6 +41,7 @@ def is_received(source: Path) -> bool:
 
 
 def _load(path: Path) -> Any:
+    file_size(path)
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -66,11 +69,11 @@ def read_results(path: Path) -> Inputs:
         kind = str(images.dtype).removeprefix("torch.")
         remedy = "scale them to 0 … 1, subtract the mean and divide by the standard deviation of each channel"
         raise Problem(f"images of {kind}, not normalised", path, remedy)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3] or not len(images):
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3] or not images.numel():
         raise Problem(f"images of the shape {tuple(images.shape)}", path, "give (N, 1 or 3, S, S)")
     if not images.isfinite().all():
         raise Problem("some pixels are not finite", path, "distil again, or leave these images out")
-    if labels.shape != (len(images),) or labels.is_floating_point() or labels.min() < 0:
+    if labels.shape != (len(images),) or labels.dtype not in WHOLE or labels.min() < 0:
         raise Problem(f"labels {labels.dtype} {tuple(labels.shape)} for {len(images)} images", path, "give (N,) from 0")
     return images.float(), labels.long()
 

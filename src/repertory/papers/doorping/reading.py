@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import io
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from repertory.core.problem import Problem
 from repertory.data import cifar, idx, images
-from repertory.data.arrays import read_bytes, reason
+from repertory.data.arrays import load_mat, read_bytes
 from repertory.data.images import ImageSet
+from repertory.data.splits import check_distinct_samples
 from repertory.papers.doorping.model import Distiller
 
 LAYOUT = f"""\
@@ -185,18 +185,15 @@ def _svhn(folder: Path, size: int) -> tuple[Part, Part, tuple[str, ...]]:
     parts = []
     for name in ("train_32x32.mat", "test_32x32.mat"):
         path = folder / name
-        try:
-            content: Any = io.loadmat(path, variable_names=("X", "y"))
-            x, y = np.asarray(content["X"]), np.asarray(content["y"]).ravel()
-        except Exception as error:  # scipy raises many kinds on a damaged file
-            raise Problem(f"{name} cannot be read: {reason(error)}", path, "download it again") from error
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[2] != 3 or x.shape[3] != len(y):
+        content = load_mat(path, ("X", "y"))
+        x, y = np.asarray(content["X"]), np.asarray(content["y"]).ravel()
+        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[2] != 3 or x.shape[3] != len(y) or not x.size:
             raise Problem(f"X is {x.dtype} {x.shape}, y {y.shape}", path, "X is uint8 (32, 32, 3, n), y (n, 1)")
-        labels = y.astype(np.int64)
-        if not ((labels >= 1) & (labels <= 10)).all():
-            raise Problem(f"labels from {labels.min()} to {labels.max()}", path, "labels are 1 to 10; 10 means 0")
+        if y.dtype.kind not in "biuf" or not np.isin(y, np.arange(1, 11)).all():
+            raise Problem("labels that are none of 1 to 10", path, "labels are 1 to 10; 10 means 0")
         rows = [resized(Image.fromarray(image), size) for image in x.transpose(3, 0, 1, 2)]
-        parts.append((np.stack(rows), labels % 10))
+        parts.append((np.stack(rows), y.astype(np.int64) % 10))
+    check_distinct_samples(parts[0][0], parts[1][0], folder)
     return parts[0], parts[1], tuple(map(str, range(10)))
 
 
@@ -215,6 +212,7 @@ def _stl10(folder: Path, size: int) -> tuple[Part, Part, tuple[str, ...]]:
             raise Problem(f"labels from {labels.min() + 1} to {labels.max() + 1}", path, "labels are 1 to 10")
         rows = x.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)  # columns come first in the file
         parts.append((np.stack([resized(Image.fromarray(row), size) for row in rows]), labels))
+    check_distinct_samples(parts[0][0], parts[1][0], folder)
     return parts[0], parts[1], STL10
 
 

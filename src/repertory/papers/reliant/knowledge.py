@@ -11,6 +11,7 @@ from torch import Tensor
 
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
+from repertory.data.arrays import file_size, read_text
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,30 @@ def read_knowledge(path: Path, nodes: int) -> Knowledge:
     """Read the file of CPF or of GraphAKD.
 
     Raises:
-        Problem: unreadable, or of another number of nodes.
+        Problem: unreadable, values that are not finite or no probabilities, or of another number of nodes.
     """
+    file_size(path)
     try:
         if path.suffix == ".txt":
-            probabilities = torch.tensor(np.loadtxt(path, ndmin=2), dtype=torch.float32)
+            probabilities = torch.tensor(np.loadtxt(read_text(path).splitlines(), ndmin=2), dtype=torch.float32)
+            if not ((probabilities >= 0) & (probabilities <= 1)).all():
+                raise ValueError("values that are no probabilities")
             knowledge = Knowledge(probabilities.clamp(min=1e-6).log(), probabilities.new_zeros(len(probabilities), 0))
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             knowledge = Knowledge(content["logits"].float(), content["embedding"].float())
+    except Problem:
+        raise
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(
             f"no teacher's knowledge: {reason}", path, "give CPF's output.txt or GraphAKD's .pth.tar"
         ) from error
+    parts = {"logits": knowledge.logits, "embedding": knowledge.embedding}
+    for name, part in parts.items():
+        if part.ndim != 2 or len(part) != len(knowledge.logits) or not part.isfinite().all():
+            what = f"{name} of the shape {tuple(part.shape)}, or not finite"
+            raise Problem(what, path, "give one row of finite numbers a node, logits and embedding")
     if len(knowledge.logits) != nodes:
         found = len(knowledge.logits)
         raise Problem(

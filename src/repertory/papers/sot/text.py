@@ -98,8 +98,8 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             trained = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True)
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             text = tokenizer.backend_tokenizer.to_str()
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise Problem(f"the encoder cannot be loaded: {reason}", folder, "save it with save_pretrained") from error
         # Names with _ tell where the encoder lay on this machine.
         config = {name: value for name, value in trained.config.to_dict().items() if not name.startswith("_")}

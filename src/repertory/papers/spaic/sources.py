@@ -20,7 +20,7 @@ from repertory.core.problem import Problem
 from repertory.data import idx, images, shd
 from repertory.data.arrays import load_npz
 from repertory.data.shd import Recordings
-from repertory.data.splits import check_distinct_files
+from repertory.data.splits import check_distinct_files, check_distinct_samples
 from repertory.data.tables import read_table, to_numbers, without_index
 
 LAYOUT = (
@@ -30,6 +30,8 @@ LAYOUT = (
     "or one .npz: x_train, y_train, x_test, y_test (or x, y)\n"
     "or one .csv: numbers and a column `label`"
 )
+
+TABLES = (".npz", ".csv")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
         paths = [path for path in found if path is not None]
         check_distinct_files({path.name: [path] for path in paths}, folder)
         recordings = [shd.read(path) for path in paths]
+        check_distinct_samples(*(np.concatenate(r.times) for r in recordings), where=folder)
         parts = [Samples(None, r, r.labels, (), steps, dt) for r in recordings]
         return _data(parts, max((r.names for r in recordings), key=len))
     if (folder / "train").is_dir():
@@ -139,8 +142,9 @@ def _of_images(paths: Sequence[Path], labels: Sequence[int], size: tuple[int, in
 
 def _table(source: Path) -> Path | None:
     if source.is_file():
-        return source if source.suffix in (".npz", ".csv") else None
-    found = sorted([*source.glob("*.npz"), *source.glob("*.csv")])
+        return source if source.suffix.lower() in TABLES else None
+    inside = source.iterdir() if source.is_dir() else ()
+    found = sorted(path for path in inside if path.suffix.lower() in TABLES)
     if len(found) > 1:
         raise Problem(f"{len(found)} tables: {', '.join(p.name for p in found)}", source, "give one of them")
     return next(iter(found), None)
@@ -177,7 +181,7 @@ def _of_table(path: Path) -> SpikeData:
 
 def _fields(path: Path) -> dict[str, NDArray[np.generic]]:
     """x, y (or x_train, ...) of an npz or a csv."""
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         fields: dict[str, NDArray[Any]] = load_npz(path)
     else:
         frame = without_index(read_table(path), path)
@@ -208,13 +212,13 @@ def read_inputs(source: Path, shape: tuple[int, ...], events: bool, steps: int, 
         Problem: nothing there, or of another shape than the model's.
     """
     data = None
-    if source.is_file() and source.suffix in (".h5", ".hdf5"):
+    if source.is_file() and source.suffix.lower() in (".h5", ".hdf5"):
         recordings = shd.read(source)
         samples = Samples(None, recordings, recordings.labels, (), steps, dt)
     elif source.is_file() and "idx3" in source.name:
         pixels = idx.read_array(source)
         samples = Samples(torch.from_numpy(pixels[:, None].astype(np.float32)), None, np.full(len(pixels), -1), ())
-    elif source.is_file() and source.suffix in (".npz", ".csv"):
+    elif source.is_file() and source.suffix.lower() in TABLES:
         fields = _fields(source)
         x = np.asarray(fields.get("x", fields.get("x_test", fields.get("x_train"))), np.float32)
         samples = Samples(torch.from_numpy(x), None, np.full(len(x), -1), ())
