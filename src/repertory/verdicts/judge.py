@@ -200,14 +200,19 @@ def _value(test: Value, evidence: Evidence, shares: int) -> Finding:
     label = f"{test.metric} of {test.arm}"
     if lack := evidence.lack(test.arm, test.metric):
         return Finding("not tested", label, reason=lack)
-    values, failed = evidence.column(test.arm, test.metric)
+    return _mean_of(test.arm, test.metric, rule, label, evidence, exact=test.exact)
+
+
+def _mean_of(arm: str, metric: str, rule: Rule, label: str, evidence: Evidence, *, exact: bool = False) -> Finding:
+    """The mean of a metric over the seeds of an arm; `exact`: equal values decide by themselves."""
+    values, failed = evidence.column(arm, metric)
     if not values:
-        return Finding("undecided", label, accepted=test.region, reason=f"no trial of {test.arm} gave {test.metric}")
-    if test.exact and len(values) > 1 and len(set(values)) == 1:
+        return Finding("undecided", label, accepted=rule.accepted, reason=f"no trial of {arm} gave {metric}")
+    if exact and len(values) > 1 and len(set(values)) == 1:
         finding = decide_exactly(values[0], rule, label, len(values))
     else:
         finding = decide(_over_seeds(values), len(values), rule, label, evidence.looks)
-    gaps = [f"{len(failed)} of {len(failed) + len(values)} trials of {test.arm} failed{_at(failed)}"]
+    gaps = [f"{len(failed)} of {len(failed) + len(values)} trials of {arm} failed{_at(failed)}"]
     return _with_gaps(finding, gaps if failed else [])
 
 
@@ -249,25 +254,19 @@ def _trend(test: Trend, evidence: Evidence, shares: int) -> Finding:
 def _reproduced(test: Untested, evidence: Evidence, shares: int, data: str) -> Finding:
     """Published figures of these data against what was measured; the least convincing of them speaks for all."""
     here = [figure for figure in test.figures if data.lower() in map(str.lower, (figure.data, *figure.on))]
-    measured = [(figure, *evidence.column(figure.ours, figure.measured)) for figure in here]
-    measured = [(figure, values, failed) for figure, values, failed in measured if values or failed]
+    measured = [figure for figure in here if any(evidence.column(figure.ours, figure.measured))]
     if not measured:
         return Finding("not tested", "", reason=test.reason.en)
     findings = []
-    for figure, values, failed in measured:
+    for figure in measured:
         known = find_metric(evidence.declared, figure.measured)
         better = known.better if known else ""
         spread = figure.std or test.tolerance
         low = -math.inf if better == "lower" else figure.value - spread
         high = math.inf if better == "higher" else figure.value + spread
         label = f"{figure.measured} of {figure.ours}, published {figure.value:g} ± {spread:g}"
-        if not values:
-            findings.append(Finding("undecided", label, reason=f"no trial of {figure.ours} gave {figure.measured}"))
-            continue
         rule = Rule((low, high), shares=shares * len(measured))
-        finding = decide(_over_seeds(values), len(values), rule, label, evidence.looks)
-        gaps = [f"{len(failed)} of {len(failed) + len(values)} trials of {figure.ours} failed{_at(failed)}"]
-        findings.append(_with_gaps(finding, gaps if failed else []))
+        findings.append(_mean_of(figure.ours, figure.measured, rule, label, evidence))
     ranking: tuple[Word, ...] = ("fails", "undecided", "holds")
     weakest = min(findings, key=lambda finding: ranking.index(finding.word))
     agreeing = sum(finding.word == "holds" for finding in findings)
