@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import as_file, files
@@ -347,16 +348,27 @@ def read_image(path: Path, *, upright: bool = True) -> Image.Image:
         Problem: the file is not an image in one of `FORMATS`, is truncated, or has grey values without a fixed range;
             names it.
     """
+    with opened_image(path) as opened:
+        image = _upright(opened) if upright else opened
+        if image.mode.startswith(("I", "F")):
+            image = _eight_bits(image, opened, path)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """A file in one of `FORMATS`, opened; what Pillow raises while it is open becomes a Problem.
+
+    Raises:
+        Problem: missing, not an image, or damaged; names the file.
+    """
     file_size(path)
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            image = _upright(opened) if upright else opened
-            if image.mode.startswith(("I", "F")):
-                image = _eight_bits(image, opened, path)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
     except Problem:
         raise
     except UnidentifiedImageError as error:

@@ -16,14 +16,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from repertory.core.files import write_bytes
 from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, reason
-from repertory.data.images import FORMATS
+from repertory.data.images import opened_image
 from repertory.papers.unlearnable_clusters.model import add_noise
 
 MOST = 2048
@@ -66,16 +65,8 @@ def read_picture(path: Path) -> Picture:
     Raises:
         Problem: not an image, damaged, animated, or with more than 16 bits a channel.
     """
-    file_size(path)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return _decoded(image, path)
-    except Problem:
-        raise
-    except UnidentifiedImageError as error:
-        raise Problem("the file is not an image", path, f"give one of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
-        raise Problem(f"the image cannot be read: {reason(error)}", path, "replace or remove the file") from error
+    with opened_image(path) as image:
+        return _decoded(image, path)
 
 
 def _decoded(image: ImageFile.ImageFile, path: Path) -> Picture:
