@@ -480,7 +480,7 @@ def test_a_folder_is_ranked_and_broken_images_have_a_reason(
     notes = {row["file"]: row["note"] for row in good if row["note"]}
     assert notes == {
         "grey.png": "converted: grey to RGB",
-        "small_and_clear.png": "converted: transparency dropped; padded by reflection from 20 x 70",
+        "small_and_clear.png": "converted: transparency over white; padded by reflection from 20 x 70",
     }
     assert set(prediction.figures) == {"contact-sheet", "heat-map-of-the-worst"}
     titles = [axes.get_title() for axes in prediction.figures["contact-sheet"].axes]

@@ -24,11 +24,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from repertory.core.problem import Problem, require
 from repertory.data.arrays import load_mat, read_text, reason
-from repertory.data.images import FORMATS, image_files
+from repertory.data.images import image_files, opened_image
 from repertory.data.tables import read_table, to_numbers
 
 Better = Literal["higher", "lower"]
@@ -497,14 +496,10 @@ def image_header(path: Path) -> tuple[tuple[int, int], str]:
     Raises:
         Problem: not an image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            mode, size = image.mode, image.size
-            transparent = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
-        raise Problem("the file is not an image", path, f"give one of {', '.join(FORMATS)}") from error
+    with opened_image(path) as image:
+        mode, size, transparent = image.mode, image.size, image.has_transparency_data
     changes = ["16 bits to 8"] if mode.startswith("I") else ["32 bits to 8"] if mode == "F" else []
     changes += ["grey to RGB"] if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I") else []
     changes += [f"{mode} to RGB"] if mode in ("CMYK", "YCbCr", "LAB", "HSV") else []
-    changes += ["transparency dropped"] if transparent else []
+    changes += ["transparency over white"] if transparent else []
     return size, ", ".join(changes)
