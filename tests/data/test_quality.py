@@ -341,7 +341,8 @@ def test_splits_of_images_without_references(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "changes"),
     [
-        ("RGB", ""), ("L", "grey to RGB"), ("1", "grey to RGB"), ("P", ""), ("LA", "grey to RGB, transparency over white"),
+        ("RGB", ""), ("L", "grey to RGB"), ("1", "grey to RGB"), ("P", ""),
+        ("LA", "grey to RGB, transparency over white"),
         ("RGBA", "transparency over white"), ("I;16", "16 bits to 8, grey to RGB"),
     ],
 )  # fmt: skip
