@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning_fabric import Fabric
 
 from repertory import catalog, cli, contract
+from repertory.core.study import Session
 from repertory.skeleton import write_skeleton
 from tests import toy
 
@@ -102,3 +105,20 @@ def test_one_mark_for_each_paper_and_check() -> None:
     slow = [param.values[1].name for param in mark.args[1] if any(m.name == "slow" for m in param.marks)]
     assert slow == 2 * [name for name, check in CHECKS.items() if check.slow]
     assert {values.values[0] for values in contract.parametrize().args[1]} == set(catalog.packages())
+
+
+@pytest.mark.parametrize("inner", [1, 3])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_an_interruption_counts_the_steps_of_inner_loops_once(inner: int, steps: int, tmp_path: Path) -> None:
+    done = []
+
+    class Nested(toy.ToyStudy):
+        def train(self, arm: str, data: Any) -> Any:
+            for epoch in self.session.progress(range(5), "epochs"):
+                for step in self.session.progress(range(inner), "steps"):
+                    done.append((epoch, step))
+
+    session = Session(seed=0, fabric=Fabric(accelerator="cpu", devices=1), data_dir=None, out_dir=tmp_path)
+    with contract._interrupted_after(Nested, steps), pytest.raises(KeyboardInterrupt):
+        Nested(toy.ToyConfig(), session).train("wide", None)
+    assert len(done) == steps

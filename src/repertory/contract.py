@@ -423,8 +423,10 @@ def _interrupted_after(study: type[Study], steps: int) -> Iterator[None]:
         for item in progress(self, *words, **options):
             if training and left == 0:
                 raise KeyboardInterrupt
+            before = left
             yield item
-            left -= training
+            if left == before:  # else an inner loop has counted its own steps
+                left -= training
 
     def watched(self: Study, arm: str, data: Any) -> Any:
         nonlocal training

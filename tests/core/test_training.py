@@ -17,6 +17,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -237,6 +238,16 @@ def test_layers_learn_at_rates_of_their_own(tmp_path: Path, schedule: str) -> No
     first, second, third = (float(weight) for weight in layers)
     assert third < -1
     assert (first, second) == pytest.approx((third / 4, third / 2))
+
+
+@pytest.mark.parametrize("changes", [{"layer_decay": 0.5}, {"decay_all": True}])
+def test_groups_of_the_paper_exclude_the_settings_that_they_replace(tmp_path: Path, changes: dict[str, Any]) -> None:
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": list(model.parameters())}]
+
+    with pytest.raises(Problem, match="parameter groups of its own"):
+        fit(session(tmp_path), Layers(), Numbers(2), recipe(**changes), falling, groups=groups)
+    assert fit(session(tmp_path), Layers(), Numbers(2), recipe(), falling, groups=groups)
 
 
 def test_the_moving_average_may_be_watched_only(tmp_path: Path) -> None:
@@ -776,9 +787,18 @@ def test_lengths_within_the_training_are_not_told(changes: dict[str, Any]) -> No
     assert not unreachable(recipe(epochs=3, **changes), per_epoch=10)
 
 
+class OwnNorm(nn.BatchNorm2d):
+    """A batch norm whose forward pass is not torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
 def test_what_differs_between_one_process_and_several_is_said() -> None:
-    with pytest.warns(UserWarning, match="2 processes: batch norms use the samples of their own process"):
-        warn_of_processes(nn.Sequential(nn.BatchNorm2d(3)), 2)
+    with pytest.warns(UserWarning, match="2 processes: layers of the kind DropPath, Dropout draw per process"):
+        warn_of_processes(nn.Sequential(nn.Dropout(0.1), DropPath(0.1)), 2)
+    with pytest.warns(UserWarning, match="OwnNorm use the samples of their own process"):
+        warn_of_processes(nn.Sequential(OwnNorm(3)), 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_processes(nn.Sequential(nn.LayerNorm(3)), 2)
+        warn_of_processes(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm2d(3), nn.Dropout(0.0), DropPath(0.0)), 2)

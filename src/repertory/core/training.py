@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from repertory.core.batchnorm import over_processes, plain_norms
 from repertory.core.loops import Diverged as Diverged
 from repertory.core.loops import diverged, finite_weights
 from repertory.core.problem import Problem
@@ -70,14 +71,22 @@ def fit(
             weight_decay, decay_all and layer_decay.
         part: name of this loop if a trial has several.
 
-    Several processes average their gradients, as one process with the whole batch would. Batch norms use the samples of
-    their own process, and random layers (dropout, spikes drawn from values) draw per process: a warning says so.
+    Several processes average their gradients, and batch norms use the samples of all of them, as one process with the
+    whole batch would (published recipes on several GPUs normalise per GPU). Random layers (dropout, drop path) draw per
+    process, and batch norms with a forward pass of their own use its samples: a warning names them.
 
     Raises:
-        Problem: the data set is empty, the optimizer does not support the schedule, or a batch is too small for batch
-            normalisation.
+        Problem: the data set is empty, the optimizer does not support the schedule, a batch is too small for batch
+            normalisation, or the recipe sets layer_decay or decay_all beside `groups`, which decide both.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
+    if groups and (recipe.layer_decay or recipe.decay_all):
+        raise Problem(
+            f"the paper has parameter groups of its own: layer_decay={recipe.layer_decay:g} or "
+            f"decay_all={recipe.decay_all} would be ignored",
+            "layer_decay, decay_all",
+            "leave both at their defaults",
+        )
     fabric = session.fabric
     batches = Batches(session, dataset, recipe, collate)  # before setup: report an empty data set first
     per_epoch = len(batches)
@@ -129,7 +138,10 @@ def fit(
         for micro in range(recipe.accumulate):
             batch = fabric.to_device(next(stream))
             session.reseed("step", step, micro, fabric.global_rank)
-            with fabric.no_backward_sync(wrapped, enabled=micro + 1 < recipe.accumulate):
+            with (
+                fabric.no_backward_sync(wrapped, enabled=micro + 1 < recipe.accumulate),
+                over_processes(model, fabric.world_size),
+            ):
                 with _batch_norm_explained(batches.batch):
                     result = loss(wrapped, batch)
                 parts = result if isinstance(result, Mapping) else {"loss": result}
@@ -457,10 +469,22 @@ def _evaluate_candidates(
 
 
 def warn_of_processes(model: nn.Module, processes: int) -> None:
-    """Warn that batch norms and random layers make several processes differ from one with the whole batch."""
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        warnings.warn(
-            f"{processes} processes: batch norms use the samples of their own process, and random layers draw per "
-            "process; the losses differ from those of one process with the whole batch",
-            stacklevel=2,
-        )
+    """Warn of layers that make several processes differ from one with the whole batch."""
+    plain = set(plain_norms(model))
+    apart = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in plain]
+    random_layers = [m for m in model.modules() if _drops(m)]
+    says = {"draw per process": random_layers, "use the samples of their own process": apart}
+    for what, modules in says.items():
+        if modules:
+            names = ", ".join(sorted({type(module).__name__ for module in modules}))
+            warnings.warn(
+                f"{processes} processes: layers of the kind {names} {what}; the losses differ from those of one "
+                "process with the whole batch",
+                stacklevel=2,
+            )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether it drops at random in training: a layer of torch or timm, or a network with a rate for a function."""
+    rates = (vars(module).get(name) for name in ("p", "drop_prob", "drop_rate", "attn_drop"))
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
