@@ -9,6 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning_fabric import Fabric
+
+from repertory.core import training
+from repertory.core.study import Session, Study
+from repertory.papers.spaic.study import SpaicStudy
+from repertory.papers.vgnet.study import VGNetStudy
 
 
 def run(out: Path, *words: str) -> dict:
@@ -32,3 +38,30 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     ]
     # Each process records the loss of its own half; the weights, and so all later steps, agree.
     assert len(losses[0]) == len(losses[1])
+
+
+def losses(study: type[Study], arm: str, processes: int, batch: int, folder: Path) -> list[float]:
+    """Training losses, one a step, of the smoke scale in double precision: torch's own batch norm errs by 3e-6."""
+    config = study.scales["smoke"].model_copy(update={"batch_size": batch})
+    study(config, Session(0, folder)).data()  # written once, before the processes start
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy, precision="64-true")
+
+    def train(fabric: Fabric) -> None:
+        here = study(config, Session(0, folder, fabric=fabric))
+        here.train(arm, here.data())
+        here.session.finish()
+
+    fabric.launch(train)
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("study", "arm"), [(VGNetStudy, "g"), (SpaicStudy, "stca")])
+def test_batch_norms_and_spikes_do_not_depend_on_the_processes(
+    study: type[Study], arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    two, one = (losses(study, arm, n, 32 // n, tmp_path / str(n)) for n in (2, 1))
+    assert len(one) >= 3
+    assert len(set(one)) == len(one)
+    assert two == pytest.approx(one, rel=1e-6)

@@ -17,7 +17,7 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data import idx, shd
-from repertory.papers.spaic import SpikingClassifier, sources
+from repertory.papers.spaic import Full, Group, Input, Net, Source, SpikingClassifier, compile_net, sources
 from repertory.papers.spaic.model import Classifier, Perceptron
 from repertory.papers.spaic.study import SpaicConfig, SpaicStudy
 
@@ -198,3 +198,24 @@ def test_the_race_gives_medians_for_an_interval(tmp_path: Path) -> None:
     assert "speed_over_loop" not in study.measure()
     with pytest.raises(ValueError, match="greater than or equal to 5"):
         study_in(tmp_path, speed_repeats=4)
+
+
+def test_with_seeds_a_sample_draws_the_same_in_any_batch() -> None:
+    with Net() as net:
+        x, noise = Input(6, "poisson"), Source(6, "poisson")
+        o = Group(6, "lif")
+        for node in (x, noise):
+            _ = node >> Full(init=("uniform", 0.0, 0.6)) >> o
+            net.record(node, "spike")
+        o.read("spike_counts")
+        o.act("softmax")
+    module, values, seeds = compile_net(net), torch.full((4, 6), 0.1), torch.arange(4)
+    counts, actions = module(values, 40, generator=seeds)
+    whole = dict(module.trace)
+    parts = [module(values[rows], 40, generator=seeds[rows]) for rows in (slice(0, 1), slice(1, 4))]
+    assert torch.equal(torch.cat([part[0] for part in parts]), counts)
+    assert torch.equal(torch.cat([part[1] for part in parts]), actions)
+    first, second = whole.values()
+    assert 0.05 < first.mean() < 0.15
+    assert not torch.equal(first, second)  # two nodes draw numbers of their own
+    assert not torch.equal(first[:, 0], first[:, 1])

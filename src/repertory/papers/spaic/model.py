@@ -22,6 +22,7 @@ from repertory.nn.spiking import (
     Triangle,
 )
 from repertory.papers.spaic.describe.connections import Full, Lateral
+from repertory.papers.spaic.describe.draws import Draws
 from repertory.papers.spaic.describe.encoders import Encoder
 from repertory.papers.spaic.describe.network import Group, Input, Net
 from repertory.papers.spaic.describe.neurons import MODELS, Neuron
@@ -136,12 +137,12 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
         """Values (B, *shape) scaled to [0, 1]; spikes unchanged."""
         return x if self.events else ((x - self.low) / (self.high - self.low)).clamp(0, 1)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Draws = None) -> Tensor:
         """Scores (B, C) of values (B, *shape), or of spikes (T, B, N)."""
         counts = self.counts(x, generator)
         return counts if self.votes is None else counts @ self.votes.mT
 
-    def counts(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def counts(self, x: Tensor, generator: Draws = None) -> Tensor:
         """The network's read-out, (B, N), of values (B, *shape), or of spikes (T, B, N)."""
         return self.network(self.scaled(x), None if self.events else self.steps, generator=generator)
 
@@ -183,7 +184,7 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.ones(()))
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Draws = None) -> Tensor:
         """Logits (B, C) of values (B, *shape), or of spikes (T, B, N)."""
         x = x.sum(0) if self.events else (x - self.low) / (self.high - self.low)
         return self.layers(x)

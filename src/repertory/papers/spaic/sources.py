@@ -88,6 +88,24 @@ class SpikeData:
         return self.train.values is None
 
 
+@dataclass(frozen=True)
+class Seeded(Dataset[tuple[Tensor, int, int]]):
+    """Samples with a seed each, from torch's global generator: in `fit` a function of run, epoch and sample."""
+
+    samples: Samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return *self.samples[index], int(torch.randint(2**62, ()))
+
+
+def collate_seeded(batch: list[tuple[Tensor, int, int]], events: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`collate`, and the seeds (B,)."""
+    return *collate([(x, label) for x, label, _ in batch], events), torch.tensor([seed for *_, seed in batch])
+
+
 def collate(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tensor]:
     """Samples with labels -> values (B, *shape), or spikes (T, B, N) if `events`; and labels (B,)."""
     x = torch.stack([x for x, _ in batch], 1 if events else 0)

@@ -32,7 +32,7 @@ from repertory.papers.spaic.exchange.json import to_json
 from repertory.papers.spaic.model import SURROGATES, Classifier, Perceptron, SpikingClassifier, mlp, winner_take_all
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.settings import SpaicConfig, SpaicDesign
-from repertory.papers.spaic.sources import Samples, SpikeData, collate
+from repertory.papers.spaic.sources import Samples, Seeded, SpikeData, collate, collate_seeded
 
 EVALUATED = 256
 """Batch size in evaluation."""
@@ -106,12 +106,13 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
             model = self._classifier(arm, self._net(data), data, self.config.latency)
         set_range(model, data)
 
-        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-            x, labels = batch
-            scores = model(x)
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            x, labels, seeds = batch
+            scores = model(x, seeds)
             return F.cross_entropy(scores if arm == "mlp" else SCORE_SCALE * scores, labels)
 
-        return fit(self.session, model, data.train, self.config, loss, collate=partial(collate, events=data.events))
+        seeded, together = Seeded(data.train), partial(collate_seeded, events=data.events)
+        return fit(self.session, model, seeded, self.config, loss, collate=together)
 
     def _net(self, data: SpikeData) -> Net:
         """The network of the configuration.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from repertory.core.problem import Problem
+from repertory.papers.spaic.describe.draws import Draws, by_sample
 
 
 class Kind(NamedTuple):
@@ -111,10 +112,10 @@ class Readout:
         """The decoder that computes the scores."""
         return DECODERS[ACTIONS[self.kind][0] if self.action else self.kind]
 
-    def __call__(self, record: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, record: Tensor, generator: Draws = None) -> Tensor:
         """(T, B, *shape) -> (B, C), (T, B, C) or (B,)."""
         scores = self.decoder.decode(record.flatten(2))
         if self.pop_size > 1:
             scores = scores.unflatten(-1, (-1, self.pop_size)).mean(-1)
         scores = (scores + self.bias) * self.scale
-        return ACTIONS[self.kind][1](scores, generator) if self.action else scores
+        return by_sample(ACTIONS[self.kind][1], scores, generator) if self.action else scores

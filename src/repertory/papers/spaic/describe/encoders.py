@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repertory.core.problem import Problem
+from repertory.papers.spaic.describe.draws import Draws, uniform
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Encoder:
     timed: ClassVar[bool] = False
     """Whether the data have a time axis, which gives the number of steps."""
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """(B, *shape) -> (T, B, *shape).
 
         Args:
             x: data; timed encoders take a time axis as well.
             steps: T.
             dt: length of a step, ms.
-            generator: draws random spikes; None: torch's global one.
+            generator: draws random spikes.
         """
         raise NotImplementedError
 
@@ -49,9 +50,8 @@ def _positive(x: Tensor, encoder: Encoder) -> Tensor:
     return x
 
 
-def _drawn(p: Tensor, generator: torch.Generator | None) -> Tensor:
-    where = p.device if generator is None else generator.device
-    return (torch.rand(p.shape, generator=generator, device=where).to(p.device) < p).to(p.dtype)
+def _drawn(p: Tensor, generator: Draws) -> Tensor:
+    return (uniform(p, generator) < p).to(p.dtype)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Spikes(Encoder):
 
     timed: ClassVar[bool] = True
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """The first `steps`."""
         return x[:steps]
 
@@ -75,7 +75,7 @@ class Null(Encoder):
         """Size of the second axis."""
         return x.shape[1]
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """(B, T, *shape) -> (T, B, *shape)."""
         return x.transpose(0, 1)[:steps]
 
@@ -86,7 +86,7 @@ class ConstantCurrent(Encoder):
 
     amp: float = 1.0
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """A view that is constant over time."""
         return (self.amp * x).expand(steps, *x.shape)
 
@@ -106,7 +106,7 @@ class Poisson(Encoder):
 
     unit: float = 1.0
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """Independent draws for every step."""
         return _drawn((_positive(x, self) * (self.unit * dt)).expand(steps, *x.shape), generator)
 
@@ -121,7 +121,7 @@ class Bernoulli(Encoder):
 
     max_prob: float = 1.0
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """Independent draws for every step."""
         x = _positive(x, self)
         return _drawn((x / x.max().clamp(min=1) * self.max_prob).expand(steps, *x.shape), generator)
@@ -143,7 +143,7 @@ class Latency(Encoder):
     max_scale: float = 1.0
     cut_off: bool = False
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """At most one spike per element."""
         low, high = x.min(), x.max()
         scaled = (x - low) / (high - low).clamp(min=1e-12)
@@ -157,7 +157,7 @@ class RelativeLatency(Encoder):
 
     amp: float = 1.0
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """One spike per element."""
         when = ((steps - 1) * torch.exp(-self.amp * _positive(x, self))).floor()
         return _once(when, torch.ones_like(x, dtype=torch.bool), steps).to(x.dtype)
@@ -169,7 +169,7 @@ class Periodic(Encoder):
 
     bias: float = 0.05
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """A spike whenever the accumulated rate passes an integer."""
         rate = torch.where(_positive(x, self) > 0, (x + self.bias).clamp(max=1), torch.zeros_like(x))
         counts = (torch.arange(1, steps + 1, device=x.device).view(-1, *(1,) * x.ndim) * rate + 1e-6).floor()
@@ -180,7 +180,7 @@ class Periodic(Encoder):
 class SpikeTime(Encoder):
     """Spike times in ms, (B, *shape), one per neuron; negative or infinite: no spike ("sstb" in the official code)."""
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """A spike at step floor(time / dt)."""
         return _once((x / dt).floor(), x >= 0, steps)
 
@@ -189,7 +189,7 @@ class SpikeTime(Encoder):
 class SpikeTimes(Encoder):
     """Spike times in ms, (B, *shape, K), K per neuron, padded with negative ones ("mstb" in the official code)."""
 
-    def __call__(self, x: Tensor, steps: int, dt: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, x: Tensor, steps: int, dt: float, generator: Draws) -> Tensor:
         """A spike at step floor(time / dt) of each time."""
         return _once((x / dt).floor(), x >= 0, steps).amax(-1)
 
@@ -228,9 +228,7 @@ class PoissonNoise:
     rate: float = 1.0
     unit: float = 0.1
 
-    def __call__(
-        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: Draws) -> Tensor:
         """(T, B, *shape)."""
         return _drawn(like.new_full((), self.rate * self.unit * dt).expand(steps, *shape), generator)
 
@@ -241,9 +239,7 @@ class Constant:
 
     value: float = 1.0
 
-    def __call__(
-        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: Draws) -> Tensor:
         """(T, B, *shape), a view that is constant over time."""
         return like.new_full(shape, self.value).expand(steps, *shape)
 
@@ -256,9 +252,7 @@ class Sine:
     period: float = 50.0
     offset: float = 0.0
 
-    def __call__(
-        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: Draws) -> Tensor:
         """(T, B, *shape)."""
         t = dt * torch.arange(steps, device=like.device, dtype=like.dtype).view(-1, *(1,) * len(shape))
         return (self.amplitude * torch.sin(2 * math.pi / self.period * t) + self.offset).expand(steps, *shape)
@@ -271,9 +265,7 @@ class Ramp:
     low: float = 0.0
     high: float = 1.0
 
-    def __call__(
-        self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def __call__(self, shape: tuple[int, ...], steps: int, dt: float, like: Tensor, generator: Draws) -> Tensor:
         """(T, B, *shape)."""
         values = torch.linspace(self.low, self.high, steps, device=like.device, dtype=like.dtype)
         return values.view(-1, *(1,) * len(shape)).expand(steps, *shape)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from repertory.core.problem import Problem
 from repertory.nn.spiking import Atan, Surrogate
 from repertory.papers.spaic.describe.decoders import Readout
+from repertory.papers.spaic.describe.draws import Draws, branch
 from repertory.papers.spaic.describe.network import Group, Input, Net, Node, Source
 from repertory.papers.spaic.run import events, plasticity, stepwise
 from repertory.papers.spaic.run.call import Call, Carried
@@ -123,7 +124,7 @@ class Compiled(nn.Module):
         reward: Any = None,
         carry: bool = False,
         batch: int = 1,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
     ) -> Any:
         """Run the network.
 
@@ -134,7 +135,7 @@ class Compiled(nn.Module):
             reward: for rules that need one: a number, (B,), (T, B), or a function of (step, spike counts or None).
             carry: continue from the state that the last call with `carry` left, and keep the final state.
             batch: number of samples, for networks without data.
-            generator: draws for encoders, generators and actions; default: torch's global one.
+            generator: draws for encoders, generators and actions: see `Draws`.
 
         Returns:
             What the read-out gives, (B, C); a tuple, if there are several; None without. `trace` has the records.
@@ -162,14 +163,15 @@ class Compiled(nn.Module):
         self.own_weights |= call.own_weights
         self._carried = call.carried() if carry else None
         self.trace = _records(call)
-        answers = [_answer(group, readout, call, generator) for group, readout in self.net.readouts]
+        draws = [branch(generator, len(self.net.nodes) + n) for n in range(len(self.net.readouts))]
+        answers = [_answer(*readout, call, own) for readout, own in zip(self.net.readouts, draws, strict=True)]
         return None if not answers else answers[0] if len(answers) == 1 else tuple(answers)
 
     def reset(self) -> None:
         """Drop the state that the last call with `carry` left."""
         self._carried = None
 
-    def _call(self, x: Feed, steps: int | None, batch: int, generator: torch.Generator | None, carry: bool) -> Call:
+    def _call(self, x: Feed, steps: int | None, batch: int, generator: Draws, carry: bool) -> Call:
         """Encode the data, and start from the carried state."""
         data = self._data(x)
         timed = [node.encoder.steps(value) for node, value in data.items() if node.encoder.timed]
@@ -182,9 +184,10 @@ class Compiled(nn.Module):
             )
         like = next(iter(self.parameters()), torch.zeros(())).new_zeros(())
         like = like if like.is_floating_point() else like.float()
+        draws = {node: branch(generator, n) for n, node in enumerate(self.net.nodes)}
         outputs: dict[Node, Tensor] = {}
         for node, value in data.items():
-            outputs[node] = node.encoder(value.to(like.device, like.dtype), steps, self.net.dt, generator)
+            outputs[node] = node.encoder(value.to(like.device, like.dtype), steps, self.net.dt, draws[node])
             if tuple(outputs[node].shape[2:]) != node.shape:
                 raise Problem(
                     f"data of shape {tuple(value.shape)} for the input {node.name} of {node.shape}",
@@ -196,7 +199,7 @@ class Compiled(nn.Module):
         batch = batches[0] if batches else batch
         for node in self.net.nodes:
             if isinstance(node, Source):
-                outputs[node] = node.generator((batch, *node.shape), steps, self.net.dt, like, generator)
+                outputs[node] = node.generator((batch, *node.shape), steps, self.net.dt, like, draws[node])
         call = Call(
             self.net, self.cells(), self.wires(), self.training, self.compat, steps, batch, like, outputs=outputs
         )
@@ -261,5 +264,5 @@ def _records(call: Call) -> dict[str, Tensor]:
     return trace
 
 
-def _answer(group: Group, readout: Readout, call: Call, generator: torch.Generator | None) -> Tensor:
+def _answer(group: Group, readout: Readout, call: Call, generator: Draws) -> Tensor:
     return readout(_look(group, readout.decoder.variable, call), generator)
