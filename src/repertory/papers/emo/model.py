@@ -243,8 +243,11 @@ class iRMB(nn.Module):
     def _padded(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
         """Zero-pad right and below to whole windows; with `mask_padding`, also the mask of real keys (N', 1, 1, L)."""
         height, width = u.shape[-2:]
-        right, below = (-width % self.window_size, -height % self.window_size) if self.window_size > 0 else (0, 0)
-        if not right and not below:
+        # As torch.export can follow: whole windows less the map, instead of a remainder.
+        window = self.window_size
+        below, right = (-(-side // window) * window - side if window > 0 else 0 for side in (height, width))
+        symbolic = not (isinstance(height, int) and isinstance(width, int))  # torch.export: no question may be asked
+        if not symbolic and not right and not below:
             return u, None
         real = u.new_ones(1, 1, height, width)
         u, real = (F.pad(part, (0, right, 0, below)) for part in (u, real))
@@ -320,10 +323,17 @@ def group(x: Tensor, grid: tuple[int, int], mode: WindowMode = "strided") -> Ten
     n1, n2 = grid
     x = x.permute(0, 2, 3, 1)
     if mode == "strided":
-        x = x.unflatten(2, (-1, n2)).unflatten(1, (-1, n1)).permute(0, 2, 4, 1, 3, 5)  # (N, n1, n2, H/n1, W/n2, C)
+        x = _rows_of(_rows_of(x, 2, n2), 1, n1).permute(0, 2, 4, 1, 3, 5)  # (N, n1, n2, H/n1, W/n2, C)
     else:
         x = x.unflatten(2, (n2, -1)).unflatten(1, (n1, -1)).permute(0, 1, 3, 2, 4, 5)
     return x.flatten(3, 4).flatten(0, 2)
+
+
+def _rows_of(x: Tensor, dim: int, length: int) -> Tensor:
+    """`x.unflatten(dim, (-1, length))`; a symbolic length is cut, since a view would ask whether it fills the axis."""
+    if isinstance(length, int):
+        return x.unflatten(dim, (-1, length))
+    return torch.stack(x.split(length, dim), dim)
 
 
 def ungroup(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: WindowMode = "strided") -> Tensor:
