@@ -14,7 +14,7 @@ from repertory.core.problem import Problem
 @pytest.mark.parametrize("bad", [0, -3, 1.5, True, "4", (), (1, 0), None, math.nan])
 def test_whole_numbers(bad: Any) -> None:
     check_whole("Net", width=1, depths=(1, 2))
-    check_whole("Net", least=0, classes=0)
+    check_whole("Net", 0, classes=0, where=3)
     with pytest.raises(Problem, match="width=") as told:
         check_whole("Net", height=3, width=bad)
     assert told.value.where == "Net"

@@ -219,3 +219,35 @@ def test_with_seeds_a_sample_draws_the_same_in_any_batch() -> None:
     assert 0.05 < first.mean() < 0.15
     assert not torch.equal(first, second)  # two nodes draw numbers of their own
     assert not torch.equal(first[:, 0], first[:, 1])
+
+
+def test_class_folders_without_parts_are_split_and_predicted_whole(tmp_path: Path, digits: Path) -> None:
+    study, data = study_in(tmp_path, images=0), idx.read_part(digits, "train")
+    for n in range(60):
+        folder = tmp_path / "flat" / f"d{data.labels[n]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.images[n]).save(folder / f"{n}.png")
+    with pytest.warns(UserWarning, match="a fifth of each class is held out"):
+        split = study.read(tmp_path / "flat")
+    assert len(split.train) + len(split.test) == 60
+    assert 10 <= len(split.test) <= 15
+    model = study.train("mlp", split)
+    whole = study.predict(model, tmp_path / "flat")
+    assert len({row["file"] for row in whole.table}) == 60
+    assert "problem" not in whole.table[0]
+    (tmp_path / "flat" / "d0" / "bad.png").write_bytes(b"no image")
+    mixed = study.predict(model, tmp_path / "flat")
+    (bad,) = [row for row in mixed.table if row["problem"]]
+    assert (bad["file"], bad["class"], bad["score"]) == ("d0/bad.png", "", None)
+    assert [row | {"problem": ""} for row in whole.table] == [row for row in mixed.table if row is not bad]
+    assert np.isnan(mixed.arrays["scores"]).all(1).sum() == 1
+    with pytest.raises(Problem):
+        study.predict(model, tmp_path / "flat" / "d0" / "bad.png")
+
+
+def test_a_copy_of_the_training_spikes_is_no_test_part(tmp_path: Path) -> None:
+    shd.write_sample(tmp_path, np.random.default_rng(0))
+    (tmp_path / "shd_test.h5").write_bytes((tmp_path / "shd_train.h5").read_bytes())
+    with pytest.raises(Problem) as told:
+        study_in(tmp_path, modality="events").read(tmp_path)
+    assert str(tmp_path) in told.value.where

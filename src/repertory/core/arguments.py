@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from repertory.core.problem import Problem, suggest
 
 
-def check_whole(where: str, least: int = 1, **given: int | Sequence[int]) -> None:
+def check_whole(where: str, least: int = 1, /, **given: int | Sequence[int]) -> None:
     """Require whole numbers of at least `least`.
 
     Args:
@@ -23,16 +23,16 @@ def check_whole(where: str, least: int = 1, **given: int | Sequence[int]) -> Non
         >>> check_whole("Net", width=8, depths=(1, 2))
     """
     for name, value in given.items():
-        numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        if not numbers or not all(_is_whole(number) and number >= least for number in numbers):
+        numbers: Sequence[object] = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        if not numbers or not all(_is_whole(number, least) for number in numbers):
             raise Problem(f"{name}={value!r}", where, f"give whole numbers of at least {least}")
 
 
-def _is_whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
+def _is_whole(number: object, least: int) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= least
 
 
-def check_rates(where: str, **given: float) -> None:
+def check_rates(where: str, /, **given: float) -> None:
     """Require rates, such as those of dropout: from 0 to below 1.
 
     Raises:
@@ -41,7 +41,7 @@ def check_rates(where: str, **given: float) -> None:
     check_range(where, 0, 1, **given)
 
 
-def check_range(where: str, low: float, high: float, **given: float) -> None:
+def check_range(where: str, low: float, high: float, /, **given: float) -> None:
     """Require numbers from `low` to below `high`; NaN is none.
 
     Raises:
@@ -52,7 +52,7 @@ def check_range(where: str, low: float, high: float, **given: float) -> None:
             raise Problem(f"{name}={value!r}", where, f"give a number from {low:g} to below {high:g}")
 
 
-def check_choice(where: str, known: Iterable[str], **given: str) -> None:
+def check_choice(where: str, known: Iterable[str], /, **given: str) -> None:
     """Require one of the known words.
 
     Raises:
@@ -64,7 +64,7 @@ def check_choice(where: str, known: Iterable[str], **given: str) -> None:
             raise Problem(f"{name}={value!r}{suggest(str(value), known)}", where, f"choose from {', '.join(known)}")
 
 
-def check_lengths(where: str, **given: Sequence[object]) -> None:
+def check_lengths(where: str, /, **given: Sequence[object]) -> None:
     """Require sequences of one length, at least 1.
 
     Raises:

@@ -24,6 +24,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from repertory.core.arguments import check_choice, check_range, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.spiking import SpikingConvNet, Window
 
@@ -148,11 +149,15 @@ class APBConv2d(_Associative, nn.Conv2d):
         cache: float | None = None,
         **conv: Any,
     ) -> None:
+        check_whole("APBConv2d", in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size)
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **conv)
         self._init_association(mode, beta, cache)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, H', W')."""
+        if input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
+            remedy = f"give (N, {self.in_channels}, H, W) or ({self.in_channels}, H, W)"
+            raise Problem(f"an input of shape {tuple(input.shape)}", "APBConv2d", remedy)
         current = self._convolve(input, self.weight, self.groups)
         squares = None
         if self.mode == "pair":
@@ -202,12 +207,15 @@ class APBLinear(_Associative, nn.Linear):
         beta: float = 0.5,
         cache: float | None = None,
     ) -> None:
+        check_whole("APBLinear", in_features=in_features, out_features=out_features)
         nn.Linear.__init__(self, in_features, out_features, bias)
         self.out_channels = out_features
         self._init_association(mode, beta, cache)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        if not input.ndim or input.shape[-1] != self.in_features:
+            raise Problem(f"an input of shape {tuple(input.shape)}", "APBLinear", f"give (..., {self.in_features})")
         current = F.linear(input, self.weight)
         squares = F.linear(input.square(), self.weight.square()) if self.mode == "pair" else None
         current = self._associate(current, self.active_synapses(input), squares)
@@ -268,6 +276,11 @@ class APBNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         sensor: tuple[int, int] = (128, 128),
     ) -> None:
         super().__init__()
+        check_whole("APBNet", steps=steps, classes=len(names))
+        check_range("APBNet", 0, math.inf, beta=beta, decay=decay, threshold=threshold, window=window)
+        check_choice("APBNet", get_args(Where), where=where)
+        if len(size) != 2:
+            raise Problem(f"size={size!r}", "APBNet", "give height and width of the input")
         self.names, self.steps, self.static, self.mode = list(names), steps, static, mode
         self.size, self.sensor = (size[0], size[1]), (sensor[0], sensor[1])
 

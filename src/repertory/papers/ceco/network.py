@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from repertory.core.arguments import check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.data.ade20k import IGNORE
+from repertory.nn.backbone import check_images
 from repertory.papers.ceco.hosts import CHANNELS, make_host
 from repertory.papers.ceco.model import CeCoLoss, pixel_loss
 
@@ -68,6 +70,9 @@ class CeCoNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         image_size: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("CeCoNet", num_classes=num_classes, channels=channels)
+        check_whole("CeCoNet", 0, image_size=image_size)
+        check_rates("CeCoNet", drop_path=drop_path or 0.0)
         self.host = make_host(arch, num_classes, channels, drop_path)
         self.branch = None if branch is None else CeCoLoss(num_classes, self.host.num_features, **branch)
         self.num_classes, self.avg_valid, self.image_size, self.counts = num_classes, avg_valid, image_size, counts
@@ -80,6 +85,7 @@ class CeCoNet(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """The map in front of the classifier (B, C, h, w), and that of the auxiliary head, if there is one."""
+        check_images(images, 3, "CeCoNet")
         return self.host.forward_features((images - self.mean) / self.std)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Any:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem
+from repertory.nn.backbone import check_images
 
 Norm = Literal["none", "instancenorm", "batchnorm"]
 
@@ -32,6 +34,8 @@ class Network(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
         super().__init__()
         self.features, self.classifier = features, classifier
+        self.takes: tuple[int, int] | None = None
+        """Channels and side of the images, where they are known."""
 
     @property
     def head(self) -> nn.Linear:
@@ -59,6 +63,9 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Input of the last Linear: (N, C, H, W) -> (N, F)."""
+        if self.takes is not None:
+            channels, side = self.takes
+            check_images(x, channels, "network", size=(side, side))
         return self.classifier[:-1](self.features(x).flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +184,10 @@ def network(name: str, num_classes: int, in_chans: int, image_size: int, norm: N
     if norm != "none" and name not in NORMED:
         raise Problem(f"norm={norm} with {name}", "network", f"only {' and '.join(NORMED)} have a choice of norms")
     options: dict[str, Any] = {"norm": norm} if name in NORMED else {}
-    return NETWORKS[name](num_classes, in_chans, image_size, **options)
+    check_whole("network", num_classes=num_classes, in_chans=in_chans, image_size=image_size)
+    net = NETWORKS[name](num_classes, in_chans, image_size, **options)
+    net.takes = (in_chans, image_size)
+    return net
 
 
 def freeze_statistics(net: nn.Module, x: Tensor) -> None:

@@ -21,6 +21,7 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem
 
 
@@ -261,6 +262,7 @@ def channel_attention(kind: str, channels: int, **options: Any) -> nn.Module:
     for option in options:
         if not allowed.get(option):
             raise Problem(f"{name} has no option {option!r}", "channel_attention", "leave it out")
+    check_whole("channel_attention", channels=channels)
     return KINDS[name](channels, **options)
 
 

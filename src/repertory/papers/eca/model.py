@@ -32,6 +32,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from repertory.core import checkpoint
+from repertory.core.arguments import check_choice, check_lengths, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import PooledNetwork, build, channels_last, check_format, check_images, dilate
 from repertory.nn.imagenet import IMAGENET, label_names
@@ -407,6 +408,10 @@ class ECAResNet(Classifier, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_lengths("ECAResNet", depths=depths, widths=widths)
+        check_whole("ECAResNet", depths=depths, widths=widths, in_chans=in_chans, reduction=reduction)
+        check_whole("ECAResNet", 0, num_classes=num_classes)
+        check_rates("ECAResNet", drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         if block not in BLOCKS:
             raise Problem(f"no block {block!r}", "ECAResNet", f"choose from {', '.join(BLOCKS)}")
         self.in_chans, self.drop_rate, self.stages = in_chans, drop_rate, len(depths)
@@ -497,6 +502,9 @@ class ECAMobileNetV2(Classifier, MobileNetV2, PyTorchModelHubMixin, library_name
         drop_path_rate: float = 0.0,
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
+        check_whole("ECAMobileNetV2", in_chans=in_chans, reduction=reduction)
+        check_whole("ECAMobileNetV2", 0, num_classes=num_classes)
+        check_rates("ECAMobileNetV2", drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         super().__init__(dropout=drop_rate)
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.num_features = self.head_hidden_size = self.last_channel
@@ -559,6 +567,7 @@ def network(name: str, **changes: Any) -> ECAResNet | ECAMobileNetV2:
         >>> network("mini", attention="se", num_classes=10)(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
+    check_choice("network", ["mini", *VARIANTS], name=name)
     build = ECAMobileNetV2 if name in MOBILENETS else ECAResNet
     return build(**{**(MINI if name == "mini" else VARIANTS[name]), **changes})
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from repertory.core.arguments import check_choice, check_lengths, check_range, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate
 from repertory.nn.imagenet import IMAGENET
@@ -144,6 +145,10 @@ class iRMB(nn.Module):
         mask_padding: bool = False,
     ) -> None:
         super().__init__()
+        check_whole(
+            f"iRMB({dim_in}, {dim_out})", dim_in=dim_in, dim_out=dim_out, stride=stride, dilation=dilation,
+            dim_head=dim_head,
+        )  # fmt: skip
         where = f"iRMB({dim_in}, {dim_out})"
         if norm_layer not in NORMS:
             raise Problem(f"unknown norm_layer {norm_layer!r}", where, f"choose from {', '.join(NORMS)}")
@@ -155,6 +160,7 @@ class iRMB(nn.Module):
             raise Problem(
                 f"dim_in {dim_in} is not divisible by dim_head {dim_head}", where, "choose dim_head from its divisors"
             )
+        check_range(where, 0, math.inf, exp_ratio=exp_ratio)
         dim_mid = int(dim_in * exp_ratio)
         if attn_s and (v_group or not attn_pre) and dim_mid % (dim_in // dim_head):
             raise Problem(
@@ -162,9 +168,16 @@ class iRMB(nn.Module):
                 where,
                 "choose another exp_ratio or dim_head, or attn_pre without v_group",
             )
-        act = cast(type[nn.Module], get_act_layer(act_layer))
+        check_whole(where, expanded=dim_mid)
+        check_whole(where, 0, dw_ks=dw_ks)
+        check_range(where, 0, math.inf, se_ratio=se_ratio)
+        check_rates(where, attn_drop=attn_drop, drop=drop, drop_path=drop_path)
+        try:
+            act = cast(type[nn.Module], get_act_layer(act_layer))
+        except KeyError as error:
+            raise Problem(f"unknown activation {act_layer!r}", where, "give a name of timm, such as silu") from error
         self.skip = has_skip and dim_in == dim_out and stride == 1
-        self.attn_s, self.attn_pre, self.attn_drop = attn_s, attn_pre, attn_drop
+        self.dim_in, self.attn_s, self.attn_pre, self.attn_drop = dim_in, attn_s, attn_pre, attn_drop
         self.heads = dim_in // dim_head if attn_s else 1
         self.window_size, self.mask_padding = window_size, mask_padding
         self.window_mode: WindowMode = window_mode
@@ -181,6 +194,7 @@ class iRMB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride)."""
+        check_images(x, self.dim_in, "iRMB")
         followed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # parts would freeze the batch size
         if self.training or x.device.type != "cpu" or followed:
             return self.block(x)
@@ -420,6 +434,11 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        where = "EMO"
+        check_lengths(where, depths=depths, dims=dims, exp_ratios=exp_ratios, dim_heads=dim_heads)
+        check_whole(where, depths=depths, dims=dims, dim_heads=dim_heads, in_chans=in_chans, stem_dim=stem_dim)
+        check_whole(where, 0, num_classes=num_classes, dw_kernels=dw_kernels)
+        check_rates(where, drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = dims[-1]
         self.pretrained_cfg = {**CFG, "num_classes": num_classes, **(pretrained_cfg or {})}
@@ -427,6 +446,7 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
             {"num_chs": dim, "reduction": 4 << i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
 
+        check_choice("EMO, norm_layers", NORMS, **{f"stage{i}": name for i, name in enumerate(norm_layers)})
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, stem_dim, 3, 2, 1),
             NORMS[norm_layers[0]](stem_dim, eps=EPS),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.spiking import SpikingConvNet, mean_over_time
 from repertory.papers.event_aug.representations import CHANNELS, EST, Kernel, Representation
@@ -45,12 +46,21 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         arm: str = "none",
     ) -> None:
         super().__init__()
+        where = "EventClassifier"
+        if not names:
+            raise Problem("no classes", where, "give their names")
+        if len(size) != 2:
+            raise Problem(f"size={size!r}", where, "give height and width of the sensor")
+        check_whole(where, size=size, bins=bins)
+        check_whole(where, 0, side=side)
+        check_choice(where, CHANNELS, representation=representation)
         self.names, self.size = list(names), (size[0], size[1])
         self.representation: Representation = representation
         self.bins, self.side, self.arm = bins, side, arm
         self.spiking = network == "snn"
         fixed, per_bin = CHANNELS[representation]
         channels = fixed + per_bin * bins
+        self.channels = channels
         self.est = EST(bins, self.size, kernel) if representation == "est" else None
         if network == "cnn":
             self.network = small_cnn(channels, len(names))
@@ -71,6 +81,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         """
         if self.est is not None:
             x = self.est(x)  # (B, 2, C, H, W)
+        self.check(x)
         if x.ndim == 5:
             steps = x.shape[1]
             x = self.crop_and_resize(x.flatten(1, 2))  # (B, T 2, H, W)
@@ -78,6 +89,18 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
                 return self.network(x.unflatten(1, (steps, 2)).transpose(0, 1))
             return self.network(x)
         return self.network(self.crop_and_resize(x))
+
+    def check(self, x: Tensor) -> None:
+        """Require a batch of this representation and sensor.
+
+        Raises:
+            Problem: another number of dimensions, channels or bins, or another height and width.
+        """
+        whole = {"count_frames": (self.bins, 2), "est": (2, self.bins)}.get(self.representation, (self.channels,))
+        if tuple(x.shape[1:]) != (*whole, *self.size):
+            shape = ", ".join(map(str, (*whole, *self.size)))
+            remedy = f"give (B, {shape}); crop or pad streams of another sensor"
+            raise Problem(f"a batch of shape {tuple(x.shape)}", f"EventClassifier on {self.representation}", remedy)
 
     def scores(self, x: Tensor) -> Tensor:
         """Logits (B, K); of the spiking network the mean over time."""

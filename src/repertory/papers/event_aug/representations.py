@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_whole
 from repertory.core.problem import Problem
 from repertory.data.events import Size, count_frames, event_count, event_frame, voxel_grid
 from repertory.papers.event_aug.settings import Kernel, Representation
@@ -81,6 +83,8 @@ class EST(nn.Module):
 
     def __init__(self, bins: int, size: Size, kernel: Kernel = "learned") -> None:
         super().__init__()
+        check_choice("EST", get_args(Kernel), kernel=kernel)
+        check_whole("EST", bins=bins, size=size)
         if bins < 2:
             raise Problem(f"an event spike tensor with {bins} bin", "bins", "give 2 or more")
         self.bins, self.size, self.kernel = bins, size, kernel
@@ -91,6 +95,8 @@ class EST(nn.Module):
 
     def forward(self, events: Tensor) -> Tensor:
         """Events (N, 5) of x, y, t in [0, 1], p and b, sorted by b -> (B, 2, C, H, W)."""
+        if events.ndim != 2 or events.shape[1] != 5:
+            raise Problem(f"events of shape {tuple(events.shape)}", "EST", "give (N, 5): x, y, t, p and sample")
         height, width = self.size
         x, y, p, b = events[:, [0, 1, 3, 4]].long().unbind(1)
         t, count = events[:, 2], int(b[-1]) + 1 if len(b) else 0

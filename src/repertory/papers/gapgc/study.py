@@ -138,6 +138,9 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
         for part in self.session.progress(parts, label):
             yield part, self._graphs(data, part)
 
+    def preview(self, arm: str, data: Molecules) -> list[str]:
+        return [f"{len(data.tasks)} tasks: {', '.join(data.tasks)}"]
+
     # -- the source model -----------------------------------------------------------------------
 
     def train(self, arm: str, data: Molecules) -> AdaptiveClassifier:

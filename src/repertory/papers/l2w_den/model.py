@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from timm.models._features import FeatureListNet
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_lengths, check_rates, check_whole
 from repertory.core.problem import Problem
+from repertory.nn.backbone import check_images
 from repertory.papers.l2w_den.settings import TIMM, VARIANTS
 
 State = list[list[Tensor]]
@@ -85,6 +87,7 @@ class MultiExitNetwork(nn.Module):
     steps: nn.ModuleList
     exits: nn.ModuleList
     num_classes: int
+    in_chans: int
     min_size: int
     """Least height and width of an image."""
 
@@ -92,8 +95,9 @@ class MultiExitNetwork(nn.Module):
         """The state before the first step.
 
         Raises:
-            Problem: the images are too small.
+            Problem: images of another shape, or too small.
         """
+        check_images(x, self.in_chans, type(self).__name__)
         if min(x.shape[-2:]) < self.min_size:
             raise Problem(
                 f"images of {x.shape[-2]} x {x.shape[-1]} pixels are too small for {type(self).__name__}",
@@ -134,6 +138,7 @@ class MultiExitNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """New linear layers for other classes, with PyTorch's initialisation."""
+        check_whole(type(self).__name__, num_classes=num_classes)
         self.num_classes = num_classes
         for head in self.exits:
             old = head[-1]  # pyright: ignore[reportIndexIssue]
@@ -193,9 +198,18 @@ class MSDNet(MultiExitNetwork):
         in_chans: int = 3,
     ) -> None:
         super().__init__()
+        check_whole(
+            "MSDNet", n_exits=n_exits, base=base, step=step, channels=channels, growth=growth, in_chans=in_chans
+        )
+        check_whole("MSDNet", gr_factor=gr_factor, bn_factor=bn_factor, num_classes=num_classes)
+        check_lengths("MSDNet", gr_factor=gr_factor, bn_factor=bn_factor)
+        check_rates("MSDNet", reduction=reduction)
+        check_choice("MSDNet", ("even", "lin_grow"), step_mode=step_mode)
+        check_choice("MSDNet", ("max", "min"), prune=prune)
+        check_choice("MSDNet", get_args(Stem), stem=stem)
         depths = [base] + [step if step_mode == "even" else step * i + 1 for i in range(1, n_exits)]
         total, scales = sum(depths), len(gr_factor)
-        self.num_classes, self.min_size = num_classes, min_side(stem, scales)
+        self.num_classes, self.in_chans, self.min_size = num_classes, in_chans, min_side(stem, scales)
 
         self.steps, self.exits = nn.ModuleList(), nn.ModuleList()
         n, dim = 0, channels  # layers so far; channels of a scale with factor 1
@@ -353,7 +367,14 @@ class RANet(MultiExitNetwork):
         in_chans: int = 3,
     ) -> None:
         super().__init__()
-        self.num_classes, self.min_size = num_classes, min_side(stem, max(scale_list))
+        check_whole("RANet", n_blocks=n_blocks, step=step, channels=channels, growth=growth, in_chans=in_chans)
+        check_whole("RANet", scale_list=scale_list, gr_factor=gr_factor, bn_factor=bn_factor, num_classes=num_classes)
+        check_whole("RANet", 0, block_step=block_step)
+        check_lengths("RANet", scale_list=scale_list, gr_factor=gr_factor, bn_factor=bn_factor)
+        check_rates("RANet", compress=compress, reduction=reduction)
+        check_choice("RANet", ("even", "lg"), step_mode=step_mode)
+        check_choice("RANet", get_args(Stem), stem=stem)
+        self.num_classes, self.in_chans, self.min_size = num_classes, in_chans, min_side(stem, max(scale_list))
         self.pyramid = Pyramid(in_chans, [channels * factor for factor in gr_factor], scale_list, stem)
 
         blocks = [0] + [block_step * i + n_blocks for i in range(len(scale_list))]  # of each sub-network, from 1 on
@@ -539,6 +560,7 @@ class MultiExit(MultiExitNetwork):
 
     def __init__(self, name: str, num_classes: int = 1000, in_chans: int = 3, pretrained: bool = False) -> None:
         super().__init__()
+        check_whole("MultiExit", num_classes=num_classes, in_chans=in_chans)
         remedy = "choose one with features_only=True, such as resnet18 or regnety_002"
         try:
             backbone = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_chans)
@@ -546,7 +568,8 @@ class MultiExit(MultiExitNetwork):
             raise Problem(f"timm cannot build {name} with feature maps: {error}", "arch", remedy) from error
         if not isinstance(backbone, FeatureListNet):
             raise Problem(f"{name} cannot be cut into stages that run one by one", "arch", remedy)
-        self.num_classes, self.min_size = num_classes, max(backbone.feature_info.reduction())
+        self.num_classes, self.in_chans = num_classes, in_chans
+        self.min_size = max(backbone.feature_info.reduction())
         self.steps, layers = nn.ModuleList(), list[nn.Module]()
         for layer_name, layer in backbone.items():
             layers.append(layer)

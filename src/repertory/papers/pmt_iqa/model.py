@@ -11,6 +11,7 @@ authors' code (pqy000/PMT-IQA). Submodules have the names of that code, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,9 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_range, check_rates, check_whole
 from repertory.core.problem import Problem, suggest
+from repertory.nn.backbone import check_images
 from repertory.nn.imagenet import IMAGENET
 
 TaskWeights = Literal["progressive", "reversed", "static", "regression"]
@@ -183,6 +186,10 @@ class PMTIQA(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_whole("PMTIQA", scale_dim=scale_dim, vector=vector, hidden=hidden, head=head, in_chans=in_chans)
+        check_whole("PMTIQA", 0, num_classes=num_classes)
+        check_range("PMTIQA", math.ulp(0), math.inf, score_unit=score_unit)
+        check_rates("PMTIQA", drop_rate=drop_rate)
         self.num_classes, self.in_chans, self.score_unit = num_classes, in_chans, score_unit
         self.num_features, self.head_hidden_size = vector, head
         self.pretrained_cfg = {**CFG, "num_classes": num_classes, **(pretrained_cfg or {})}
@@ -196,7 +203,7 @@ class PMTIQA(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> multi-scale vector (B, vector)."""
-        return self.res(x)
+        return self.res(check_images(x, self.in_chans, "PMTIQA"))
 
     def forward_trunk(self, x: Tensor) -> Tensor:
         """Multi-scale vector (B, vector) -> what both tasks share (B, head)."""

@@ -6,15 +6,21 @@ the beam energy to the activity.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_range, check_whole
+from repertory.core.problem import Problem
 from repertory.papers.proton_dose import simulator
 from repertory.papers.proton_dose.settings import Cell
 from repertory.papers.proton_dose.washout import decay_factor
 
+CHANNELS = ("activity", "hu", "sp")
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}  # nn.RNN: tanh
 
 
@@ -46,6 +52,11 @@ class DoseRNN(nn.Module, PyTorchModelHubMixin):
         bidirectional: bool = True,
     ) -> None:
         super().__init__()
+        check_whole("DoseRNN", layers=layers, hidden=hidden)
+        check_choice("DoseRNN", CELLS, cell=cell)
+        check_choice("DoseRNN", CHANNELS, **{f"inputs[{i}]": name for i, name in enumerate(inputs)})
+        if not inputs or len(set(inputs)) < len(inputs):
+            raise Problem(f"inputs={tuple(inputs)}", "DoseRNN", f"give each channel once, from {', '.join(CHANNELS)}")
         self.inputs = tuple(inputs)
         self.rnn = CELLS[cell](len(inputs), hidden, layers, batch_first=True, bidirectional=bidirectional)
         self.head = nn.Linear(hidden * (2 if bidirectional else 1), 1)
@@ -58,10 +69,23 @@ class DoseRNN(nn.Module, PyTorchModelHubMixin):
             hu: (B, L) CT numbers in HU; the channel is HU / 1000.
             sp: (B, L) stopping power relative to water.
         """
+        given = {"activity": activity, "hu": hu, "sp": sp}
+        _check_depths({name: given[name] for name in self.inputs}, "DoseRNN")
         channels = {"activity": activity, "hu": None if hu is None else hu / 1000, "sp": sp}
         x = torch.stack([channels[name] for name in self.inputs], dim=-1)  # (B, L, C)
         states, _ = self.rnn(x)  # (B, L, 2h)
         return self.head(states).squeeze(-1)  # (B, L)
+
+
+def _check_depths(given: Mapping[str, Tensor | None], network: str) -> None:
+    """Raise `Problem` for channels that are absent, or not all (B, L) of one shape with L > 0."""
+    absent = [name for name, values in given.items() if values is None]
+    if absent:
+        raise Problem(f"no {absent[0]}", network, f"it was built for the inputs {', '.join(given)}: give all of them")
+    shapes = {name: tuple(values.shape) for name, values in given.items() if values is not None}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 or not shape[1] for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise Problem(f"inputs of the shapes {listed}", network, "give (B, L), one row a beam: x[None] for one beam")
 
 
 class EnergyFit(nn.Module, PyTorchModelHubMixin):
@@ -82,6 +106,10 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, lowest: float = 50.0, highest: float = 230.0, step: float = 2.0, fwhm_mm: float = 4.0) -> None:
         super().__init__()
+        check_range("EnergyFit", 0, math.inf, fwhm_mm=fwhm_mm)
+        if not (step > 0 and lowest > 0 and lowest + 2 * step <= highest < math.inf):
+            what = f"energies from {lowest} to {highest} MeV in steps of {step}"
+            raise Problem(what, "EnergyFit", "give three energies or more, above 0")
         energies = np.arange(lowest, highest + step / 2, step)
         depth = np.arange(0, 1.1 * float(simulator.proton_range(highest)), simulator.DZ)
         rates = simulator.production(depth[:, None], energies)  # (R reactions, W depths, E energies)
@@ -93,6 +121,7 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
 
     def forward(self, activity: Tensor, hu: Tensor, sp: Tensor | None = None) -> Tensor:
         """Dose (B, L) relative to its maximum; arguments as for `DoseRNN`."""
+        _check_depths({"activity": activity, "hu": hu}, "EnergyFit")
         ct = hu.double().cpu().numpy()
         dose = simulator.dose(ct, self.energy(activity, hu).double().cpu().numpy())
         return torch.from_numpy(dose / dose.max(axis=-1, keepdims=True)).to(activity)

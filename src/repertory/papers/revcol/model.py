@@ -20,6 +20,7 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import (
     PooledNetwork,
@@ -132,6 +133,11 @@ class RevCol(PooledNetwork, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_whole(
+            "RevCol", channels=channels, layers=layers, columns=columns, in_chans=in_chans, kernel_size=kernel_size
+        )
+        check_whole("RevCol", 0, num_classes=num_classes)
+        check_rates("RevCol", drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         if not len(channels) == len(layers) == LEVELS:
             raise Problem(f"{len(channels)} channels and {len(layers)} layers", "RevCol", f"give {LEVELS} of each")
         if kernel_size % 2 == 0:

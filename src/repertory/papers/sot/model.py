@@ -9,10 +9,11 @@ sinusoid positions, and a `TokenHead`. `TimmClassifier` puts the head on any bac
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import timm
 import torch
@@ -23,6 +24,7 @@ from timm.models.densenet import DenseBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_range, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
@@ -209,6 +211,17 @@ class SoT(VisionTransformer, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+        check_whole(
+            "SoT", in_chans=in_chans, embed_dim=embed_dim, depth=depth, num_heads=num_heads, patch_size=patch_size
+        )
+        check_whole("SoT", 0, num_classes=num_classes)
+        check_range("SoT", math.ulp(0), math.inf, mlp_ratio=mlp_ratio)
+        check_choice("SoT", get_args(Embedding), embedding=embedding)
+        check_choice("SoT", ("token", "avg", ""), global_pool=global_pool)
+        check_rates("SoT", drop_rate=drop_rate, drop_path_rate=drop_path_rate, proj_drop_rate=proj_drop_rate)
+        check_rates("SoT", attn_drop_rate=attn_drop_rate, pos_drop_rate=pos_drop_rate)
+        if embed_dim % num_heads:
+            raise Problem(f"{embed_dim} channels do not divide into {num_heads} heads", "SoT", "change embed_dim")
         super().__init__(
             img_size=size,
             patch_size=patch_size,

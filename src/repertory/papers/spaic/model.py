@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_range, check_whole
+from repertory.core.problem import Problem
 from repertory.nn.spiking import (
     Atan,
     Gate,
@@ -125,10 +128,17 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
         events: bool = False,
     ) -> None:
         super().__init__()
+        check_whole("SpikingClassifier", steps=steps)
+        check_choice("SpikingClassifier", SURROGATES, surrogate=surrogate)
+        check_range("SpikingClassifier", math.ulp(0), math.inf, alpha=alpha)
         self.labels, self.steps, self.events = labels, steps, events
         net = from_json(network)
         self.network: Compiled = compile_net(net, mode, SURROGATES[surrogate](alpha), latency)
         neurons = net.readouts[0][0].size if net.readouts else 0
+        scores = neurons // net.readouts[0][1].pop_size if net.readouts else 0
+        if not labels or (not votes and scores != len(labels)):
+            remedy = "give one label a score, or let neurons vote (votes=True)"
+            raise Problem(f"{len(labels)} labels for {scores} scores", "SpikingClassifier", remedy)
         self.register_buffer("votes", torch.zeros(len(labels), neurons) if votes else None)
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.ones(()))
@@ -175,6 +185,9 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, shape: list[int], widths: list[int], labels: list[str], events: bool = False) -> None:
         super().__init__()
+        check_whole("Perceptron", shape=shape)
+        check_whole("Perceptron", **{f"widths[{i}]": width for i, width in enumerate(widths)})
+        check_whole("Perceptron", labels=len(labels))
         self.shape, self.labels, self.events = shape, labels, events
         sizes = [int(torch.Size(shape).numel()), *widths, len(labels)]
         layers: list[nn.Module] = [nn.Flatten()]
@@ -186,6 +199,10 @@ class Perceptron(nn.Module, PyTorchModelHubMixin):
 
     def forward(self, x: Tensor, generator: Draws = None) -> Tensor:
         """Logits (B, C) of values (B, *shape), or of spikes (T, B, N)."""
+        lead = "(T, B)" if self.events else "(B)"
+        if tuple(x.shape[2 if self.events else 1 :]) != tuple(self.shape):
+            remedy = f"give {lead} + {tuple(self.shape)}"
+            raise Problem(f"data of shape {tuple(x.shape)} for samples of {tuple(self.shape)}", "Perceptron", remedy)
         x = x.sum(0) if self.events else (x - self.low) / (self.high - self.low)
         return self.layers(x)
 

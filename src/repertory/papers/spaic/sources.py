@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from repertory.data.arrays import load_npz
 from repertory.data.shd import Recordings
 from repertory.data.splits import check_distinct_files, check_distinct_samples
 from repertory.data.tables import read_table, to_numbers, without_index
+from repertory.tasks.classification import readable, relative_name
 
 LAYOUT = (
     "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-… likewise (MNIST's)\n"
     "or shd_train.h5, shd_test.h5 (spikes/times, spikes/units, labels)\n"
-    "or train/<class>/*.png, test/<class>/*.png\n"
+    "or train/<class>/*.png, test/<class>/*.png; or <class>/*.png, a fifth of which is held out\n"
     "or one .npz: x_train, y_train, x_test, y_test (or x, y)\n"
     "or one .csv: numbers and a column `label`"
 )
@@ -112,12 +113,22 @@ def collate(batch: list[tuple[Tensor, int]], events: bool) -> tuple[Tensor, Tens
     return x, torch.tensor([label for _, label in batch])
 
 
-def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
+def read(folder: Path, steps: int, dt: float, seed: int = 0) -> SpikeData | None:
     """The data of a folder, or of one npz, csv file; None if there is nothing of any known kind.
+
+    Class folders of images without parts are split 80/20 by the seed, with a warning.
 
     Raises:
         Problem: damaged, or without labels.
     """
+    data = _read_parts(folder, steps, dt, seed)
+    if data is None and images.is_labelled(folder):
+        return _of_splits(*images.read_splits(folder, seed))
+    return data
+
+
+def _read_parts(folder: Path, steps: int, dt: float, seed: int = 0) -> SpikeData | None:
+    """`read`, but for class folders of images without parts."""
     if folder.is_dir() and idx.find(folder, "train", "images"):
         parts = [_of_idx(part) for part in idx.read_parts(folder)]
         return _data(parts, tuple(str(k) for k in range(1 + max(int(p.labels.max()) for p in parts))))
@@ -131,10 +142,8 @@ def read(folder: Path, steps: int, dt: float) -> SpikeData | None:
         check_distinct_samples(*(np.concatenate(r.times) for r in recordings), where=folder)
         parts = [Samples(None, r, r.labels, (), steps, dt) for r in recordings]
         return _data(parts, max((r.names for r in recordings), key=len))
-    if (folder / "train").is_dir():
-        train, test = images.read_splits(folder)
-        size = grey(train.paths[0]).size
-        return _data([_of_images(s.paths, s.labels, size) for s in (train, test)], train.classes)
+    if images.has_splits(folder):
+        return _of_splits(*images.read_splits(folder, seed))
     table = _table(folder)
     return None if table is None else _of_table(table)
 
@@ -152,9 +161,18 @@ def grey(path: Path) -> Image.Image:
     return images.read_image(path).convert("L")
 
 
-def _of_images(paths: Sequence[Path], labels: Sequence[int], size: tuple[int, int]) -> Samples:
-    pixels = np.stack([np.asarray(grey(path).resize(size), np.float32) for path in paths])
-    names = tuple(path.name for path in paths)
+def _of_splits(train: images.ImageSet, test: images.ImageSet) -> SpikeData:
+    """Grey images of the size of the first one."""
+    size = grey((train.paths or test.paths)[0]).size
+    return _data([_of_images(part.paths, part.labels, size) for part in (train, test)], train.classes or test.classes)
+
+
+def _of_images(
+    paths: Sequence[Path], labels: Sequence[int], size: tuple[int, int], names: tuple[str, ...] = ()
+) -> Samples:
+    pixels = np.array([np.asarray(grey(path).resize(size), np.float32) for path in paths], np.float32)
+    pixels = pixels.reshape(len(paths), size[1], size[0])  # also of none
+    names = names or tuple(path.name for path in paths)
     return Samples(torch.from_numpy(pixels[:, None]), None, np.array(labels, np.int64), names)
 
 
@@ -223,13 +241,24 @@ def _fields(path: Path) -> dict[str, NDArray[np.generic]]:
     return fields
 
 
-def read_inputs(source: Path, shape: tuple[int, ...], events: bool, steps: int, dt: float) -> Samples:
-    """What is to be predicted: a data set's test part, one file, or images; labels are -1 where unknown.
+@dataclass(frozen=True)
+class Inputs:
+    """What is to be predicted; of images also all files, and what is wrong with those that are not in `samples`."""
+
+    samples: Samples
+    paths: tuple[Path, ...] = ()
+    good: tuple[int, ...] = ()
+    """Positions in `paths` of the samples."""
+    problems: Mapping[Path, str] = field(default_factory=dict)
+
+
+def read_inputs(source: Path, shape: tuple[int, ...], events: bool, steps: int, dt: float) -> Inputs:
+    """A data set's test part, one file, or images; labels are -1 where unknown.
 
     Raises:
-        Problem: nothing there, or of another shape than the model's.
+        Problem: nothing there that can be read, or of another shape than the model's.
     """
-    data = None
+    paths, good, problems = tuple[Path, ...](), list[int](), {}
     if source.is_file() and source.suffix.lower() in (".h5", ".hdf5"):
         recordings = shd.read(source)
         samples = Samples(None, recordings, recordings.labels, (), steps, dt)
@@ -240,20 +269,23 @@ def read_inputs(source: Path, shape: tuple[int, ...], events: bool, steps: int, 
         fields = _fields(source)
         x = np.asarray(fields.get("x", fields.get("x_test", fields.get("x_train"))), np.float32)
         samples = Samples(torch.from_numpy(x), None, np.full(len(x), -1), ())
-    elif data := (read(source, steps, dt) if source.is_dir() else None):
+    elif data := (_read_parts(source, steps, dt) if source.is_dir() else None):
         samples = data.test
     else:
-        paths = images.image_files(source)
+        paths = tuple(images.image_files(source))
         if not paths:
             raise Problem(
                 "nothing to predict here", source, "give images, an IDX, npz, csv or HDF5 file, or a data set"
             )
         if len(shape) != 3:
             raise Problem(f"images for a model of shape {shape}", source, "give data of that shape")
-        samples = _of_images(paths, [-1] * len(paths), (shape[2], shape[1]))
+        good, problems = readable(paths, lambda i: grey(paths[i]), source)
+        whole = [paths[i] for i in good]
+        names = tuple(relative_name(path, source) for path in whole)
+        samples = _of_images(whole, [-1] * len(whole), (shape[2], shape[1]), names)
     if samples.shape != shape or (samples.values is None) != events:
         kind = "spike trains" if events else "values"
         raise Problem(
             f"samples of shape {samples.shape}; the model takes {kind} of {shape}", source, "give such samples"
         )
-    return samples
+    return Inputs(samples, paths, tuple(good), problems)

@@ -33,6 +33,7 @@ from repertory.papers.spaic.model import SURROGATES, Classifier, Perceptron, Spi
 from repertory.papers.spaic.race import step_of_loop, step_of_ours
 from repertory.papers.spaic.settings import SpaicConfig, SpaicDesign
 from repertory.papers.spaic.sources import Samples, Seeded, SpikeData, collate, collate_seeded
+from repertory.tasks.classification import spread, with_problems
 
 EVALUATED = 256
 """Batch size in evaluation."""
@@ -83,7 +84,7 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
         Raises:
             Problem: no data, unreadable data, or an empty part.
         """
-        data = sources.read(folder, self.config.steps, self.config.dt)
+        data = sources.read(folder, self.config.steps, self.config.dt, self.session.seed)
         if data is None:
             raise self.missing(folder)
         for part in (data.train, data.test):
@@ -267,25 +268,37 @@ class SpaicStudy(SpaicDesign, Study[SpaicConfig, SpikeData, Classifier]):
     # -- prediction -------------------------------------------------------------------------------------
 
     def predict(self, model: Classifier, source: Path) -> Prediction:
-        """Classes and scores of images, tables, spike trains, or a test part; figures of the first sample."""
+        """Classes and scores of images, tables, spike trains, or a test part; figures of the first sample.
+
+        An image that cannot be read has a row with the reason.
+        """
         if isinstance(model, SpikingClassifier):
             shape, dt = model.network.net.inputs[0].shape, model.network.net.dt
         else:
             shape, dt = tuple(model.shape), self.config.dt
-        samples = sources.read_inputs(source, shape, model.events, self.config.steps, dt)
+        inputs = sources.read_inputs(source, shape, model.events, self.config.steps, dt)
+        samples = inputs.samples
         scores, labels = self._outputs(model, samples, model.events, "predict")
         best = scores.argmax(1).tolist()
         table: list[dict[str, Any]] = []
+        called = "file" if inputs.paths else "sample"
         for n, (k, row) in enumerate(zip(best, scores.tolist(), strict=True)):
-            words: dict[str, Any] = {"sample": samples.name(n), "class": model.labels[k], "score": row[k]}
+            words: dict[str, Any] = {
+                called: samples.name(n),
+                "class": model.labels[k],
+                "score": row[k],
+            }
             if (label := int(labels[n])) >= 0:
                 words["label"] = model.labels[label] if label < len(model.labels) else str(label)
             table.append(words)
+        if inputs.paths:
+            table = with_problems(table, inputs.paths, inputs.problems, source)
+            scores = spread(scores, inputs.good, len(inputs.paths))
         prediction = Prediction(table=table, arrays={"scores": scores.numpy()})
         if isinstance(model, SpikingClassifier):
             x, _ = collate([samples[0]], model.events)
             spikes = self._spikes(model, x)
-            prediction.text = f"{len(table)} samples; sample {samples.name(0)}: {spikes:.0f} spikes, see the raster"
+            prediction.text = f"{len(samples)} samples; sample {samples.name(0)}: {spikes:.0f} spikes, see the raster"
             prediction.figures = self._figures(model, x)
             prediction.arrays |= {name: t[:, 0].cpu().numpy() for name, t in model.network.trace.items()}
         return prediction

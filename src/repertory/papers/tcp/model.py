@@ -16,7 +16,7 @@ authors' code.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -24,7 +24,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_choice, check_rates, check_whole
 from repertory.core.problem import Problem
+from repertory.nn.backbone import check_images
 from repertory.nn.second_order import UpperTriangle, covariance, newton_schulz_sqrt
 from repertory.papers.tcp.hosts import Temporal, make_host
 
@@ -34,6 +36,14 @@ Level = Literal["video", "frame"]
 
 
 # -- temporal attention -------------------------------------------------------------------------
+
+
+def _check_maps(x: Tensor, dim: int, frames: int, layer: str) -> None:
+    """Require maps (B frames, dim, h, w) of whole videos."""
+    check_images(x, dim, layer)
+    if x.shape[0] % frames:
+        remedy = "give all frames of each video, one video after the other"
+        raise Problem(f"{x.shape[0]} maps are no multiple of the {frames} frames of a video", layer, remedy)
 
 
 class TSA(nn.Module):
@@ -55,7 +65,9 @@ class TSA(nn.Module):
 
     def __init__(self, dim: int, frames: int, affinity: Affinity = "softmax") -> None:
         super().__init__()
-        self.frames, self.affinity_kind = frames, affinity
+        check_whole("TSA", dim=dim, frames=frames)
+        check_choice("TSA", get_args(Affinity), affinity=affinity)
+        self.dim, self.frames, self.affinity_kind = dim, frames, affinity
         self.phi1 = nn.Conv2d(dim, dim, 1)
         self.phi2 = nn.Conv2d(dim, dim, 1)
         self.phi0 = nn.Conv2d(dim, dim, 1)
@@ -70,6 +82,7 @@ class TSA(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_maps(x, self.dim, self.frames, "TSA")
         q, k, v = self._embedded(x)
         softmax = self.affinity_kind == "softmax"
         o = F.scaled_dot_product_attention(q, k, v) if softmax else q @ (k.mT @ v) / k.shape[-2]
@@ -119,7 +132,8 @@ class TCA(nn.Module):
 
     def __init__(self, dim: int, frames: int) -> None:
         super().__init__()
-        self.frames = frames
+        check_whole("TCA", dim=dim, frames=frames)
+        self.dim, self.frames = dim, frames
         self.fc1 = nn.Conv2d(dim, 4 * dim, 1)
         self.fc2 = nn.Conv2d(4 * dim, dim, 1)
         self.reset_parameters()
@@ -131,6 +145,7 @@ class TCA(nn.Module):
             nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        _check_maps(x, self.dim, self.frames, "TCA")
         return attended * self.weights(x)
 
     def weights(self, x: Tensor) -> Tensor:
@@ -176,7 +191,8 @@ class TemporalAttention(nn.Module):
         affinity: Affinity = "softmax",
     ) -> None:
         super().__init__()
-        self.frames = frames
+        check_whole("TemporalAttention", dim=dim, frames=frames)
+        self.dim, self.frames = dim, frames
         self.spatial = TSA(dim, frames, affinity) if spatial else None
         self.channel = TCA(dim, frames) if channel else None
         kernel = kernel_size(frames)
@@ -191,6 +207,7 @@ class TemporalAttention(nn.Module):
             nn.init.zeros_(self.conv.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_maps(x, self.dim, self.frames, "TemporalAttention")
         y = x if self.spatial is None else self.spatial(x)
         y = y if self.channel is None else self.channel(x, y)
         if self.conv is None:
@@ -252,7 +269,10 @@ class TCP(nn.Module):
         affinity: Affinity = "softmax",
     ) -> None:
         super().__init__()
-        self.frames, self.iterations, self.level = frames, iterations, level
+        check_whole("TCP", dim_in=dim_in, dim_out=dim_out, frames=frames, dim_inner=dim_inner)
+        check_whole("TCP", 0, iterations=iterations)
+        check_choice("TCP", get_args(Level), level=level)
+        self.dim_in, self.frames, self.iterations, self.level = dim_in, frames, iterations, level
         self.reduce = nn.Sequential(
             nn.Conv2d(dim_in, dim_inner, 1, bias=False), nn.BatchNorm2d(dim_inner), nn.ReLU(inplace=True),
             nn.Conv2d(dim_inner, dim_out, 1, bias=False), nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True),
@@ -268,9 +288,7 @@ class TCP(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] % self.frames:
-            remedy = "give all frames of each video, one video after the other"
-            raise Problem(f"{x.shape[0]} maps are no multiple of the {self.frames} frames of a video", "TCP", remedy)
+        _check_maps(x, self.dim_in, self.frames, "TCP")
         x = self.attention(self.reduce(x))  # (B T, d, h, w)
         return self.triangle(self.root(self.covariance(x)))
 
@@ -299,7 +317,7 @@ class GAP(nn.Module):
         self.num_features = dim_in
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return check_images(x, self.num_features, "GAP").mean((2, 3))
 
 
 # -- network ------------------------------------------------------------------------------------
@@ -361,6 +379,12 @@ class TCPNet(nn.Module, PyTorchModelHubMixin):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_whole("TCPNet", frames=frames, in_chans=in_chans)
+        check_whole("TCPNet", 0, num_classes=num_classes)
+        check_choice("TCPNet", get_args(Pool), pool=pool)
+        check_choice("TCPNet", get_args(Temporal), temporal=temporal)
+        check_choice("TCPNet", ("1", "2"), last_stride=str(last_stride))
+        check_rates("TCPNet", drop_rate=drop_rate)
         self.frames, self.partial_bn, self.in_chans = frames, partial_bn, in_chans
         self.input_norm = nn.BatchNorm2d(in_chans) if input_bn else nn.Identity()
         self.backbone = make_host(backbone, frames, temporal, last_stride, in_chans)
@@ -389,6 +413,7 @@ class TCPNet(nn.Module, PyTorchModelHubMixin):
             given = f"(B, {self.frames}, {self.in_chans}, H, W) or (B, {self.frames * self.in_chans}, H, W)"
             raise Problem(f"frames of shape {tuple(x.shape)}", "TCPNet", f"give {given}")
         x = x.unflatten(1, (-1, self.in_chans)) if x.ndim == 4 else x
+        check_images(x[:, 0], self.in_chans, "TCPNet")
         if x.shape[1] != self.frames:
             raise Problem(f"{x.shape[1]} frames, not {self.frames}", f"input {tuple(x.shape)}", "sample as many frames")
         return self.backbone(self.input_norm(x.flatten(0, 1)).unflatten(0, (-1, self.frames)))

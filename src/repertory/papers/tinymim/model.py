@@ -26,6 +26,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_choice, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import build, check_images
 from repertory.nn.imagenet import IMAGENET
@@ -127,7 +128,12 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         pretrained_cfg: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        check_whole("TinyMIM", img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
+        check_whole("TinyMIM", depth=depth, num_heads=num_heads)
+        check_whole("TinyMIM", 0, num_classes=num_classes)
+        check_choice("TinyMIM", ("token", "avg"), global_pool=global_pool)
         check_shapes(img_size, patch_size, embed_dim, num_heads)
+        check_rates("TinyMIM", drop_path_rate=drop_path_rate, drop_rate=drop_rate)
         super().__init__(
             img_size=img_size,
             patch_size=patch_size,

@@ -25,6 +25,7 @@ from timm.layers import get_act_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem
 from repertory.papers.unlearnable_clusters.networks import Surrogate
 
@@ -112,10 +113,15 @@ class Generator(nn.Module):
         self, ngf: int = 64, norm: Literal["batch", "instance"] = "batch", act: str = "relu", n_blocks: int = 6
     ) -> None:
         super().__init__()
+        check_whole("Generator", ngf=ngf)
+        check_whole("Generator", 0, n_blocks=n_blocks)
         if norm not in ("batch", "instance"):
             raise Problem(f"no norm {norm!r}", "Generator", "choose batch or instance")
         layer = nn.BatchNorm2d if norm == "batch" else nn.InstanceNorm2d
-        activation: Any = get_act_layer(act)
+        try:
+            activation: Any = get_act_layer(act)
+        except KeyError as error:
+            raise Problem(f"unknown activation {act!r}", "Generator", "give a name of timm, such as relu") from error
         bias = norm == "instance"  # batch norm has one of its own
         down = [
             part

@@ -20,7 +20,9 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, checkpoint_fi
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
+from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem, suggest
+from repertory.nn.backbone import check_images
 
 HALF = (0.5, 0.5, 0.5)
 SHORT = {"rn50": "torchvision:resnet50", "clip_rn50": "timm:resnet50_clip.openai"}
@@ -35,12 +37,18 @@ class SmallCNN(nn.Sequential):
     """Three 3 x 3 convolutions of stride 2 with batch norm; (B, 3, H, W) -> (B, classes), or 64 features."""
 
     def __init__(self, classes: int = 0) -> None:
+        check_whole("SmallCNN", 0, classes=classes)
+
         def stage(inputs: int, outputs: int) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
             return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
         head = nn.Linear(64, classes) if classes else nn.Identity()
         super().__init__(*stage(3, 32), *stage(32, 64), *stage(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(check_images(input, 3, "SmallCNN"))
 
 
 def clip_resnet(

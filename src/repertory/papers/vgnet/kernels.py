@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_choice, check_whole
 from repertory.core.problem import Problem
 
 Rows = tuple[tuple[float, float, float], ...]
@@ -78,6 +79,8 @@ class FixedDepthwise(nn.Module):
 
     def __init__(self, channels: int, kernels: str, stride: int = 1) -> None:
         super().__init__()
+        check_whole("FixedDepthwise", channels=channels, stride=stride)
+        check_choice("FixedDepthwise", SETS, kernels=kernels)
         if channels % len(SETS[kernels]):
             raise Problem(
                 f"{channels} channels do not divide into the {len(SETS[kernels])} kernels of {kernels!r}",
@@ -118,6 +121,7 @@ class SharedDepthwise(nn.Module):
 
     def __init__(self, channels: int, times: int = 8) -> None:
         super().__init__()
+        check_whole("SharedDepthwise", channels=channels, times=times)
         if channels % times:
             raise Problem(
                 f"{channels} channels are not a multiple of {times}", "shared kernels", "choose another last width"

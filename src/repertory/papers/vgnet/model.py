@@ -25,6 +25,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from repertory.core.arguments import check_lengths, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images
 from repertory.nn.imagenet import IMAGENET
@@ -301,6 +302,10 @@ class VGNet(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
         pretrained_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_whole("VGNet", channels=channels, layers=layers, in_chans=in_chans)
+        check_whole("VGNet", 0, num_classes=num_classes)
+        check_lengths("VGNet", layers=layers, stages=channels[1:])
+        check_rates("VGNet", drop_rate=drop_rate or 0.0, drop_path_rate=drop_path_rate)
         for name, value, choices in (
             ("style", style, tuple(STYLES)),
             ("downsample", downsample, Downsample.__args__),
