@@ -35,6 +35,9 @@ SMALL: dict[str, dict[str, Any]] = {
 BATCH = torch.export.Dim("batch")
 SIDE = 32
 """Unit of dynamic sizes: RevCol takes multiples of 32."""
+EXAMPLE, OTHER = (288, 288), (320, 416)
+"""Sizes of the example and of the comparison. EMO's last maps hold several attention windows a side from 256 pixels on;
+torch.export makes a graph of its own for one window a side, since it treats axes of length 1 apart."""
 
 
 def image_networks() -> dict[str, tuple[nn.Module, Tensor]]:
@@ -97,9 +100,9 @@ def ways(x: Tensor) -> dict[str, tuple[Callable[[nn.Module], Any], Tensor | None
         "empty batch": (lambda net: net(more.narrow(axis, 0, 0)), more.narrow(axis, 0, 0)),
     }
     if images:
-        larger = torch.randn(2, 3, 96, 128)
+        example, larger = torch.randn(2, 3, *EXAMPLE), torch.randn(2, 3, *OTHER)
         sides = {2: SIDE * torch.export.Dim("rows", max=32), 3: SIDE * torch.export.Dim("columns", max=32)}
-        found["export, size"] = (lambda net: exported(net, x, (sides,), larger), larger)
+        found["export, size"] = (lambda net: exported(net, example, (sides,), larger), larger)
     if all(map(find_spec, ONNX)):
         found["ONNX"] = (lambda net: onnx(net, x, axis, more), more)
     return found

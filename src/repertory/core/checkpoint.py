@@ -142,6 +142,12 @@ USUAL_KEYS = ("state_dict", "model", "net", "model_state_dict", "network", "weig
 """Keys under which training scripts store a state dict."""
 
 
+def refuse_variant(variant: str) -> None:
+    """Raise `Problem` for a variant, where `convert` needs none: the tensors tell which network it is."""
+    if variant:
+        raise Problem(f"no variant {variant!r}", "--variant", "leave it out: the tensors say which it is")
+
+
 def read_weights(path: Path, prefer: tuple[str, ...] = USUAL_KEYS[:3]) -> dict[str, torch.Tensor]:
     """Tensors of a released checkpoint, without the names of modules that only wrap the network.
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from repertory.core import checkpoint
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Session, Study
@@ -481,8 +482,7 @@ class CeCoStudy(CeCoDesign, Study[CeCoConfig, SceneData, Network]):
         Raises:
             Problem: weights of something else.
         """
-        if variant:
-            raise Problem(f"no variant {variant!r}", "--variant", "leave it out: the tensors say which it is")
+        checkpoint.refuse_variant(variant)
         return released_network(source)
 
 

@@ -393,6 +393,9 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     Shape:
         (N, in_chans, H, W), H and W at least 32 -> logits (N, num_classes).
 
+    `torch.export` with dynamic height and width needs an example of 256 pixels or more a side, and the program takes
+    such sizes: with one attention window a side it makes another graph. Smaller sizes are exported as they are.
+
     Raises:
         Problem: see `iRMB`; in `forward`, an image smaller than 32 pixels.
 

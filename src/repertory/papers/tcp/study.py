@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core import checkpoint
 from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Session, Study
@@ -389,8 +390,7 @@ class TCPStudy(TCPDesign, Study[TCPConfig, VideoData, TCPNet]):
         Raises:
             Problem: weights of something else.
         """
-        if variant:
-            raise Problem(f"no variant {variant!r}", "--variant", "leave it out: the tensors say which it is")
+        checkpoint.refuse_variant(variant)
         return released_network(source)
 
 
