@@ -145,11 +145,8 @@ class iRMB(nn.Module):
         mask_padding: bool = False,
     ) -> None:
         super().__init__()
-        check_whole(
-            f"iRMB({dim_in}, {dim_out})", dim_in=dim_in, dim_out=dim_out, stride=stride, dilation=dilation,
-            dim_head=dim_head,
-        )  # fmt: skip
         where = f"iRMB({dim_in}, {dim_out})"
+        check_whole(where, dim_in=dim_in, dim_out=dim_out, stride=stride, dilation=dilation, dim_head=dim_head)
         if norm_layer not in NORMS:
             raise Problem(f"unknown norm_layer {norm_layer!r}", where, f"choose from {', '.join(NORMS)}")
         if window_mode not in ("strided", "contiguous"):
