@@ -149,7 +149,7 @@ class TinyMIMDesign(Design[TinyMIMConfig]):
     Config = TinyMIMConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": TinyMIMConfig(
-            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits", sample_digits=12,
+            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits", sample_digits=5,
             pretrain_epochs=1, teacher_epochs=1, pretrain_batch_size=40, pretrain_lr=2e-3, pretrain_warmup_epochs=0,
             pretrain_crop_scale=1, pretrain_color_jitter=0, decoder_dim=32, decoder_depth=1, decoder_heads=2,
         ),
