@@ -19,6 +19,7 @@ import multiprocessing
 import pickle
 import resource
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -75,7 +76,9 @@ ADDRESSES = 12_000_000_000
 MOST = 2_000_000_000
 """Bytes of memory that the process may take, libraries included."""
 LONGEST = 60
-"""Seconds after which a reader hangs: its process is ended."""
+"""CPU seconds after which a reader hangs: its process is ended."""
+WAITING = 600
+"""Seconds after which a reader waits for something that never comes, such as a pipe."""
 FORK = multiprocessing.get_context("fork")
 NEW_LINE = "\n"
 
@@ -639,7 +642,8 @@ def _answer(read: Read, root: Path, clean: str) -> tuple[str, str]:
     """One of problem, same, other, warned (other, with a warning), wrong; and what was said."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        faulthandler.dump_traceback_later(WAITING, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, LONGEST)
         try:
             found = content_of(read(root))
         except Problem as problem:
@@ -647,6 +651,7 @@ def _answer(read: Read, root: Path, clean: str) -> tuple[str, str]:
         except Exception:
             return "wrong", traceback.format_exc(limit=-4)
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
     if found == clean:
         return "same", ""
@@ -699,7 +704,7 @@ def _answers_apart(sample: Sample, whole: Path, cases: Sequence[Case]) -> Iterat
                 done += 1
         process.join()
         if process.exitcode:
-            yield "wrong", f"the process ended with {process.exitcode} (1: a hang, or the sample itself)"
+            yield "wrong", f"the process ended with {process.exitcode} ({-signal.SIGPROF} or 1: a hang, or the sample)"
             done += 1
 
 
@@ -751,6 +756,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print what was said")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    faulthandler.register(signal.SIGPROF, chain=True)  # says where a reader hangs; then the signal ends the process
     counts: dict[str, Counter[str]] = {}
     wrong: list[str] = []
     for name in options.names or [name for name, sample in SAMPLES.items() if sample.quick or not options.quick]:

@@ -96,7 +96,7 @@ def test_a_graph_is_found_one_folder_down_and_by_its_file(tmp_path: Path, graph:
 
 def test_large_adjacencies_are_read_by_blocks(tmp_path: Path, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs.write_triplet(tmp_path, graph)
-    monkeypatch.setattr(graphs, "BLOCK_BYTES", 7 * graph.size * 4)  # 7 rows of int32
+    monkeypatch.setattr(graphs, "BLOCK_BYTES", 7 * graph.size * 8)  # 7 rows of float64
     assert_same(graphs.read_graph(tmp_path), graph)
 
 
@@ -251,6 +251,19 @@ def test_self_loops_are_removed_and_a_directed_graph_warns(tmp_path: Path) -> No
 def test_broken_triplets_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], match: str) -> None:
     with pytest.raises(Problem, match=match):
         graphs.read_graph(write(tmp_path, **arrays))
+
+
+@pytest.mark.parametrize("kind", [">i4", ">f4", ">f8", "f2", "u8", "g"])
+def test_every_dtype_and_byte_order_of_numbers_is_read(tmp_path: Path, graph: Graph, kind: str) -> None:
+    graphs.write_triplet(tmp_path, graph)
+    for path in tmp_path.glob("*.npy"):
+        np.save(path, np.load(path).astype(kind))
+    found = graphs.read_graph(tmp_path)
+    np.testing.assert_array_equal(found.adjacency.toarray(), graph.adjacency.toarray())
+    np.testing.assert_array_equal(found.labels, graph.labels)
+    dtype = np.float32 if kind in (">f4", "f2") else np.float64
+    assert found.features.dtype == dtype
+    np.testing.assert_array_equal(found.features, graph.features.astype(kind).astype(dtype))
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path, graph: Graph) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import os
 import socket
@@ -64,8 +66,7 @@ def answer(case: dict[str, Any]) -> Tensor:
     variant = config.pop("variant")
     given = {NAMES.get(name, name): value for name, value in config.items()}
     base = VARIANTS[SHORT[variant]] if variant in SHORT else {"top_link": variant == "huge"}
-    model = RevCol(**{**base, **given}, reversible=False)
-    fill_(model).eval()
+    model = network(json.dumps({**base, **given}))
     x = probe(*case["input"][0])
     assert sum(p.numel() for p in model.parameters()) == case["params"]
     if case["macs"] is not None:
@@ -89,8 +90,17 @@ def answer(case: dict[str, Any]) -> Tensor:
     if not what:
         return loss.detach().reshape(1)
     parameter = model.get_parameter(what)
+    model.zero_grad()
     loss.backward()
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+@functools.lru_cache(maxsize=1)  # neighbouring cases have the same network
+def network(arguments: str) -> RevCol:
+    """The plain network of arguments in JSON, with the weights of the fidelity cases."""
+    model = RevCol(**json.loads(arguments), reversible=False)
+    fill_(model)
+    return model.eval()
 
 
 def loss_of_probes(config: dict[str, Any], logits: list[int], image: list[int]) -> Tensor:

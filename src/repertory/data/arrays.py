@@ -201,13 +201,18 @@ def _damaged(path: Path, error: Exception) -> Problem:
 
 
 def _valid(array: np.ndarray) -> np.ndarray:
-    """Booleans are 0 or 1 and text is Unicode: NumPy and Python rely on that, and files may hold any byte."""
+    """The array in this machine's byte order; booleans are 0 or 1 and text is Unicode.
+
+    NumPy and Python rely on the latter, and files may hold any byte; SciPy and torch rely on the byte order.
+    """
     if (
         array.dtype.kind == "U"
         and np.ascontiguousarray(array).view(array.dtype.byteorder + "u4").max(initial=0) > 0x10FFFF
     ):
         raise ValueError("its text is not Unicode")
-    return array.view(np.uint8) != 0 if array.dtype == np.bool_ else array
+    if array.dtype == np.bool_:
+        return array.view(np.uint8) != 0
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 # -- MATLAB -----------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def make_graph(
         )
     if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
         raise Problem(f"the features are not numbers but {features.dtype}", where, "save them as float")
-    features = features if np.issubdtype(features.dtype, np.floating) else features.astype(np.float64)
+    single = features.dtype.kind == "f" and features.dtype.itemsize <= 4
+    features = features.astype(np.float32 if single else np.float64, copy=False)  # torch has no other byte order
     if not np.isfinite(features).all():
         row = int((~np.isfinite(features)).any(axis=1).argmax())
         raise Problem(f"the features hold NaN or infinity (first in row {row})", where, "fill or drop them first")
@@ -178,8 +179,9 @@ def read_triplet(folder: Path, name: str) -> Graph:
     """
     adjacency = load_npy(folder / f"{name}_adj.npy", mapped=True)
     if adjacency.ndim == 2 and adjacency.size and adjacency.dtype.kind in "biuf":
-        rows = max(1, BLOCK_BYTES // (adjacency.shape[1] * adjacency.itemsize))
-        blocks = [sparse.csr_array(adjacency[k : k + rows]) for k in range(0, len(adjacency), rows)]
+        # SciPy takes neither half precision nor the other byte order.
+        rows = max(1, BLOCK_BYTES // (adjacency.shape[1] * np.dtype(np.float64).itemsize))
+        blocks = [sparse.csr_array(adjacency[k : k + rows].astype(np.float64)) for k in range(0, len(adjacency), rows)]
         adjacency = sparse.vstack(blocks, format="csr")
     labels = find_file(folder, f"{name}_label.npy")
     return make_graph(

@@ -100,7 +100,7 @@ class ImageStudy(Study[R, ImageData, M]):
     """
 
     sample_name = "photo-crops"
-    sample_fields = ("sample",)
+    sample_fields = ("sample", "sample_digits")
     layout = images.LAYOUT
     head: ClassVar[tuple[str, ...]] = ("head.",)
     """Prefixes of the classifier's weights; they are reinitialised if `pretrained` has other classes."""
@@ -149,7 +149,8 @@ class ImageStudy(Study[R, ImageData, M]):
         Each seed cuts its own crops for training and test; the digits are the same for all.
         """
         if self.config.sample == "digits":
-            images.write_digits(folder)
+            train = self.config.sample_digits
+            images.write_digits(folder, train=train, val=8 * train // 5)
         else:
             images.write_photo_crops(folder, seed=self.session.seed)
 

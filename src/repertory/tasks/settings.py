@@ -23,7 +23,7 @@ class ImageRecipe(Recipe):
     main_group: ClassVar[Group] = "training"
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
         "model": ("image_size", "drop_path"),
-        "sample": ("sample", "sample_labels"),
+        "sample": ("sample", "sample_digits", "sample_labels"),
     }
 
     image_size: int | None = Field(
@@ -60,6 +60,9 @@ class ImageRecipe(Recipe):
         default=0.0, ge=0, description="alpha of CutMix; 0: none. With mixup too, each with probability 1/2"
     )
     sample: Literal["digits", "photo-crops"] = Field(default="photo-crops", description="sample data set to write")
+    sample_digits: int = Field(
+        default=50, ge=5, le=52, description="training images of each digit in the sample; for every 5, 8 are held out"
+    )
     sample_labels: int = Field(
         default=0,
         ge=0,

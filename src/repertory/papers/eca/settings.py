@@ -75,8 +75,8 @@ class ECADesign(Design[ECAConfig]):
     Config = ECAConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": ECAConfig(
-            seeds=1, image_size=16, sample="digits", sample_labels=10, epochs=1, batch_size=25,
-            optimizer="momentum", lr=0.05, speed_rounds=0,
+            seeds=1, image_size=16, sample="digits", sample_digits=5, sample_labels=5, epochs=1,
+            batch_size=25, optimizer="momentum", lr=0.05, speed_rounds=0,
         ),
         "laptop": ECAConfig(
             seeds=5, first_seed=100, epochs=4, batch_size=20, optimizer="momentum", lr=0.05, schedule="onecycle",

@@ -63,7 +63,8 @@ class EMODesign(Design[EMOConfig]):
     Config = EMOConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": EMOConfig(
-            seeds=1, image_size=32, window=2, epochs=1, batch_size=25, lr=3e-3, sample_labels=10, speed_rounds=0
+            seeds=1, image_size=32, window=2, epochs=1, batch_size=25, lr=3e-3, sample_digits=5, sample_labels=5,
+            speed_rounds=0,
         ),
         "laptop": EMOConfig(
             seeds=5, first_seed=100, epochs=40, batch_size=25, lr=3e-3, schedule="onecycle", weight_decay=0.05,

@@ -94,7 +94,7 @@ class RevColDesign(Design[RevColConfig]):
     Config = RevColConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": RevColConfig(
-            seeds=1, epochs=1, batch_size=50, lr=2e-3, sample="digits", sample_labels=20, speed_rounds=0
+            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample="digits", sample_digits=5, speed_rounds=0
         ),
         "laptop": RevColConfig(
             seeds=5, first_seed=100, epochs=20, batch_size=10, lr=2e-3, schedule="onecycle", weight_decay=0.05,

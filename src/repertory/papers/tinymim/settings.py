@@ -25,7 +25,6 @@ class TinyMIMConfig(ImageRecipe):
             "pretrain_warmup_epochs", "pretrain_crop_scale", "pretrain_flip", "pretrain_color_jitter",
             "student_drop_path", "teacher_drop_path",
         ),
-        "sample": ("sample_images",),
         "prediction": ("patch_row", "patch_column"),
     }  # fmt: skip
 
@@ -85,7 +84,7 @@ class TinyMIMConfig(ImageRecipe):
     student_drop_path: float = Field(default=0.1, ge=0, lt=1, description="rate in all blocks but the last")
     teacher_drop_path: float = Field(default=0.0, ge=0, lt=1, description="rate in the blocks below the target block")
 
-    sample_images: int = Field(
+    sample_digits: int = Field(
         default=90, ge=2, le=90, description="training images of each digit in the sample; as many held out, 84 at most"
     )
     patch_row: float = Field(default=0.5, ge=0, le=1, description="row of the patch that is drawn: 0 top, 1 bottom")
@@ -150,7 +149,7 @@ class TinyMIMDesign(Design[TinyMIMConfig]):
     Config = TinyMIMConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": TinyMIMConfig(
-            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits", sample_images=12,
+            seeds=1, epochs=1, batch_size=25, lr=2e-3, sample_labels=5, sample="digits", sample_digits=5,
             pretrain_epochs=1, teacher_epochs=1, pretrain_batch_size=40, pretrain_lr=2e-3, pretrain_warmup_epochs=0,
             pretrain_crop_scale=1, pretrain_color_jitter=0, decoder_dim=32, decoder_depth=1, decoder_heads=2,
         ),

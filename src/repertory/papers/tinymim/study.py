@@ -98,14 +98,14 @@ class TinyMIMStudy(TinyMIMDesign, ImageStudy[TinyMIMConfig, TinyMIM]):
         },
     }
     sample_name = "digits"
-    sample_fields = ("sample", "sample_images")
+    sample_fields = ("sample", "sample_digits")
 
     # -- data -----------------------------------------------------------------------------------
 
     def write_sample(self, folder: Path) -> None:
         """Write scikit-learn's digits, or crops of photographs, in class folders; tests are by other writers."""
         if self.config.sample == "digits":
-            images.write_digits(folder, train=self.config.sample_images, val=min(84, self.config.sample_images))
+            images.write_digits(folder, train=self.config.sample_digits, val=min(84, self.config.sample_digits))
         else:
             super().write_sample(folder)
 

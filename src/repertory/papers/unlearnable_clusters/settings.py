@@ -201,10 +201,10 @@ class UnlearnableClustersDesign(Design[UnlearnableClustersConfig]):
     Config = UnlearnableClustersConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": UnlearnableClustersConfig(
-            seeds=1, size="small", clusters=2, generator_epochs=1, generator_batch_size=30, ngf=4, blocks=1,
+            seeds=1, size="small", clusters=2, generator_epochs=1, generator_batch_size=10, ngf=4, blocks=1,
             surrogate_epochs=1, owner_labels="parity", em_steps=1, em_rounds=1, em_batches=2,
-            hacker_labels=("classes",), other_hackers=(), hacker_epochs=1, hacker_batch_size=30, simclr_epochs=1,
-            public_images=30, train_images=60, test_images=40,
+            hacker_labels=("classes",), other_hackers=(), hacker_epochs=1, hacker_batch_size=10, simclr_epochs=1,
+            public_images=10, train_images=36, test_images=20,
         ),
         "laptop": UnlearnableClustersConfig(
             seeds=5, first_seed=100, owner_labels="parity", em_rounds=10, hacker_labels=("classes", "parity", "merged"),

@@ -59,8 +59,8 @@ class VGNetDesign(Design[VGNetConfig]):
     Config = VGNetConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": VGNetConfig(
-            seeds=1, epochs=1, batch_size=50, optimizer="momentum", lr=0.1, weight_decay=5e-4, sample="digits",
-            sample_labels=10, image_size=16, shift_images=50, speed_rounds=0,
+            seeds=1, epochs=1, batch_size=25, optimizer="momentum", lr=0.1, weight_decay=5e-4, sample="digits",
+            sample_digits=5, sample_labels=5, image_size=16, shift_images=50, speed_rounds=0,
         ),
         "laptop": VGNetConfig(
             seeds=5, first_seed=100, epochs=4, batch_size=40, optimizer="momentum", lr=0.1, weight_decay=5e-4,
