@@ -409,7 +409,7 @@ def _checked(log: Log, frame: Any, lines: np.ndarray, faults: list[tuple[int, st
         good &= ~wrong
     levels = frame.select(log.categorical)
     if not good.all():
-        levels = levels.filter(pl.Series(good))
+        levels = levels.filter(pl.Series(good)) if log.categorical else levels
         buckets = {name: values[good] for name, values in buckets.items()}
         labels = None if labels is None else labels[good]
         lines = lines[good]
@@ -750,6 +750,7 @@ def _count(
     logs: Mapping[str, Log], preparation: Preparation, rng: Callable[[str], np.random.Generator], progress: Progress
 ) -> tuple[dict[str, LevelCounts], np.ndarray, list[str]]:
     """First pass: levels of the training rows, the part of every row, and what is remarkable about columns."""
+    pl = _polars()
     fields = [name for name in logs["train"].fields if name not in preparation.left_out]
     counts = {name: LevelCounts() for name in logs["train"].categorical if name in fields}
     filled = dict.fromkeys(fields, 0)
@@ -768,8 +769,7 @@ def _count(
             if part == "train" and "valid" not in logs and preparation.valid_fraction:
                 drawn = valid.random(n) < preparation.valid_fraction
                 roles[drawn & (roles == TRAIN)] = VALID
-            pl = _polars()
-            chosen = rows.levels.filter(pl.Series(roles == TRAIN))
+            chosen = rows.levels.filter(pl.Series(roles == TRAIN)) if counts else rows.levels
             for name, levels in counts.items():
                 filled[name] += n - rows.levels[name].null_count()
                 if not preparation.hash_buckets:

@@ -82,7 +82,7 @@ class XDeepIntConfig(StudyConfig):
     patience: int = Field(
         default=0, ge=0, description="epochs without a better validation AUC before the end; 0: never"
     )
-    lr: float = Field(default=2e-3, gt=0, le=1, description="learning rate of Adam, of all arms but xdeepint_gftrl")
+    lr: float = Field(default=3e-3, gt=0, le=1, description="learning rate of Adam, of all arms but xdeepint_gftrl")
     table_alpha: float = Field(default=0.02, gt=0, le=100, description="α of group-lasso FTRL (tables)")
     table_beta: float = Field(default=1.0, ge=0, le=1e6, description="β of group-lasso FTRL")
     table_l1: float = Field(
@@ -123,8 +123,8 @@ class XDeepIntConfig(StudyConfig):
     hash_buckets: int = Field(
         default=0, ge=0, le=100_000_000, description="embeddings of a column, by the hash of its words; 0: a vocabulary"
     )
-    sample_train: int = Field(default=24_000, ge=100, le=10_000_000, description="training rows of the sample")
-    sample_test: int = Field(default=8_000, ge=50, le=10_000_000, description="test rows of the sample")
+    sample_train: int = Field(default=60_000, ge=100, le=10_000_000, description="training rows of the sample")
+    sample_test: int = Field(default=16_000, ge=50, le=10_000_000, description="test rows of the sample")
 
     @field_validator("numeric", "categorical", mode="before")
     @classmethod
@@ -162,11 +162,10 @@ class XDeepIntDesign(Design[XDeepIntConfig]):
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": XDeepIntConfig(
             seeds=1, dim=4, subspaces=4, layers=2, hidden=(16,), maps=(4,), batch_size=32, sample_train=1500,
-            sample_test=500, split="ordered", test_fraction=0.25, min_count=2,
+            sample_test=500, min_count=2,
         ),
         "laptop": XDeepIntConfig(
-            seeds=5, first_seed=100, dim=8, subspaces=8, layers=3, epochs=3, batch_size=256, split="ordered",
-            test_fraction=0.25, min_count=2,
+            seeds=5, first_seed=100, dim=8, subspaces=8, layers=3, epochs=3, batch_size=256, min_count=2,
         ),
         # 200 rows: a run of every part on real data, which compares nothing.
         "desk": XDeepIntConfig(

@@ -84,10 +84,12 @@ class XDeepIntStudy(XDeepIntDesign, Study[XDeepIntConfig, Clicks, ClickModel]):
         write_sample(folder / "train.txt", np.random.default_rng(self.session.seed), rows)
 
     def data(self) -> Clicks:
-        """The user's rows, or a sample of this seed's own."""
+        """The user's rows, or a sample of this seed's own, the last rows of which are the test."""
         if self.data_source() is not None:
             return super().data()
-        reader = type(self)(self.config, self.session.for_data())
+        share = self.config.sample_test / (self.config.sample_train + self.config.sample_test)
+        config = self.config.model_copy(update={"split": "ordered", "test_fraction": share})
+        reader = type(self)(config, self.session.for_data())
         with TemporaryDirectory(prefix="clicks-") as folder:
             reader.write_sample(Path(folder))
             return reader.read(Path(folder))
