@@ -452,7 +452,7 @@ def test_convert_reads_tensorflows_variables(tmp_path: Path) -> None:
     x = np.concatenate([x[:3], x[3:]], axis=1)
     wanted = (x.T @ variables["PIN/dense_3/kernel"] + variables["PIN/dense_3/bias"]).sum()
     assert model(torch.tensor([[2, 3, 6]])).item() == pytest.approx(wanted, rel=1e-4)
-    np.savez(tmp_path / "n.npz", **{k: v for k, v in variables.items() if "dense_3" not in k})
+    np.savez(tmp_path / "n.npz", **dict[str, Any]({k: v for k, v in variables.items() if "dense_3" not in k}))
     with pytest.raises(Problem, match="3 square kernels, 0 kernels"):
         from_tensorflow(tmp_path / "n.npz")
     np.savez(tmp_path / "n.npz", **variables)

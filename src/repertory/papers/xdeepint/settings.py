@@ -165,7 +165,7 @@ class XDeepIntDesign(Design[XDeepIntConfig]):
             sample_test=500, min_count=2,
         ),
         "laptop": XDeepIntConfig(
-            seeds=5, first_seed=100, dim=8, subspaces=8, layers=3, epochs=3, batch_size=256, min_count=2,
+            seeds=5, first_seed=100, dim=8, subspaces=8, layers=3, epochs=5, batch_size=256, min_count=2,
         ),
         # 200 rows: a run of every part on real data, which compares nothing.
         "desk": XDeepIntConfig(
