@@ -270,13 +270,8 @@ def test_many_rows_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = table(tmp_path / "a.csv", text, numeric=("n",), categorical=("c",))
     monkeypatch.setattr(clicks, "IN_MEMORY", 0)
     for _ in range(2):  # written, then found
-        found = (
-            table(tmp_path / "a.csv", text, numeric=("n",), categorical=("c",))
-            if _ == 0
-            else read_clicks(
-                {"train": tmp_path / "a.csv"}, Preparation(**PLAIN, numeric=("n",), categorical=("c",)), rng
-            )
-        )
+        preparation = Preparation(**PLAIN, numeric=("n",), categorical=("c",))
+        found = read_clicks({"train": tmp_path / "a.csv"}, preparation, rng)
         assert isinstance(found.ids, np.memmap)
         np.testing.assert_array_equal(found.ids, expected.ids)
         assert found.schema == expected.schema

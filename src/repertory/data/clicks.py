@@ -680,18 +680,15 @@ def read_clicks(
     min_count = fitting_count(training) if preparation.min_count is None else preparation.min_count
     if schema is None:
         schema = _schema(logs["train"], preparation, counts, min_count, training)
+    blocks = _encoded(logs, schema, progress)
     if len(roles) * len(schema.fields) * 4 <= IN_MEMORY:
-        ids, labels = np.empty((len(roles), len(schema.fields)), np.int32), np.empty(len(roles), np.uint8)
-        _encode(logs, schema, ids, labels, progress)
+        ids, labels = map(np.concatenate, zip(*blocks, strict=True))
         return _examined(Clicks(schema, ids, labels, roles, min_count, tuple(notes)), files["train"])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             with replace_folder(folder) as fresh:
-                shape = (len(roles), len(schema.fields))
-                ids = np.lib.format.open_memmap(fresh / "ids.npy", "w+", np.int32, shape)
-                labels = np.lib.format.open_memmap(fresh / "labels.npy", "w+", np.uint8, shape[:1])
-                _encode(logs, schema, ids, labels, progress)
+                _write(fresh, blocks, (len(roles), len(schema.fields)))
                 np.save(fresh / "roles.npy", roles)
                 about = {"schema": schema.to_json(), "min_count": min_count, "notes": notes}
                 write_json(fresh / "about.json", about)
@@ -819,14 +816,23 @@ def _schema(
     return Schema(log.format, log.label, fields, numeric, vocabularies, preparation.hash_buckets)
 
 
-def _encode(logs: Mapping[str, Log], schema: Schema, ids: np.ndarray, labels: np.ndarray, progress: Progress) -> None:
-    """Second pass: fill ids (N, F) and labels (N,)."""
-    row = 0
+def _encoded(logs: Mapping[str, Log], schema: Schema, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Second pass: ids (n, F) and labels (n,) block by block."""
     for log in logs.values():
         for rows in _watched(log, f"encode {log.path.name}", progress):
             assert rows.labels is not None
-            ids[row : row + len(rows)], labels[row : row + len(rows)] = schema.encode(rows), rows.labels
-            row += len(rows)
+            yield schema.encode(rows), rows.labels
+
+
+def _write(folder: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> None:
+    """Write ids.npy and labels.npy of the given shape as the blocks come; nothing stays in memory."""
+    with (folder / "ids.npy").open("wb") as ids_file, (folder / "labels.npy").open("wb") as labels_file:
+        for file, kind, size in ((ids_file, np.int32, shape), (labels_file, np.uint8, shape[:1])):
+            about = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": size}
+            np.lib.format.write_array_header_1_0(file, about)
+        for ids, labels in blocks:
+            ids_file.write(np.ascontiguousarray(ids).data)
+            labels_file.write(np.ascontiguousarray(labels).data)
 
 
 def _examined(clicks: Clicks, path: Path) -> Clicks:

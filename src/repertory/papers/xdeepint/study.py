@@ -115,7 +115,7 @@ class XDeepIntStudy(XDeepIntDesign, Study[XDeepIntConfig, Clicks, ClickModel]):
             min_count=c.min_count,
             hash_buckets=c.hash_buckets,
         )
-        key = str(session.split_seed)
+        key = f"{session.split_seed}{', the first blocks' if session.dry_run else ''}"
         return clicks.read_clicks(
             files, preparation, lambda word: session.rng("split", word), session.progress, key, schema
         )
