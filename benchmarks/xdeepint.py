@@ -4,9 +4,9 @@
 
 training: forward, backward and step on the same random ids, at equal embedding size and depth. The nearest networks of
 the peers are the cross networks with a full matrix: DCN with the matrix parameterisation of DeepCTR-Torch, and DCNv2 of
-torch-rechub, without a perceptron (DeepCTR-Torch asks for one, and has one of a single unit): their layers cost (F K)² multiply-accumulates a row, as PIN's with h = K do.
-xDeepFM of DeepCTR-Torch (CIN, no perceptron) stands beside PIN with h = 1. All by Adam with dense gradients; ours once
-more by the combined optimiser. A ratio above 1: ours is faster.
+torch-rechub, without a perceptron (DeepCTR-Torch asks for one, and has one of a single unit). Their layers cost (F K)²
+multiply-accumulates a row, as PIN's with h = K do. xDeepFM of DeepCTR-Torch (CIN, no perceptron) stands beside PIN with
+h = 1. All by Adam with dense gradients; ours once more by the combined optimiser. A ratio above 1: ours is faster.
 
 steps: seconds of a step of group-lasso FTRL, 20,000 rows with a gradient, tables of 1e4 to 1e7 rows; the slope is the
 exponent of time over rows of the table. Beside it the dense step and Adam's, and the sparse step over the rows touched.

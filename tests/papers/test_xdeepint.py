@@ -88,7 +88,7 @@ def test_pin_by_loops(subspaces: int) -> None:
 def test_split_and_merge_undo_each_other() -> None:
     x = probe(2, 3, 8)
     assert torch.equal(merge(split(x, 4), 4), x)
-    assert torch.equal(split(x, 4)[:, 2 * 3 + 1], x[:, 1, 4:6])  # sub-space 2, field 1
+    assert torch.equal(split(x, 4)[:, :, 2 * 3 + 1], x[:, 1, 4:6])  # sub-space 2, field 1
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -106,7 +106,7 @@ def test_the_degree_is_bounded(layers: int) -> None:
 def test_without_residuals_all_layers_are_stacked() -> None:
     pin = cast(PIN, fill_(PIN(2, 4, 2, layers=2, residual=False)))
     x = probe(1, 2, 4)
-    x0 = split(x, 2)
+    x0 = split(x, 2).mT
     x1 = x0 * (pin.matrices[0] @ x0)
     x2 = x1 * (pin.matrices[1] @ x0)
     rows = torch.cat([x0, x1, x2], dim=1)  # (1, 12, 2), cut in two pieces of six rows

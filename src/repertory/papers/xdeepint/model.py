@@ -152,28 +152,25 @@ class PIN(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x0 = split(x, self.subspaces).mT.contiguous()  # (B, K/h, hF): one matrix product for each W_l
-        x = x0
-        kept = [x0]
+        x0 = split(x, self.subspaces)  # (B, K/h, hF): rows stand last, so that each W_l is one matrix product
+        kept = [x := x0]
         for weight in self.weights:
             g = self.act(weight(self.dropout(x0)))
-            x = x + x * g if self.residual else x * g
-            kept.append(x)
-        x = x if self.residual else torch.cat(kept, dim=2)
-        return merge(x.mT, self.subspaces)
+            kept.append(x := x.addcmul(x, g) if self.residual else x * g)
+        return merge(x if self.residual else torch.cat(kept, dim=2), self.subspaces)
 
     def extra_repr(self) -> str:
         return f"subspaces={self.subspaces}, residual={self.residual}"
 
 
 def split(x: Tensor, subspaces: int) -> Tensor:
-    """Cut embeddings in h pieces and stack these as fields, sub-space by sub-space: (B, F, K) -> (B, hF, K/h)."""
-    return torch.cat(x.chunk(subspaces, dim=2), dim=1)
+    """Cut embeddings in h pieces and stack these as rows, sub-space by sub-space: (B, F, K) -> (B, K/h, hF)."""
+    return x.unflatten(2, (subspaces, -1)).permute(0, 3, 2, 1).flatten(2)
 
 
 def merge(x: Tensor, subspaces: int) -> Tensor:
-    """Undo `split`: (B, hF, K/h) -> (B, F, K)."""
-    return torch.cat(x.chunk(subspaces, dim=1), dim=2)
+    """Undo `split`: (B, K/h, hF) -> (B, F, K)."""
+    return x.unflatten(2, (subspaces, -1)).permute(0, 3, 2, 1).flatten(2)
 
 
 def _activation(name: str) -> nn.Module:
