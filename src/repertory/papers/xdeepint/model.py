@@ -156,7 +156,7 @@ class PIN(nn.Module):
         kept = [x := x0]
         for weight in self.weights:
             g = self.act(weight(self.dropout(x0)))
-            kept.append(x := x.addcmul(x, g) if self.residual else x * g)
+            kept.append(x := x * (1 + g if self.residual else g))
         return merge(x if self.residual else torch.cat(kept, dim=2), self.subspaces)
 
     def extra_repr(self) -> str:
