@@ -8,7 +8,7 @@ torch-rechub, without a perceptron (DeepCTR-Torch asks for one, and has one of a
 multiply-accumulates a row, as PIN's with h = K do. xDeepFM of DeepCTR-Torch (CIN, no perceptron) stands beside PIN with
 h = 1. All by Adam with dense gradients; ours once more by the combined optimiser. A ratio above 1: ours is faster.
 
-steps: CPU seconds of a step of group-lasso FTRL, 5,000 rows with a gradient, tables of 1e4 to 1e7 rows; the slope is the
+steps: CPU seconds of a step of group-lasso FTRL, 5,000 rows with a gradient, tables of 1e4 to 1e7 rows; slope is the
 exponent of time over rows of the table. Beside it the dense step and Adam's, and the sparse step over the rows touched.
 
 reading: rows a second and peak memory, each in a process of its own, of growing files in Criteo's format; beside it
