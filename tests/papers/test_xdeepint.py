@@ -436,7 +436,7 @@ def test_convert_reads_tensorflows_variables(tmp_path: Path) -> None:
     variables |= {f"PIN/dense{f'_{k}' if k else ''}/kernel": kernel for k, kernel in enumerate(kernels)}
     variables |= {"PIN/dense_3/kernel": rng.normal(size=(3, 1)), "PIN/dense_3/bias": rng.normal(size=1)}
     variables |= {"PIN/dense/kernel/Ftrl": kernels[0], "global_step": np.array(7)}
-    variables = {name: np.asarray(value, np.float32) if value.ndim else value for name, value in variables.items()}
+    variables |= {name: np.asarray(value, np.float32) for name, value in variables.items() if value.ndim}
     np.savez(tmp_path / "m.npz", **variables, **{f"vocabulary/{k}": np.array(v) for k, v in levels.items()})
     study = study_in(tmp_path / "s")
     model = cast(XDeepInt, study.convert(tmp_path / "m.npz"))
@@ -488,9 +488,9 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         PIN(5, 8, activation="softmax")
     with pytest.raises(Problem, match="3 heads for a width of 8"):
         MultiHeadPIN(5, 8, 8, [Head()] * 3)
-    with pytest.raises(Problem, match=r"subspaces=3 does not divide dim=8; divisors: 1, 2, 4, 8"):
+    with pytest.raises(Problem, match=r"subspaces: .*3 does not divide dim=8; divisors: 1, 2, 4, 8"):
         changed(XDeepIntDesign, XDeepIntConfig(), {"dim": 8, "subspaces": 3})
-    with pytest.raises(Problem, match=r"subspaces=16 does not divide head_dim=8"):
+    with pytest.raises(Problem, match=r"16 does not divide head_dim=8"):
         changed(XDeepIntDesign, XDeepIntConfig(), {"heads": 2})
     assert cast(XDeepIntConfig, changed(XDeepIntDesign, XDeepIntConfig(), {"numeric": "a, b"})).numeric == ("a", "b")
     with pytest.raises(Problem, match="the model has no vocabularies"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from repertory.core.settings import Design, Group, StudyConfig
 
@@ -56,9 +56,6 @@ class XDeepIntConfig(StudyConfig):
     }  # fmt: skip
 
     dim: int = Field(default=16, ge=1, le=1024, description="K, size of an embedding")
-    subspaces: int = Field(
-        default=16, ge=1, le=1024, description="h, a divisor of K; K: bit by bit, 1: vector by vector"
-    )
     layers: int = Field(default=4, ge=1, le=64, description="L, of interaction: terms up to the order L + 1")
     activation: Activation = Field(default="linear", description="of an interaction layer")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of every interaction layer")
@@ -67,6 +64,9 @@ class XDeepIntConfig(StudyConfig):
     )
     heads: int = Field(default=0, ge=0, le=64, description="of the multi-head block; 0, as published: a single PIN")
     head_dim: int = Field(default=8, ge=1, le=1024, description="size of a head's embeddings; subspaces divide it")
+    subspaces: int = Field(
+        default=16, ge=1, le=1024, description="h, a divisor of K; K: bit by bit, 1: vector by vector"
+    )
     hidden: tuple[int, ...] = Field(
         default=(128, 64), description="widths of the perceptron of dnn, deepfm, dcn, xdeepfm"
     )
@@ -132,13 +132,15 @@ class XDeepIntConfig(StudyConfig):
         """Names by commas, as the command line gives them."""
         return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
-    @model_validator(mode="after")
-    def _divides(self) -> XDeepIntConfig:
-        width, name = (self.head_dim, "head_dim") if self.heads else (self.dim, "dim")
-        if width % self.subspaces:
+    @field_validator("subspaces")
+    @classmethod
+    def _divides(cls, subspaces: int, info: ValidationInfo) -> int:
+        name = "head_dim" if info.data.get("heads") else "dim"
+        width = info.data.get(name, subspaces)  # absent where it is itself wrong
+        if width % subspaces:
             divisors = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
-            raise ValueError(f"subspaces={self.subspaces} does not divide {name}={width}; divisors: {divisors}")
-        return self
+            raise ValueError(f"{subspaces} does not divide {name}={width}; divisors: {divisors}")
+        return subspaces
 
 
 class XDeepIntDesign(Design[XDeepIntConfig]):
