@@ -437,7 +437,8 @@ def test_convert_reads_tensorflows_variables(tmp_path: Path) -> None:
     variables |= {"PIN/dense_3/kernel": rng.normal(size=(3, 1)), "PIN/dense_3/bias": rng.normal(size=1)}
     variables |= {"PIN/dense/kernel/Ftrl": kernels[0], "global_step": np.array(7)}
     variables |= {name: np.asarray(value, np.float32) for name, value in variables.items() if value.ndim}
-    np.savez(tmp_path / "m.npz", **variables, **{f"vocabulary/{k}": np.array(v) for k, v in levels.items()})
+    words: dict[str, Any] = {f"vocabulary/{name}": np.array(list_) for name, list_ in levels.items()}
+    np.savez(tmp_path / "m.npz", **variables, **words)
     study = study_in(tmp_path / "s")
     model = cast(XDeepInt, study.convert(tmp_path / "m.npz"))
     assert model.schema is not None
