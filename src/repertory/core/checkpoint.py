@@ -181,7 +181,7 @@ def read_weights(path: Path, prefer: tuple[str, ...] = USUAL_KEYS[:3]) -> dict[s
 
 
 def read_tensor(path: Path, *, mapped: bool = False) -> torch.Tensor:
-    """The one tensor that `torch.save(tensor, path)` wrote; what else a pickle may hold is treated as in `read_weights`.
+    """The one tensor that `torch.save(tensor, path)` wrote; other objects are treated as in `read_weights`.
 
     Args:
         path: the file.

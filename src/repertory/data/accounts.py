@@ -138,10 +138,9 @@ def _read_large(folder: Path) -> AccountGraph:
         number += 1
     if not edges:
         raise Problem("large_edge_index0.pt is missing", folder, "one file of edges a relation, numbered from 0")
-    stray = [p.name for p in folder.glob("large_edge_index*.pt") if not p.stem.removeprefix("large_edge_index") in
-             {str(k) for k in range(number)}]  # fmt: skip
-    if stray:
-        raise Problem(f"{sorted(stray)[0]} does not follow number {number - 1}", folder, "number the relations from 0")
+    read = {f"large_edge_index{known}.pt" for known in range(number)}
+    if stray := sorted({path.name for path in folder.glob("large_edge_index*.pt")} - read):
+        raise Problem(f"{stray[0]} does not follow number {number - 1}", folder, "number the relations from 0")
     labels, classes = _task_labels(folder, len(features), whole=False)
     split = _read_split(folder, features)
     return AccountGraph(folder.name, features, edges, labels, classes, _groups(features), split, large=True)
@@ -154,8 +153,8 @@ def _read_cresci(folder: Path) -> AccountGraph:
         path = folder / f"{part}.pt"
         block = _features(read_tensor(path), path)
         if blocks and len(block) != len(blocks[0]):
-            raise Problem(f"{path.name} has {len(block)} rows, cat_properties_tensor.pt {len(blocks[0])}", path, "one a "
-                          "account")  # fmt: skip
+            what = f"{path.name} has {len(block)} rows, cat_properties_tensor.pt {len(blocks[0])}"
+            raise Problem(what, path, "give one row an account")
         first = sum(b.shape[1] for b in blocks)
         groups.setdefault(group, []).extend(range(first, first + block.shape[1]))
         blocks.append(block)
@@ -287,12 +286,11 @@ def _read_split(folder: Path, features: Tensor) -> dict[str, np.ndarray]:
 def _read_csv(folder: Path) -> AccountGraph:
     path = folder / "accounts.csv"
     table = without_index(read_table(path, ["id"], dtype={"id": str}), path)
-    ids = table["id"]
-    if ids.isna().any() or ids.duplicated().any():
-        row = int((ids.isna() | ids.duplicated()).to_numpy().argmax())
-        raise Problem(
-            f"accounts.csv: the id {ids[row]!r} in row {row + 2} is empty or there twice", path, "one row each"
-        )
+    ids = pd.Index(table["id"])
+    wrong = ids.isna() | ids.duplicated()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise Problem(f"accounts.csv: the id {ids[row]!r} in row {row + 2} is empty or there twice", path, "one row each")
     known = [name for name in table.columns if name == "label" or name.startswith("label_")]
     columns = [name for name in table.columns if name != "id" and name not in known]
     if not columns:
@@ -300,7 +298,7 @@ def _read_csv(folder: Path) -> AccountGraph:
     labels, classes = {}, {}
     for name in known:
         task = name.removeprefix("label_")
-        labels[task], classes[task] = _worded_labels(table[name], task)
+        labels[task], classes[task] = _worded_labels(np.asarray(table[name], dtype=object), task)
     numbers = np.empty((len(table), len(columns)), np.float32)
     for k, name in enumerate(columns):
         values = to_numbers(table[[name]], path)[:, 0]
@@ -309,24 +307,23 @@ def _read_csv(folder: Path) -> AccountGraph:
             raise Problem(f"accounts.csv: {name} has no number in row {row + 2}", path, "fill it, or drop the account")
         numbers[:, k] = values
     features = torch.from_numpy(numbers)
-    edges = _csv_edges(folder / "edges.csv", pd.Index(ids))
+    edges = _csv_edges(folder / "edges.csv", ids)
     return AccountGraph(folder.name, features, edges, labels, classes, _groups(features), ids=ids.tolist())
 
 
-def _worded_labels(column: pd.Series, task: str) -> tuple[Tensor, Sequence[str]]:
+def _worded_labels(cells: np.ndarray, task: str) -> tuple[Tensor, Sequence[str]]:
     """Words or whole numbers as classes; an empty cell or a negative number is unlabelled."""
-    numbers = np.asarray(pd.to_numeric(column, errors="coerce"), np.float64)
-    empty = column.isna().to_numpy() | (numbers < 0)
-    words = column[~empty].astype(str).str.strip()
-    whole = numbers[~empty]
+    numbers = np.asarray(pd.to_numeric(pd.Series(cells), errors="coerce"), np.float64)
+    known = ~(pd.isna(cells) | (numbers < 0))
+    whole = numbers[known]
     if len(whole) and np.isfinite(whole).all() and (whole % 1 == 0).all() and whole.max() < MOST_KINDS:
         values, names = whole.astype(np.int64), TASKS.get(task, ())
         count = int(values.max()) + 1
         names = names if count <= len(names) else [str(k) for k in range(count)]
     else:
-        names, values = np.unique(words, return_inverse=True)
-    labels = torch.full((len(column),), -1)
-    labels[torch.from_numpy(~empty)] = torch.as_tensor(values)
+        names, values = np.unique([str(cell).strip() for cell in cells[known]], return_inverse=True)
+    labels = torch.full((len(cells),), -1)
+    labels[torch.from_numpy(known)] = torch.as_tensor(values)
     return labels, list(map(str, names))
 
 
@@ -442,15 +439,15 @@ def _properties(rng: np.random.Generator, bot: np.ndarray) -> np.ndarray:
     for column in range(PROPERTIES):
         sign = rng.choice((-1, 1))
         if column in BOOLEAN:
-            rate, shift = rng.uniform(0.05, 0.6), sign * rng.uniform(0.06, 0.2)
+            rate, shift = rng.uniform(0.05, 0.6), sign * rng.uniform(0.1, 0.3)
             table[:, column] = rng.random(len(bot)) < np.clip(rate + shift * bot, 0.01, 0.99)
         else:
-            table[:, column] = np.clip(rng.normal(0.5, 0.14, len(bot)) + sign * rng.uniform(0, 0.08) * bot, 0, 1)
+            table[:, column] = np.clip(rng.normal(0.5, 0.14, len(bot)) + sign * rng.uniform(0, 0.12) * bot, 0, 1)
     return table
 
 
 def _tweets(rng: np.random.Generator, hidden: Mapping[str, np.ndarray], noise: float) -> np.ndarray:
-    """(n, 768) of length 1: directions of stance, community and style, in noise that falls with the number of tweets."""
+    """(n, 768) of length 1: directions of stance, community, style; noise that falls with the number of tweets."""
     width, size = WIDTH - PROPERTIES, len(hidden["bot"])
 
     def directions(count: int) -> np.ndarray:

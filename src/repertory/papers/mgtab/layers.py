@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,8 +27,8 @@ class RelationalConv(RGCNConv):
         True
     """
 
-    def forward(self, x: Tensor, edge_index: Tensor | Relations, edge_type: Tensor | None = None) -> Tensor:
-        """(n, in) -> (n, out)."""
+    def forward(self, x: Tensor, edge_index: Any, edge_type: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(n, in) -> (n, out); edges as `Relations`, or as PyG's layer takes them."""
         if not isinstance(edge_index, Relations):
             return super().forward(x, edge_index, edge_type)
         means = edge_index.mean(x)  # (R, n, in)

@@ -81,8 +81,8 @@ class MGTABConfig(StudyConfig):
     schedule_epochs: int = Field(default=16, ge=1, le=100_000, description="cosine: epochs from the peak to 0")
     validation: Literal["eval", "train"] = Field(
         default="eval",
-        description="validation accuracy that chooses the epoch: after the step without dropout; or as released, of the "
-        "training pass before the step",
+        description="validation accuracy that chooses the epoch: after the step, without dropout; or, as released, of "
+        "the training pass before the step",
     )
     fanouts: tuple[Fanout, ...] = Field(
         default=(), max_length=8, description="neighbours sampled in each hop, -1: all; empty: full batch"

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 from sklearn.utils import shuffle
 from torch import Tensor
 
@@ -86,7 +86,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
             roles = self._roles(data, task)
             parts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(accounts.SPLIT, roles[1:], strict=True))
             lines.append(f"{task}: {parts}, {len(data.classes[task])} classes ({', '.join(data.classes[task])})")
-        if not ARMS[arm].method in FEATURE_METHODS:
+        if ARMS[arm].method not in FEATURE_METHODS:
             count = sum(p.numel() for p in self._build(arm, data).parameters()) // len(tasks)
             how = f"neighbours {list(self.config.fanouts)}" if self.config.fanouts else "full batch"
             lines.append(f"{ARMS[arm].method}: {count:,} parameters, {self.config.epochs} epochs, {how}")
@@ -136,8 +136,13 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
             whole = torch.zeros(data.size, logits.shape[1]).index_copy(0, test, logits.float())
             keep_nodes(self.session, whole, labels, test, task)
             found, known = logits.argmax(1).numpy(), labels[test].numpy()
-            precision, recall, f1, _ = precision_recall_fscore_support(known, found, average="macro", zero_division=0)
-            scores = {"accuracy": (found == known).mean(), "precision": precision, "recall": recall, "f1": f1}
+            mean = {"average": "macro", "zero_division": cast(Any, 0)}
+            scores = {
+                "accuracy": accuracy_score(known, found),
+                "precision": precision_score(known, found, **mean),
+                "recall": recall_score(known, found, **mean),
+                "f1": f1_score(known, found, **mean),
+            }
             metrics |= {f"{name}_{task}": 100 * float(score) for name, score in scores.items()}
             counts = confusion_matrix(known, found, labels=range(len(names)))
             self.session.figure(f"confusion-{task}", pictures.confusion_picture(counts, names, task))
@@ -248,20 +253,18 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
                 raise Problem("the data have no train_idx.pt, val_idx.pt, test_idx.pt", data.name, "--set split=random")
             parts = [np.intersect1d(data.split[part], known) for part in accounts.SPLIT]
         else:
-            order = shuffle(known, random_state=self.session.split_seed) if split == "random" else known
+            order = known if split == "ordered" else np.asarray(shuffle(known, random_state=self.session.split_seed))
             first = int(self.config.train_share * len(order))
             second = first + int(self.config.valid_share * len(order))
             parts = [order[:first], order[first:second], order[second:]]
-        labels = data.labels[task]
-        few = [name for name, ids in zip(accounts.SPLIT, parts, strict=True) if not len(ids)]
-        if few or len(labels[parts[0]].unique()) < 2:
-            raise Problem(
-                f"{task}: {len(known)} labelled accounts give no {few[0]} part" if few else
-                f"{task}: the training accounts are of one class",
-                data.name,
-                "label more accounts, of two classes or more",
-            )  # fmt: skip
-        return labels, *(torch.as_tensor(ids) for ids in parts)
+        train, valid, test = map(torch.as_tensor, parts)
+        labels, enough = data.labels[task], "label more accounts, of two classes or more"
+        if not (len(train) and len(valid) and len(test)):
+            sizes = f"{len(train)}, {len(valid)} and {len(test)} labelled accounts for training, validation and test"
+            raise Problem(f"{task}: {sizes}", data.name, enough)
+        if len(labels[train].unique()) < 2:
+            raise Problem(f"{task}: all training accounts are of one class", data.name, enough)
+        return labels, train, valid, test
 
     def _build(self, arm: str, data: AccountGraph) -> AccountClassifier:
         method, tasks = ARMS[arm].method, self._tasks(data)
@@ -316,7 +319,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
 
     @torch.no_grad()
     def _semantic_weights(self, model: AccountClassifier, data: AccountGraph, task: str) -> Tensor | None:
-        """(2, R) of RGT on the full graph; None of other methods, without relations, or where neighbours are sampled."""
+        """(2, R) of RGT on the whole graph; None of other methods, without relations, with sampled neighbours."""
         network = model.of(task)
         if not isinstance(network, RGT) or not model.relations or self.config.fanouts:
             return None
@@ -330,7 +333,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
             self.session.figure("relations", pictures.relations_picture(degrees, shares))
 
 
-def branches(data: AccountGraph, hidden: int, released: bool = False) -> list[Branch]:
+def branches(data: AccountGraph, hidden: int, released: bool = False) -> Sequence[Branch]:
     """Columns and widths of BotRGCN's branches for these data.
 
     With tweets, numbers and booleans the widths are the published ones, else equal shares of `hidden`.
