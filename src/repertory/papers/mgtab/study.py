@@ -123,7 +123,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
         Raises:
             Problem: other features, tasks or relations than in training.
         """
-        demand_features(model.features, data.features.shape[1], data.name, "account")
+        demand_features(model.features, data.features.shape[1], data.name, "user")
         self._show_relations(data)
         self.session.reseed("evaluate")
         metrics: dict[str, float] = {}
@@ -183,7 +183,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
             Problem: no readable graph, or other features than in training.
         """
         graph = accounts.read_accounts(source)
-        demand_features(model.features, graph.features.shape[1], source, "account")
+        demand_features(model.features, graph.features.shape[1], source, "user")
         everybody = torch.arange(graph.size)
         names = node_names(None if graph.ids is None else np.array(graph.ids), graph.size)
         table: list[dict[str, Any]] = [{"account": name} for name in names]
