@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,19 @@ from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data.accounts import AccountGraph, generated_accounts, write_large, write_mgtab
 from repertory.papers.mgtab import (
-    GAT, GCN, HGT, NETWORKS, RGCN, RGT, SAGE, SHGN, AccountClassifier, BotRGCN, FittedClassifier, RelationalConv,
-    Relations, RGTLayer, SemanticAttention, SimpleHGNLayer, mgtab_branches,
-)  # fmt: skip
+    GAT,
+    NETWORKS,
+    SHGN,
+    AccountClassifier,
+    BotRGCN,
+    FittedClassifier,
+    RelationalConv,
+    Relations,
+    RGTLayer,
+    SemanticAttention,
+    SimpleHGNLayer,
+    mgtab_branches,
+)
 from repertory.papers.mgtab.classifiers import CLASSIFIERS
 from repertory.papers.mgtab.loop import FullBatch, Sampled
 from repertory.papers.mgtab.race import contestants
@@ -66,16 +74,7 @@ def built(config: dict[str, Any]) -> nn.Module:
     if config.get("layer") == "SimpleHGNLayer":
         names = ("in_channels", "out_channels", "num_edge_type", "rel_dim", "beta", "final_layer")
         return SimpleHGNLayer(*(config[name] for name in names))
-    kind = {
-        "GCN": GCN,
-        "GAT": GAT,
-        "SAGE": SAGE,
-        "RGCN": RGCN,
-        "BotRGCN": BotRGCN,
-        "HGT": HGT,
-        "SHGN": SHGN,
-        "RGT": RGT,
-    }
+    kind: Any = {network.__name__: network for network in NETWORKS.values()}
     name = config["model"]
     features = config.get("embedding_dimension", config.get("features_num"))
     relations = config.get("num_edge_type", config["R"])
@@ -228,7 +227,7 @@ def test_networks_initialise_anew_and_tell_their_sizes(name: str) -> None:
     assert not torch.allclose(before, network(torch.ones(5, 788), edges, kinds))
     assert "788, 3, num_relations=2" in repr(network)
     assert network(torch.ones(5, 788), torch.zeros(2, 0, dtype=torch.int64)).shape == (5, 3)
-    linear = [m for m in network.children() if isinstance(m, nn.Sequential)][0][0]
+    linear: Any = next(m for m in network.children() if isinstance(m, nn.Sequential))[0]
     assert bool((linear.bias == 0).all()) == network.zero_bias
 
 

@@ -290,9 +290,7 @@ def _read_csv(folder: Path) -> AccountGraph:
     wrong = ids.isna() | ids.duplicated()
     if wrong.any():
         row = int(wrong.argmax())
-        raise Problem(
-            f"accounts.csv: the id {ids[row]!r} in row {row + 2} is empty or there twice", path, "one row each"
-        )
+        raise Problem(f"accounts.csv: the id {ids[row]!r} in row {row + 2} is empty or repeated", path, "one row each")
     known = [name for name in table.columns if name == "label" or name.startswith("label_")]
     columns = [name for name in table.columns if name != "id" and name not in known]
     if not columns:
@@ -347,7 +345,7 @@ def _csv_edges(path: Path, ids: pd.Index) -> dict[str, Tensor]:
     names = sorted(
         set(relation), key=lambda name: (RELATIONS.index(name) if name in RELATIONS else len(RELATIONS), name)
     )
-    return {name: pairs[:, torch.from_numpy(np.asarray(relation == name))] for name in names} or {"edge": pairs}
+    return {name: pairs[:, torch.from_numpy(np.array(relation == name))] for name in names} or {"edge": pairs}
 
 
 # -- writing ------------------------------------------------------------------------------------
