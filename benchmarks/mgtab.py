@@ -31,6 +31,7 @@ from repertory.core.study import Session
 from repertory.core.timing import race, ratio
 from repertory.data.accounts import AccountGraph, read_accounts, write_large
 from repertory.papers.mgtab.race import contestants
+from repertory.papers.mgtab.settings import MGTABConfig
 from repertory.papers.mgtab.study import MGTABStudy
 
 ROUNDS = 9
@@ -75,7 +76,7 @@ def anonymous() -> float:
 def train_here(folder: Path, how: str) -> dict[str, float]:
     """Two epochs of R-GCN in this process: seconds an epoch, and the greatest memory beyond that of the libraries."""
     changes = {"epochs": 2, "fanouts": (15, 25) if how == "sampled" else (), "edges_on_disk": True}
-    config = MGTABStudy.scales["large"].model_copy(update=changes)
+    config = MGTABConfig.model_validate({**MGTABStudy.scales["large"].model_dump(), **changes})
     before, peak, done = anonymous(), 0.0, threading.Event()
 
     def watch() -> None:

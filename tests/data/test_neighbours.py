@@ -39,6 +39,7 @@ def test_every_edge_is_at_its_target_once(tmp_path: Path, on_disk: bool) -> None
     ours = sorted(zip(found.source.tolist(), target.tolist(), found.kind.tolist(), strict=True))
     assert ours == sorted(zip(*edges.tolist(), kinds.tolist(), strict=True))
     assert isinstance(found.source, np.memmap) == on_disk
+    assert not list(tmp_path.rglob("*.*"))  # the files have no name
 
 
 def test_a_graph_without_edges() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.utils import shuffle
@@ -32,6 +33,14 @@ from repertory.papers.mgtab import (
     mgtab_branches,
 )
 from repertory.papers.mgtab.classifiers import CLASSIFIERS
+from repertory.papers.mgtab.features import (
+    BOUNDS,
+    LOGARITHMIC,
+    PROPERTY_NAMES,
+    information_gain,
+    property_features,
+    ranked_properties,
+)
 from repertory.papers.mgtab.loop import FullBatch, Sampled
 from repertory.papers.mgtab.race import contestants
 from repertory.papers.mgtab.settings import ARMS, MGTABConfig
@@ -273,7 +282,7 @@ def test_xgboost_asks_for_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_split_is_that_of_scikit_learns_shuffle(tmp_path: Path, folder: Path) -> None:
     one = study(tmp_path, folder, seed=4)
     _, train, valid, test = one._roles(one.data(), "stance")
-    order = shuffle(np.arange(100), random_state=4)
+    order = np.asarray(shuffle(np.arange(100), random_state=4))
     assert train.tolist() == order[:70].tolist()
     assert valid.tolist() == order[70:90].tolist()
     assert test.tolist() == order[90:].tolist()
@@ -336,8 +345,41 @@ def test_sampled_training_runs_and_is_deterministic(tmp_path: Path) -> None:
         settings = {"fanouts": (4, 3), "batch_size": 40, "tapered": True, "edges_on_disk": True, "schedule": "cosine"}
         one = study(tmp_path / run, tmp_path / "large", **settings)
         found.append(one.evaluate(one.train("sage", one.data()), one.data()))
-        assert (one.session.out_dir / "edges" / "source.npy").exists()
     assert found[0] == found[1]
+
+
+# -- features -----------------------------------------------------------------------------------
+
+
+def test_properties_are_scaled_as_in_the_benchmark() -> None:
+    lowest = {"created_at": 36.553529, "screen_name_length": 3, "name_length": 1}
+    highest = dict.fromkeys(PROPERTY_NAMES, 1) | {
+        name: 2**bound - 1 if name in LOGARITHMIC else bound for name, (_, bound) in BOUNDS["labelled"].items()
+    }
+    x = property_features(pd.DataFrame([{name: lowest.get(name, 0) for name in PROPERTY_NAMES}, highest]))
+    torch.testing.assert_close(x, torch.tensor([[0.0], [1.0]]).expand(2, 20))
+    assert [PROPERTY_NAMES.index(name) for name in BOUNDS["labelled"]] == [3, 7, 5, 10, 9, 6, 11, 12, 13, 14]
+
+
+def test_a_missing_ratio_is_computed_and_other_gaps_are_refused() -> None:
+    row: dict[str, Any] = dict.fromkeys(PROPERTY_NAMES[:14] + PROPERTY_NAMES[15:], 0)
+    row |= {"followers_count": 300, "friends_count": 100, "created_at": "Mon Sep 24 03:35:21 +0000 2012"}
+    x = property_features(pd.DataFrame([row]))
+    assert float(x[0, 14]) == pytest.approx(2 / 11.169299)
+    assert float(x[0, 10]) == pytest.approx((42.7315 - 36.553529) / (51.711108 - 36.553529), abs=1e-4)
+    with pytest.raises(Problem, match="no number"):
+        property_features(pd.DataFrame([row | {"name_length": "long"}]))
+    with pytest.raises(Problem, match="no column 'verified'"):
+        property_features(pd.DataFrame([row]).drop(columns="verified"))
+
+
+def test_the_most_telling_property_comes_first() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 500)
+    table = pd.DataFrame({"noise": rng.normal(size=500), "some": y + rng.normal(size=500), "all": y * 3.5})
+    ranked = ranked_properties(table, y)
+    assert ranked.index.tolist() == ["all", "some", "noise"]
+    assert ranked["all"] == pytest.approx(information_gain(y, y))
 
 
 # -- use ----------------------------------------------------------------------------------------

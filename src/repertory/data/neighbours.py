@@ -5,6 +5,7 @@ PyG's own `NeighborSampler` needs pyg-lib or torch-sparse; this one needs NumPy 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,22 @@ import torch
 from torch import Tensor
 from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 
+from repertory.core.problem import system_problem
+
 Blocks = Callable[[], Iterable[tuple[int, Tensor]]]
 """Gives the edges, each time anew: number of a relation, and some of its edges (2, k)."""
 
 
 class InEdges:
-    """The incoming edges of every node (CSC): sources and relations, 5 bytes an edge.
+    """The incoming edges of every node (CSC): sources and relations, 6 bytes an edge.
 
     Args:
         blocks: gives the edges in parts; called twice.
         size: number of nodes n, below 2³¹.
-        folder: where sources and relations are kept, mapped from there; None: in memory.
+        folder: where sources and relations lie in temporary files, mapped into memory; None: in memory.
+
+    Raises:
+        Problem: the folder is full, or not writable.
 
     Example:
         >>> edges = InEdges(lambda: [(0, torch.tensor([[0, 1], [2, 2]])), (1, torch.tensor([[2], [0]]))], 3)
@@ -40,9 +46,9 @@ class InEdges:
         self.starts = np.concatenate([[0], degree.cumsum()])
         """(n + 1,): the edges of node i are those from starts[i] to starts[i + 1]."""
         total = int(self.starts[-1])
-        self.source = _array(folder, "source", np.int32, total)
+        self.source = _array(folder, np.int32, total)
         """(E,)."""
-        self.kind = _array(folder, "kind", np.int16, total)
+        self.kind = _array(folder, np.int16, total)
         """(E,) number of the relation."""
         free = self.starts[:-1].copy()
         for relation, edges in blocks():
@@ -55,11 +61,16 @@ class InEdges:
             free[found] += count
 
 
-def _array(folder: Path | None, name: str, dtype: type, length: int) -> np.ndarray:
+def _array(folder: Path | None, dtype: type, length: int) -> np.ndarray:
+    """An array in memory, or mapped from a nameless file in `folder`, which goes with it."""
     if folder is None or not length:
         return np.empty(length, dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(length,))
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype, "w+", shape=(length,))
+    except OSError as error:
+        raise system_problem(error, folder) from error
 
 
 class InEdgeSampler(BaseSampler):

@@ -108,7 +108,7 @@ def property_features(table: pd.DataFrame, bounds: Literal["labelled", "unlabell
     for name in PROPERTY_NAMES:
         if name not in table:
             raise Problem(f"no column {name!r}", "properties", f"the properties are {', '.join(PROPERTY_NAMES)}")
-        values = _numbers(table[name], name)
+        values = _numbers(pd.Series(table[name]), name)
         if name in LOGARITHMIC:
             values = np.log2(1 + np.maximum(values, 0))
         if name in BOUNDS[bounds]:

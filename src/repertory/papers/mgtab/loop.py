@@ -62,7 +62,7 @@ class Sampled:
         relations: which of its relations, in the order of their numbers; none: no edges.
         fanouts: most neighbours in each hop, −1: all.
         batch_size: accounts a batch.
-        folder: where the sorted edges are kept; None: in memory.
+        folder: where the sorted edges lie in temporary files; None: in memory.
     """
 
     def __init__(

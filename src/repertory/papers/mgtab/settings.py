@@ -91,7 +91,8 @@ class MGTABConfig(StudyConfig):
         default=512, ge=1, le=1_000_000, description="accounts a step, where neighbours are sampled"
     )
     edges_on_disk: bool = Field(
-        default=False, description="where neighbours are sampled, keep the sorted edges in a file of the run's folder"
+        default=False,
+        description="where neighbours are sampled, keep the sorted edges in temporary files of the run's folder",
     )
 
     tasks: tuple[Word, ...] = Field(default=(), description="kinds of labels that are learnt; empty: all")

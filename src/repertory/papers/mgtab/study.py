@@ -303,7 +303,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
         seen = replace(data, edges={**data.edges, **none})
         if not self.config.fanouts:
             return FullBatch(self.session, seen, relations)
-        folder = self.session.out_dir / "edges" if self.config.edges_on_disk else None
+        folder = self.session.out_dir if self.config.edges_on_disk else None
         return Sampled(self.session, seen, relations, self.config.fanouts, self.config.batch_size, folder)
 
     @torch.no_grad()
