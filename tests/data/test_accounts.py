@@ -69,7 +69,7 @@ def test_mgtab_there_and_back(tmp_path: Path, graph: AccountGraph) -> None:
     for name, edges in graph.edges.items():
         assert torch.equal(found.edges[name], edges)
     assert torch.equal(found.labels["stance"], graph.labels["stance"])
-    assert dict(found.classes) == dict(TASKS)
+    assert dict(found.class_names) == dict(TASKS)
     assert (list(found.groups["numeric"]), list(found.groups["boolean"])) == (list(NUMERIC), list(BOOLEAN))
     assert not found.large
 
@@ -99,7 +99,7 @@ def test_cresci_columns_and_split(tmp_path: Path) -> None:
     assert list(found.edges) == ["followers", "friends"]
     assert found.split["val"].tolist() == [2]  # the official loader swaps val and test
     assert found.split["test"].tolist() == [3]
-    assert found.classes["bot"] == ("human", "bot")
+    assert found.class_names["bot"] == ("human", "bot")
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_tables(tmp_path: Path) -> None:
     found = read_accounts(tmp_path)
     assert found.ids == ["a", "b", "c", "d"]
     assert found.labels["label"].tolist() == [1, 0, -1, 1]
-    assert found.classes["label"] == ["ham", "spam"]
+    assert found.class_names["label"] == ["ham", "spam"]
     assert {name: edges.T.tolist() for name, edges in found.edges.items()} == {
         "followers": [[1, 2]], "likes": [[0, 1], [3, 0]],
     }  # fmt: skip
@@ -126,7 +126,7 @@ def test_numbers_of_classes_and_edges_without_relation(tmp_path: Path) -> None:
     write_csv(tmp_path, "id,x,label_bot\n1,0.5,0\n2,2,1\n3,3,-1\n", "source,target\n1,2\n3,2\n")
     found = read_accounts(tmp_path)
     assert found.labels["bot"].tolist() == [0, 1, -1]
-    assert list(found.classes["bot"]) == ["human", "bot"]
+    assert list(found.class_names["bot"]) == ["human", "bot"]
     assert found.edges["edge"].tolist() == [[0, 2], [1, 1]]
 
 

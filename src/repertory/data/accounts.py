@@ -66,7 +66,7 @@ class AccountGraph:
     """Relation -> (2, E_r), row 0 the sources, row 1 the targets; int64, or as the mapped file holds them."""
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     """Task -> (n,) int64, −1 where it is unknown."""
-    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Task -> names of its classes."""
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Columns that are boolean, numeric, tweets."""

@@ -8,6 +8,7 @@ repertory train mgtab --data accounts/ --out model/     # tensors, or accounts.c
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,10 @@ from repertory.papers.mgtab.model import GAT, GCN, HGT, RGCN, RGT, SAGE, SHGN, B
 from repertory.papers.mgtab.race import epoch_speeds
 from repertory.papers.mgtab.settings import ARMS, FEATURE_METHODS, MGTABConfig, MGTABDesign
 from repertory.tasks.graphs import demand_features, keep_nodes, node_names
+from repertory.tasks.images import seconds_a_sample
 
+MOST_NAMED = 8
+"""Classes that the preview names."""
 DECAY = {"rgt": 5e-3}
 """Weight decay of the released scripts; of the others 5e-4."""
 PUBLISHED = {
@@ -78,19 +82,28 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
         return self.config
 
     def preview(self, arm: str, data: AccountGraph) -> list[str]:
-        """Network, accounts, relations and tasks."""
-        tasks = self._tasks(data)
+        """Features, relations, the split and the classes of each task; of a network its size and the minutes."""
+        tasks, method = self._tasks(data), ARMS[arm].method
         seen = ", ".join(self._relations(arm, data)) or "none"
-        lines = [f"{data.size} accounts, {data.features.shape[1]} features; relations: {seen}"]
+        lines = [f"{data.features.shape[1]} features a user", f"relations: {seen}"]
         for task in tasks:
             roles = self._roles(data, task)
             parts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(accounts.SPLIT, roles[1:], strict=True))
-            lines.append(f"{task}: {parts}, {len(data.classes[task])} classes ({', '.join(data.classes[task])})")
-        if ARMS[arm].method not in FEATURE_METHODS:
-            count = sum(p.numel() for p in self._build(arm, data).parameters()) // len(tasks)
-            how = f"neighbours {list(self.config.fanouts)}" if self.config.fanouts else "full batch"
-            lines.append(f"{ARMS[arm].method}: {count:,} parameters, {self.config.epochs} epochs, {how}")
-        return lines
+            names = data.class_names[task]
+            lines.append(f"{task}: {parts}, {len(names)} classes ({', '.join(names[:MOST_NAMED])})")
+        if method in FEATURE_METHODS:
+            return lines
+        model = self._build(arm, data)
+        self.session.fabric.to_device(model)
+        batches, network, device = self._batches(data, model), model.of(tasks[0]), self.session.fabric.device
+        train, valid = (ids.to(device) for ids in self._roles(data, tasks[0])[1:3])
+        _, _, x, graph = next(iter(batches.batches(train)))
+        steps = math.ceil(len(train) / self.config.batch_size) if self.config.fanouts else 1
+        seconds = steps * seconds_a_sample(lambda: network(x, graph).sum(), 1, device)
+        minutes = seconds * (1 + len(valid) / len(train)) * self.config.epochs * len(tasks) / 60
+        count = sum(p.numel() for p in network.parameters())
+        how = f"neighbours {list(self.config.fanouts)}" if self.config.fanouts else "full batch"
+        return [*lines, f"{method}: {count:,} parameters", how, f"about {minutes:.2g} min on this machine"]
 
     # -- the experiment -------------------------------------------------------------------------
 
@@ -271,7 +284,7 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
         return AccountClassifier(
             method,
             data.features.shape[1],
-            {task: data.classes[task] for task in tasks},
+            {task: data.class_names[task] for task in tasks},
             self._relations(arm, data),
             {} if method in FEATURE_METHODS else self._network(method, data),
             {task: len(self._roles(data, task)[1]) for task in tasks} if method in FEATURE_METHODS else {},
