@@ -321,7 +321,7 @@ def test_semantic_weights_and_pictures_are_written(tmp_path: Path, folder: Path)
     metrics = one.evaluate(one.train("rgt_all", one.data()), one.data())
     assert {"accuracy_bot", "f1_stance"} <= set(metrics)
     names = {path.stem for path in (one.session.out_dir / "figures").iterdir()}
-    assert {"relations", "relation-weights", "confusion-bot", "confusion-stance"} <= names
+    assert {"relations", "relation-weights", "confusion"} <= names
 
 
 # -- sampled training ---------------------------------------------------------------------------

@@ -35,27 +35,26 @@ def relations_picture(degrees: Mapping[str, float], homophily: Mapping[str, Mapp
     return figure
 
 
-def confusion_picture(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """Confusion matrix.
+def confusion_picture(counts: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]) -> Figure:
+    """Confusion matrices, a panel a task.
 
     Args:
-        counts: (C, C), rows the true classes, columns the predicted ones.
-        names: of the classes.
-        title: of the picture.
+        counts: task -> (C, C), rows the true classes, columns the predicted ones.
+        names: task -> names of its classes.
     """
-    side = 2 + 0.7 * len(names)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(counts.shape):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title)
+    figure = Figure(figsize=(3.8 * len(counts), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(counts), squeeze=False).flat
+    for axes, (task, table) in zip(panels, counts.items(), strict=True):
+        shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(table.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(table)), names[task], rotation=35, ha="right")
+        axes.set_yticks(range(len(table)), names[task])
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(task)
     return figure
 
 

@@ -159,7 +159,7 @@ class MGTABDesign(Design[MGTABConfig]):
     Config = MGTABConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": MGTABConfig(
-            seeds=1, sample_accounts=200, epochs=3, lr=3e-3, hidden=16, trans_heads=1, semantic_heads=1
+            seeds=1, sample_accounts=120, epochs=3, lr=3e-3, hidden=16, trans_heads=1, semantic_heads=1
         ),
         "laptop": MGTABConfig(
             seeds=5, first_seed=100, epochs=50, lr=3e-3, hidden=32, trans_heads=2, semantic_heads=2, speed_rounds=25

@@ -137,9 +137,9 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
             Problem: other features, tasks or relations than in training.
         """
         demand_features(model.features, data.features.shape[1], data.name, "user")
-        self._show_relations(data)
         self.session.reseed("evaluate")
         metrics: dict[str, float] = {}
+        counts: dict[str, np.ndarray] = {}
         weights: dict[str, Sequence[float]] = {}
         for task, names in model.classes.items():
             if task not in data.labels:
@@ -157,10 +157,12 @@ class MGTABStudy(MGTABDesign, Study[MGTABConfig, AccountGraph, AccountClassifier
                 "f1": f1_score(known, found, **mean),
             }
             metrics |= {f"{name}_{task}": 100 * float(score) for name, score in scores.items()}
-            counts = confusion_matrix(known, found, labels=range(len(names)))
-            self.session.figure(f"confusion-{task}", pictures.confusion_picture(counts, names, task))
+            counts[task] = confusion_matrix(known, found, labels=range(len(names)))
             if (beta := self._semantic_weights(model, data, task)) is not None:
                 weights[task] = beta.mean(0).tolist()
+        self.session.figure("confusion", pictures.confusion_picture(counts, model.classes))
+        if not model.by_features:
+            self._show_relations(data)
         if weights:
             figure = pictures.weights_picture(weights, model.relations, "weight in the semantic attention")
             self.session.figure("relation-weights", figure)
