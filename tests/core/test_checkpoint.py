@@ -485,3 +485,38 @@ def test_tied_weights_survive_saving(tmp_path: Path) -> None:
     assert isinstance(again, Tied)
     assert again.head.weight is again.embed.weight
     assert torch.equal(again.head.weight, model.head.weight)
+
+
+# -- single tensors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_one_tensor_is_read_or_mapped(tmp_path: Path, zipped: bool, mapped: bool) -> None:
+    path = tmp_path / "features.pt"
+    torch.save(torch.arange(6).view(2, 3), path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(checkpoint.read_tensor(path, mapped=mapped), torch.arange(6).view(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"x": torch.ones(2)}, "no single dense tensor"),
+        ([torch.ones(2)], "no single dense tensor"),
+        (torch.ones(2, 2).to_sparse(), r"x\.pt"),
+        (Path("x"), "whole object|no single dense tensor"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(tmp_path: Path, content: object, match: str) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(Problem, match=match):
+        checkpoint.read_tensor(tmp_path / "x.pt")
+
+
+def test_a_tensor_that_is_missing_or_cut_short_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"x\.pt is missing"):
+        checkpoint.read_tensor(tmp_path / "x.pt")
+    torch.save(torch.ones(1000), tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:2000])
+    with pytest.raises(Problem, match=r"x\.pt is damaged"):
+        checkpoint.read_tensor(tmp_path / "x.pt", mapped=True)

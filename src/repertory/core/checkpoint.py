@@ -186,6 +186,37 @@ def read_weights(path: Path, prefer: tuple[str, ...] = USUAL_KEYS[:3]) -> dict[s
     return unwrapped(state)
 
 
+def read_tensor(path: Path, *, mapped: bool = False) -> torch.Tensor:
+    """The one tensor that `torch.save(tensor, path)` wrote; other objects are treated as in `read_weights`.
+
+    Args:
+        path: the file.
+        mapped: map the file into memory in place of reading it: only the parts in use are loaded. Files that torch
+            wrote before version 1.6 are read as a whole.
+
+    Raises:
+        Problem: missing, damaged, no single dense tensor, or a pickle that would run a program.
+    """
+    import torch
+
+    remedy = "fetch the file again, or write it with torch.save(tensor, path)"
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise Problem("not a regular file", path, "give a file that torch.save wrote")
+        content = _read_pickle(path, mapped=mapped)
+    except (MemoryError, Problem):
+        raise
+    except FileNotFoundError as error:
+        raise Problem(f"{Path(path).name} is missing", path, "check the path; all files belong together") from error
+    except OSError as error:
+        raise Problem(f"cannot read {Path(path).name}: {error.strerror or error}", path, "check the file") from error
+    except Exception as error:  # torch.load raises many kinds
+        raise Problem(f"{Path(path).name} is damaged, or not what torch.save writes", path, remedy) from error
+    if not isinstance(content, torch.Tensor) or content.layout != torch.strided or content.is_quantized:
+        raise Problem(f"{Path(path).name} holds no single dense tensor", path, remedy)
+    return content.detach()
+
+
 def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict without the names of wrappers in front of all its tensors, in any nesting.
 
@@ -301,8 +332,8 @@ class _Pickles:
         return _Unpickler(file, **options).load()
 
 
-def _read_pickle(path: Path) -> object:
-    """What `torch.save` wrote: as a zip, or before torch 1.6 as a row of pickles."""
+def _read_pickle(path: Path, *, mapped: bool = False) -> object:
+    """What `torch.save` wrote: as a zip, which can be mapped into memory, or before torch 1.6 as a row of pickles."""
     import torch
 
     with Path(path).open("rb") as file:
@@ -319,7 +350,9 @@ def _read_pickle(path: Path) -> object:
         except pickle.UnpicklingError:
             pass  # of a protocol that this check does not know; it is a pickle
     try:
-        content = torch.load(source, map_location="cpu", weights_only=False, pickle_module=_Pickles)
+        content = torch.load(
+            source, map_location="cpu", weights_only=False, pickle_module=_Pickles, mmap=mapped and zipped
+        )
     except Problem as problem:
         raise Problem(problem.what, path, "do not load it with other tools either") from problem
     if isinstance(content, Inert):
