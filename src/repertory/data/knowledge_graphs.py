@@ -603,7 +603,7 @@ def rule_graph(rng: np.random.Generator, tasks: int = 90, noise: float = 0.1) ->
     order = rng.permutation(len(rows))
     return KnowledgeGraph(
         tuple(names + values),
-        tuple([*relations, *(name + INVERSE for name in relations)]),
+        (*relations, *(name + INVERSE for name in relations)),
         np.array(list(dict.fromkeys(rows[k] for k in order)), np.int64),
         drawn_parts(few, rng, (0.05, 0.2)),
         candidates,

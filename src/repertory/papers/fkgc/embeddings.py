@@ -35,14 +35,20 @@ class Factorisation(nn.Module):
         """Logistic loss of true scores (B,) and false ones (B, K)."""
         return (F.softplus(-positive).mean() + F.softplus(wrong).mean()) / 2
 
-    def forward(self, triples: Tensor, corrupted: Tensor) -> tuple[Tensor, Tensor]:
-        """Triples (B, 3) as head, relation, tail; false heads and tails (B, K, 2) -> scores (B,), (B, K)."""
+    def forward(self, triples: Tensor, drawn: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of true triples (B,), and of false ones (B, K).
+
+        Args:
+            triples: (B, 3) head, relation, tail.
+            drawn: (B, K) entities.
+            heads: (B,) bool: whether the entities replace the head, or else the tail.
+        """
         head, tail = self.entity(triples[:, 0]), self.entity(triples[:, 2])
         relation = self.relation(triples[:, 1])
         positive = self.compare(self.translate(head, relation), tail)
-        false = self.entity(corrupted)  # (B, K, 2, D)
-        points = self.translate(false[:, :, 0], relation[:, None])
-        return positive, self.compare(points, false[:, :, 1])
+        false, heads = self.entity(drawn), heads[:, None, None]  # (B, K, D)
+        points = self.translate(torch.where(heads, false, head[:, None]), relation[:, None])
+        return positive, self.compare(points, torch.where(heads, tail[:, None], false))
 
     def score(self, relation: int, heads: Tensor, tails: Tensor) -> Tensor:
         """Scores (Q, C) of all pairs of heads (Q,) and tails (C,)."""

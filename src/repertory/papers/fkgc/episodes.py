@@ -196,7 +196,7 @@ class Ranking(NamedTuple):
 
 
 def first_false(task: Task, support: np.ndarray) -> np.ndarray:
-    """(N, 2): each head of the support with its first admissible candidate; where there is none, the first candidate."""
+    """(N, 2): each head of the support with its first admissible candidate; if it has none, the first candidate."""
     firsts = [next(iter(task.admissible(int(head))), task.candidates[0]) for head in support[:, 0]]
     return np.stack([support[:, 0], np.array(firsts)], 1)
 

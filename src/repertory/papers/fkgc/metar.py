@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.nn.dropout import Dropout
+
 
 class MetaBlock(nn.Module):
     """Linear, BatchNorm over the shots as channels; LeakyReLU and dropout except in the last block."""
@@ -16,7 +18,7 @@ class MetaBlock(nn.Module):
     def __init__(self, shots: int, inputs: int, outputs: int, dropout: float, last: bool = False) -> None:
         super().__init__()
         self.fc, self.bn = nn.Linear(inputs, outputs), nn.BatchNorm1d(shots)
-        self.rest = nn.Identity() if last else nn.Sequential(nn.LeakyReLU(), nn.Dropout(dropout))
+        self.rest = nn.Identity() if last else nn.Sequential(nn.LeakyReLU(), Dropout(dropout))
         nn.init.xavier_normal_(self.fc.weight)
 
     def forward(self, x: Tensor) -> Tensor:

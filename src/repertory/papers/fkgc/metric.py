@@ -1,4 +1,4 @@
-"""Metric learning: GMatching (Xiong et al., EMNLP 2018), FSRL (Zhang et al., AAAI 2020), FAAN (Sheng et al., EMNLP 2020).
+"""Metric learning: GMatching (Xiong et al., 2018), FSRL (Zhang et al., 2020), FAAN (Sheng et al., 2020).
 
 Each encodes the two entities of a triple from their neighbours in the background graph, pools the N support pairs into
 one vector, and scores a query pair against it. `forward` takes pairs one by one, as the papers write it. `score` ranks
@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from repertory.nn.dropout import Dropout
 
 EPS = 1e-3
 """Added to the standard deviation in `UnbiasedLayerNorm`, and to that of standardised embeddings."""
@@ -73,7 +75,7 @@ class MeanNeighbours(nn.Module):
     def __init__(self, dim: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.gcn_w = nn.Linear(2 * dim, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, hood: Hood, symbols: nn.Embedding) -> Tensor:
         """B neighbourhoods -> (B, D)."""
@@ -96,7 +98,7 @@ class AttentiveNeighbours(nn.Module):
         super().__init__()
         self.neigh_att_W = nn.Linear(2 * dim, dim)
         self.neigh_att_u = nn.Linear(dim, 1)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, hood: Hood, symbols: nn.Embedding) -> Tensor:
         """B neighbourhoods -> (B, D)."""
@@ -126,7 +128,7 @@ class SupportEncoder(nn.Module):
         self.proj1 = nn.Linear(width, 2 * width)
         self.proj2 = nn.Linear(2 * width, width)
         self.layer_norm = UnbiasedLayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer_norm(x + self.drop(self.proj2(F.relu(self.proj1(x)))))
@@ -343,7 +345,7 @@ class AdaptiveNeighbours(nn.Module):
         self.Linear_tail = nn.Linear(dim, dim, bias=False)
         self.Linear_head = nn.Linear(dim, dim, bias=False)
         self.layer_norm = nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def attention(self, v: Tensor, relations: Tensor, taken: Tensor) -> Tensor:
         """Task vectors (B, D), relations (B, M, D), taken (B, M) -> weights (B, M); 0 in free slots."""
@@ -385,7 +387,7 @@ class TiledAttention(nn.Module):
         self.dim, self.heads = dim, heads
         self.linear_q, self.linear_k, self.linear_v, self.linear_final = (nn.Linear(width, width) for _ in range(4))
         self.layer_norm = nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H D) -> same shape."""
@@ -401,7 +403,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.w1, self.w2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.layer_norm = nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer_norm(x + self.drop(self.w2(F.gelu(self.w1(x), approximate="tanh"))))
@@ -502,7 +504,7 @@ class FAAN(nn.Module):
         return prototype_scores(self.pairs(query), self.pairs(support))
 
     def rank_loss(self, support: Pairs, query: Pairs, negative: Hood, margin: float) -> Tensor:
-        """Mean ReLU(γ − (s⁺ − s⁻)) of B queries, each with one negative tail; all pairs go through the encoder at once."""
+        """Mean ReLU(γ − (s⁺ − s⁻)) of B queries, each with one negative tail; all pairs are encoded at once."""
         shots = self.pairs(support)
         heads = Hood(*(torch.cat([part, part]) for part in query.head))
         tails = Hood(*(torch.cat(parts) for parts in zip(query.tail, negative, strict=True)))

@@ -11,10 +11,11 @@ from typing import Any
 from repertory.core.problem import Problem
 from repertory.data.arrays import read_text
 
-LAYOUT = """\
-JSON: {"relation": "…", "support": [["head", "tail"], …], "queries": ["head", …], "candidates": ["tail", …] (optional)}, \
-or a list of such objects; \
-TSV: head, relation, tail, by tabs, of the support; queries have ? in place of the tail"""
+LAYOUT = (
+    'JSON: {"relation": "…", "support": [["head", "tail"], …], "queries": ["head", …], "candidates": ["tail", …]}, '
+    "candidates being optional, or a list of such objects; "
+    "TSV: head, relation, tail, by tabs, of the support; a query has ? in place of the tail"
+)
 
 
 @dataclass

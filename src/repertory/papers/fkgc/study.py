@@ -11,7 +11,7 @@ repertory train fkgc --data ATOMIC/ --arm text_match --set text_encoder=minilm -
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -158,6 +158,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         return self._few_shot(given, graph, shots)
 
     def _model(self, given: Arm, graph: KnowledgeGraph, shots: int, recipe: Recipe, **arguments: Any) -> Completer:
+        """An arm's network; pre-trained vectors of the folder decide its channels."""
         c = self.config
         options: dict[str, Any] = {
             "gmatching": {"steps": c.steps},
@@ -165,11 +166,12 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
             "faan": {"layers": c.layers, "heads": c.heads},
             "metar": {"beta": c.beta},
         }.get(given.method, {})
-        options = {**options, **given.options}
-        model = Completer.of(
-            graph, given.method, most=c.slots or recipe.slots, dim=c.dim, shots=shots, options=options, **arguments
-        )
-        return self.session.fabric.to_device(model)
+        vectors = graph.vectors.get(c.vectors) if given.start == "symbols" else None
+        dim = c.dim if vectors is None else vectors[0].shape[1]
+        sizes = {"most": c.slots or recipe.slots, "dim": dim, "shots": shots}
+        model = Completer.of(graph, given.method, **sizes, options={**options, **given.options}, **arguments)
+        self.session.fabric.to_device(model)
+        return model
 
     def _plan(self, method: str) -> Plan:
         c = self.config
@@ -206,11 +208,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         """Pre-trained vectors (R + E, D): those of the folder, else TransE trained on the background."""
         c = self.config
         if c.vectors in graph.vectors:
-            table = stacked(graph.vectors, c.vectors)
-            if table.shape[1] != c.dim:
-                what = f"the {c.vectors} vectors have {table.shape[1]} channels, dim is {c.dim}"
-                raise Problem(what, graph.where, f"--set dim={table.shape[1]}")
-            return table
+            return stacked(graph.vectors, c.vectors)
         if graph.vectors:
             raise Problem(
                 f"no entity2vec.{c.vectors} here{suggest(c.vectors, graph.vectors)}",
@@ -230,7 +228,9 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         c, recipe = self.config, recipe_of(method)
         recipe = recipe._replace(lr=c.lr or recipe.lr)
         self.session.reseed("model", part)
-        model = self._model(Arm(method), graph, shots, recipe, relations=len(seen.relations), scored=seen.relations)
+        model = self._model(
+            Arm(method, start="random"), graph, shots, recipe, relations=len(seen.relations), scored=seen.relations
+        )
         count, loss = embedding_loss(
             self.session, model, seen.triples, recipe.batch, c.embedding_negatives, recipe.margin
         )
@@ -249,7 +249,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         )
 
     def _popularity(self, graph: KnowledgeGraph, shots: int) -> Completer:
-        model = self._model(Arm("popularity"), graph, shots, recipe_of("faan"))
+        model = self._model(ARMS["popularity"], graph, shots, recipe_of("faan"))
         tails = seen_triples(graph, shots).triples[:, 2]
         core: Popularity = model.core
         core.counts += torch.from_numpy(np.bincount(tails, minlength=len(graph.entities))).to(core.counts)
@@ -311,13 +311,6 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
                 isinstance(model.core, MetaR) and model.core.embedding.text is not None
             )
         return model.entities == len(data.phrases.entities)
-
-    def scaled(self, data: Graphs, given: Collection[str]) -> FKGCConfig:
-        """The dimension of the folder's vectors, where it has any."""
-        vectors = data.structure.vectors.get(self.config.vectors)
-        if vectors is None or "dim" in given:
-            return self.config
-        return self.config.model_copy(update={"dim": vectors[0].shape[1]})
 
     def preview(self, arm: str, data: Graphs) -> list[str]:
         graph, shots = data.of(ARMS[arm]), ARMS[arm].shots or self.config.shots

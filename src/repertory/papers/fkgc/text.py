@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from torch import Tensor, nn
 
 from repertory.core.problem import require
+from repertory.nn.dropout import Dropout
 from repertory.nn.encoders import EXTRA, load_encoder
 from repertory.papers.fkgc.metric import prototype_scores
 
@@ -43,8 +44,8 @@ class TextMatch(nn.Module):
         self.entity = nn.Embedding(entities, dim)
         self.entity.weight.requires_grad_(trainable)
         self.adapter = nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
-        self.drop = nn.Dropout(dropout)
+        self.mlp = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(2 * dim, dim))
+        self.drop = Dropout(dropout)
 
     def pairs(self, heads: Tensor, tails: Tensor) -> Tensor:
         """Entities (B,), (B,) -> (B, D)."""

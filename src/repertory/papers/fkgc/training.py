@@ -89,7 +89,7 @@ def fit(
         if (step + 1) % plan.eval_every == 0 or step + 1 == steps:
             score = validate()
             picks.offer(step, {"dev": score}, model.state_dict, mrr=score)
-            loop.log(dev_mrr=score)
+            session.log(step, part=part, dev_mrr=score)
     if "dev" in picks.picked:
         model.load_state_dict(picks.state("dev"))
     return model.eval()
@@ -180,11 +180,9 @@ def embedding_loss(
     def loss(step: int) -> Tensor:
         epoch, place = divmod(step, count)
         chosen = rows[order(epoch)[place * batch : (place + 1) * batch]]
-        false = chosen[:, None, ::2].repeat(1, negatives, 1)  # (B, K, 2)
-        side = torch.randint(2, false.shape[:2])[..., None]
-        drawn = torch.randint(model.entities, false.shape[:2])[..., None]
-        false = false.scatter(2, side, drawn)
-        positive, wrong = core(chosen.to(device), false.to(device))
+        drawn = torch.randint(model.entities, (len(chosen), negatives))
+        heads = torch.randint(2, (len(chosen),)).bool()
+        positive, wrong = core(*(part.to(device) for part in (chosen, drawn, heads)))
         return core.loss(positive, wrong, margin)
 
     return count, loss
