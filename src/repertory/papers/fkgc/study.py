@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repertory.core import checkpoint
 from repertory.core.problem import Problem, suggest
 from repertory.core.study import Metric, Prediction, Session, Study, Sweep
 from repertory.data import knowledge_graphs
@@ -53,6 +54,7 @@ from repertory.papers.fkgc.training import (
     fit,
     seen_triples,
 )
+from repertory.papers.fkgc.weights import read_released, sizes_of
 
 GRAPH, PHRASES = "graph", "commonsense"
 """Folders of data that hold a graph of identifiers and one of phrases."""
@@ -457,3 +459,29 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         }
         title = f"{names[head]}, {question.relation}: {names[tail]}"
         return pictures.attention_picture(weights, labels, title)
+
+    def convert(self, source: Path, variant: str = "") -> Completer:
+        """Build a completer from a state dict of GMatching, FSRL, FAAN or MetaR.
+
+        Args:
+            source: the file.
+            variant: the NELL-One or Wiki-One folder that it was trained on: the file has neither names nor neighbours.
+
+        Raises:
+            Problem: no folder given, not such a state dict, or another number of symbols than the folder's ids.
+        """
+        if not variant:
+            what = "the weights hold neither the names of entities nor their neighbours"
+            raise Problem(what, "--variant", "give the folder that they were trained on: --variant NELL-One/")
+        method, state = read_released(source)
+        sizes = sizes_of(method, state, source)
+        graph = self._read_one(Path(variant))
+        symbols = len(graph.entities) + (0 if method == "metar" else len(graph.relations) + 1)
+        if sizes["rows"] != symbols:
+            what = f"the weights have {sizes['rows']} symbols, the folder {symbols}"
+            raise Problem(what, source, f"give the folder that they were trained on, not {variant}")
+        most = self.config.slots or recipe_of(method).slots
+        given = {name: sizes[name] for name in ("dim", "shots", "options")}
+        model = Completer.of(graph, method, most=most, **given)
+        checkpoint.fit_weights(model.core, state, source)
+        return model.eval()
