@@ -32,7 +32,7 @@ from repertory.papers.fkgc.episodes import (
 )
 from repertory.papers.fkgc.metar import MetaR
 from repertory.papers.fkgc.metric import FAAN, FSRL, GMatching, Hood, MatchingProcessor, Pairs, sinusoids
-from repertory.papers.fkgc.settings import RECIPES
+from repertory.papers.fkgc.settings import RECIPES, FKGCConfig
 from repertory.papers.fkgc.study import GRAPH, PHRASES, FKGCStudy, Graphs
 from repertory.papers.fkgc.text import TextMatch, sentence_vectors
 from repertory.papers.fkgc.training import rate, seen_triples
@@ -375,7 +375,7 @@ def test_text_match_ranks_as_it_scores() -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> FKGCStudy:
-    config = FKGCStudy.scales["smoke"].model_copy(update={"episodes": 4, "eval_every": 2})
+    config = FKGCConfig.model_validate({**FKGCStudy.scales["smoke"].model_dump(), "episodes": 4, "eval_every": 2})
     return FKGCStudy(config, Session(0, tmp_path_factory.mktemp("session")))
 
 
@@ -575,7 +575,8 @@ def test_weights_that_do_not_fit_are_refused(study: FKGCStudy, sample: Path, tmp
 
 @pytest.mark.realdata
 def test_umls_has_tasks_and_text(tmp_path: Path) -> None:
-    config = FKGCStudy.scales["desk"].model_copy(update={"episodes": 4, "embedding_epochs": 1, "text_encoder": "tfidf"})
+    short = {"episodes": 4, "embedding_epochs": 1, "text_encoder": "tfidf"}
+    config = FKGCConfig.model_validate({**FKGCStudy.scales["desk"].model_dump(), **short})
     study = FKGCStudy(config, Session(0, tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
