@@ -5,10 +5,10 @@
 Ranking: one relation, 3 shots, all candidates. The peers encode every candidate by a forward pass of its own (timed on
 the first 200, and scaled: marked as such), or encode all candidates of one query in a batch, anew for each query.
 Training: episodes a second, published widths (D = 100, M = 50, batch 128). The peer is the authors' loop as it is
-described: triples and negatives drawn one by one in Python, positive and negative queries encoded apart and the support
-with each, every slot of a neighbourhood mapped by itself, MetaR's step taken by autograd. Contestants alternate, ratios
-are medians of paired rounds (above 1: ours is faster). One JSON line a race. Scores of ours and of the peers are compared
-before the races.
+described: triples and negatives drawn one by one in Python, positive and negative queries encoded apart and the
+support with each, every slot of a neighbourhood mapped by itself, MetaR's step taken by autograd. Contestants
+alternate, ratios are medians of paired rounds (above 1: ours is faster). One JSON line a race. Before the races,
+scores of ours and of the peers are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from repertory.core.files import write_json
 from repertory.core.timing import high_water, race, ratio
 from repertory.data.knowledge_graphs import KnowledgeGraph, neighbours, rule_graph
 from repertory.papers.fkgc import FAAN, FSRL, GMatching, Hood, MetaR, Pairs
-from repertory.papers.fkgc.episodes import Task, draw_episode, joined, tasks_of
+from repertory.papers.fkgc.episodes import Task, TaskTable, draw_episode, tasks_of
 
 SHOTS, BATCH, DIM, SLOTS = 5, 128, 100, 50
 META_BATCH, META_QUERIES = 256, 3
@@ -48,12 +48,12 @@ class World:
             rng = np.random.default_rng(1)
             rows = rng.integers(len(table), size=entities)
             table, degree = table[rows], degree[rows]
-        self.table, self.degree = torch.from_numpy(table).long(), torch.from_numpy(degree).long()
+        self.slots, self.degree = torch.from_numpy(table).long(), torch.from_numpy(degree).long()
         self.relations, self.entities = len(self.graph.relations), len(self.graph.entities)
         self.symbols = self.relations + self.entities
 
     def hood(self, ids: Tensor) -> Hood:
-        return Hood(self.relations + ids % self.entities, self.table[ids], self.degree[ids])
+        return Hood(self.relations + ids % self.entities, self.slots[ids], self.degree[ids])
 
     def pairs(self, pairs: Tensor) -> Pairs:
         return Pairs(self.hood(pairs[:, 0]), self.hood(pairs[:, 1]))
@@ -136,7 +136,7 @@ class PeerSampler:
 
 def peer_hood(world: World, ids: list[int]) -> Hood:
     """Neighbourhoods stacked entity by entity, as the authors' `get_meta` does."""
-    slots = torch.stack([world.table[k] for k in ids])
+    slots = torch.stack([world.slots[k] for k in ids])
     return Hood(world.relations + torch.tensor(ids), slots, torch.tensor([int(world.degree[k]) for k in ids]))
 
 
@@ -213,6 +213,7 @@ def meta_episodes() -> dict[str, Callable[[], float]]:
     world = World()
     tasks = tasks_of(world.graph, "train", SHOTS)
     rng, sampler, turn = np.random.default_rng(0), PeerSampler(tasks), [0]
+    table = TaskTable(tasks)
     models = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -222,20 +223,19 @@ def meta_episodes() -> dict[str, Callable[[], float]]:
     def ours() -> float:
         model, optimizer = models[0]
         turn[0] += META_BATCH
-        chosen = [tasks[(turn[0] + k) % len(tasks)] for k in range(META_BATCH)]
-        drawn = [draw_episode(task, SHOTS, META_QUERIES, rng, replace=True) for task in chosen]
-        return _step(model.rank_loss(*joined(drawn)), optimizer)
+        chosen = (turn[0] + np.arange(META_BATCH)) % len(tasks)
+        return _step(model.rank_loss(*table.draw(chosen, SHOTS, META_QUERIES, rng)), optimizer)
 
     def peer() -> float:
         model, optimizer = models[1]
         drawn = [sampler.episode(META_QUERIES) for _ in range(META_BATCH)]
         support, support_negative, query, negative = (torch.tensor([task[k] for task in drawn]) for k in range(4))
-        table = model.embedding.embedding
-        relation = model.relation_learner(table(support).flatten(2))
+        vectors_of = model.embedding.embedding
+        relation = model.relation_learner(vectors_of(support).flatten(2))
         relation.retain_grad()
 
         def score(pairs: Tensor, r: Tensor) -> Tensor:
-            vectors = table(pairs)
+            vectors = vectors_of(pairs)
             return -torch.norm(vectors[:, :, 0] + r[:, None] - vectors[:, :, 1], 2, -1)
 
         optimizer.zero_grad()

@@ -20,6 +20,7 @@ from repertory.data.knowledge_graphs import KnowledgeGraph, read_nell, rule_grap
 from repertory.papers.fkgc.completion import Completer, stacked
 from repertory.papers.fkgc.embeddings import EMBEDDINGS
 from repertory.papers.fkgc.episodes import (
+    TaskTable,
     background_tasks,
     chance_mrr,
     draw_episode,
@@ -163,6 +164,19 @@ def test_entities_without_neighbours_have_finite_scores_and_gradients(kind: Any)
         assert not model.symbol_emb.weight.grad[34].any()
 
 
+@pytest.mark.parametrize("kind", [GMatching, FSRL, FAAN])
+def test_it_compiles_without_a_break_and_takes_an_empty_batch(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind(34, 8).eval()
+    query, support = pairs_of(4, 3, 2, SMALL), pairs_of(3, 1, 4, SMALL)
+    with torch.no_grad():
+        if kind is not FSRL:  # torch does not compile nn.LSTM
+            compiled = torch.compile(model, backend="eager", fullgraph=True)
+            torch.testing.assert_close(compiled(query, support), model(query, support))
+        assert model(pairs_of(0, 3, 2, SMALL), support).shape == (0,)
+        assert model.score(support, query.head.at(torch.arange(0)), query.tail).shape == (0, 4)
+
+
 def test_order_matters_to_the_shots_of_fsrl_alone() -> None:
     torch.manual_seed(0)
     query, support = pairs_of(4, 3, 2, SMALL), pairs_of(3, 1, 4, SMALL)
@@ -301,6 +315,22 @@ def test_an_episode_has_no_query_among_its_shots(graph: KnowledgeGraph) -> None:
         assert not task.is_known(*episode.negative.numpy().T).any()
     many = draw_episode(task, 5, 500, np.random.default_rng(0))
     assert len(many.query) == 500
+
+
+def test_many_tasks_are_drawn_at_once_each_from_its_own(graph: KnowledgeGraph) -> None:
+    full = np.array([[0, k] for k in range(240, 257)])
+    nearly = make_task("nearly", full[:-1], full[:, 1], full[:-1], len(graph.entities))
+    tasks = [*tasks_of(graph, "train", 5), nearly]
+    chosen = np.array([len(tasks) - 1, 0, 1, 0])
+    drawn = TaskTable(tasks).draw(chosen, 5, 30, np.random.default_rng(0))
+    assert [part.shape[:2] for part in drawn] == [(4, 5), (4, 5), (4, 30), (4, 30)]
+    for row, number in enumerate(chosen):
+        task = tasks[number]
+        for true, false in ((drawn.support, drawn.support_negative), (drawn.query, drawn.negative)):
+            assert task.is_known(*true[row].numpy().T).all()
+            assert not task.is_known(*false[row].numpy().T).any()
+            assert set(false[row, :, 1].tolist()) <= set(task.candidates.tolist())
+            assert (true[row, :, 0] == false[row, :, 0]).all()
 
 
 def test_background_relations_are_tasks_with_typed_candidates(graph: KnowledgeGraph) -> None:

@@ -139,7 +139,7 @@ def training_tasks(tasks: Sequence[Task], least_candidates: int, least_triples: 
     return chosen
 
 
-def draw_episode(task: Task, shots: int, queries: int, rng: np.random.Generator, replace: bool = False) -> Episode:
+def draw_episode(task: Task, shots: int, queries: int, rng: np.random.Generator) -> Episode:
     """Shuffle the triples; the first are the support, others the queries, with replacement if they are too few.
 
     Args:
@@ -147,23 +147,60 @@ def draw_episode(task: Task, shots: int, queries: int, rng: np.random.Generator,
         shots: N.
         queries: B.
         rng: draws all.
-        replace: draw all triples with replacement (MetaR).
     """
-    if replace:
-        chosen = task.pairs[rng.integers(len(task.pairs), size=shots + queries)]
-        support, query = chosen[:shots], chosen[shots:]
-    else:
-        order = rng.permutation(len(task.pairs))
-        support, rest = task.pairs[order[:shots]], task.pairs[order[shots:]]
-        query = rest[:queries] if len(rest) >= queries else rest[rng.integers(len(rest), size=queries)]
+    order = rng.permutation(len(task.pairs))
+    support, rest = task.pairs[order[:shots]], task.pairs[order[shots:]]
+    query = rest[:queries] if len(rest) >= queries else rest[rng.integers(len(rest), size=queries)]
     heads = np.concatenate([support[:, 0], query[:, 0]])
     false = torch.from_numpy(np.stack([heads, task.negatives(heads, rng)], 1))
     return Episode(torch.from_numpy(support), false[:shots], torch.from_numpy(query), false[shots:])
 
 
-def joined(episodes: Sequence[Episode]) -> Episode:
-    """Tasks as one batch: every tensor gets a first axis."""
-    return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)))
+class TaskTable:
+    """Tasks one after the other in arrays, to draw from many at once (MetaR).
+
+    Args:
+        tasks: over the same entities.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks, self.entities = tasks, tasks[0].entities
+        pairs, candidates = [task.pairs for task in tasks], [task.candidates for task in tasks]
+        self.pairs, self.candidates = np.concatenate(pairs), np.concatenate(candidates)
+        self.counts, self.widths = np.array([*map(len, pairs)]), np.array([*map(len, candidates)])
+        self.first_pair = np.cumsum(self.counts) - self.counts
+        self.first_candidate = np.cumsum(self.widths) - self.widths
+        self.known = np.concatenate([k * self.entities**2 + task.known for k, task in enumerate(tasks)])  # sorted
+
+    def draw(self, chosen: np.ndarray, shots: int, queries: int, rng: np.random.Generator) -> Episode:
+        """N + Q triples of each task, with replacement, as one batch: every tensor of `Episode` gets a first axis.
+
+        Args:
+            chosen: (T,) numbers of tasks.
+            shots, queries: N, Q.
+            rng: draws all.
+        """
+        column, size = chosen[:, None], (len(chosen), shots + queries)
+        pairs = self.pairs[self.first_pair[column] + rng.integers(self.counts[column], size=size)]  # (T, N + Q, 2)
+        heads = pairs[..., 0]
+        tails = self._candidates(np.broadcast_to(column, size), rng)
+        for _ in range(TRIES):
+            wrong = self._is_known(column, heads, tails)
+            if not wrong.any():
+                break
+            tails[wrong] = self._candidates(np.broadcast_to(column, size)[wrong], rng)
+        for t, k in np.argwhere(self._is_known(column, heads, tails)).tolist():
+            tails[t, k] = rng.choice(self.tasks[int(chosen[t])].admissible(int(heads[t, k])))
+        true, false = torch.from_numpy(pairs), torch.from_numpy(np.stack([heads, tails], -1))
+        return Episode(true[:, :shots], false[:, :shots], true[:, shots:], false[:, shots:])
+
+    def _candidates(self, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random candidate of each task, same shape."""
+        return self.candidates[self.first_candidate[numbers] + rng.integers(self.widths[numbers])]
+
+    def _is_known(self, numbers: np.ndarray, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
+        keys = (numbers * self.entities + heads) * self.entities + tails
+        return self.known[np.searchsorted(self.known, keys).clip(max=len(self.known) - 1)] == keys
 
 
 # -- ranking ------------------------------------------------------------------------------------

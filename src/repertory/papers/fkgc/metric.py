@@ -12,7 +12,7 @@ Shapes: B pairs, N shots, M neighbours, D channels, Q heads, C tails, P symbols.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,11 @@ class Hood(NamedTuple):
     def at(self, rows: Tensor) -> Hood:
         """The neighbourhoods of some rows."""
         return Hood(self.entity[rows], self.slots[rows], self.degree[rows])
+
+
+def all_pairs(heads: Hood, tails: Hood) -> Tensor:
+    """Rows (Q C, 2) of all pairs of Q heads and C tails."""
+    return torch.cartesian_prod(*(torch.arange(len(hood.entity), device=hood.entity.device) for hood in (heads, tails)))
 
 
 class Pairs(NamedTuple):
@@ -241,13 +246,13 @@ class PairMatcher(nn.Module):
         dim = head.shape[-1]
         of_head = F.linear(head, first.weight[:, :dim])
         of_tail = F.linear(tail, first.weight[:, dim:], first.bias)
-        rows = []
-        for h, ours in zip(head, of_head, strict=True):
-            for part, theirs in zip(tail.split(block), of_tail.split(block), strict=True):
-                x = torch.cat([h.expand(len(part), -1), part], dim=-1)
-                x = self.support_encoder.layer_norm(x + self.support_encoder.proj2(F.relu(ours + theirs)))
-                rows.append(self.query_encoder.live(x, g))
-        return torch.cat(rows).view(len(head), len(tail))
+        scores = []
+        for part in all_pairs(heads, tails).split(block):
+            h, t = part.unbind(1)
+            x = torch.cat([head[h], tail[t]], dim=-1)
+            hidden = self.support_encoder.proj2(F.relu(of_head[h] + of_tail[t]))
+            scores.append(self.query_encoder.live(self.support_encoder.layer_norm(x + hidden), g))
+        return torch.cat(scores).view(len(head), len(tail))
 
 
 class GMatching(PairMatcher):
@@ -389,11 +394,19 @@ class TiledAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H D) -> same shape."""
+    def mix(self, x: Tensor) -> Tensor:
+        """Positions (B, 3, H D) -> what they attend to, same shape."""
         q, k, v = (linear(x).view(-1, 3, self.dim) for linear in (self.linear_q, self.linear_k, self.linear_v))
         weights = self.drop((q @ k.mT * (self.dim // self.heads) ** -0.5).softmax(-1))  # (B H, 3, 3)
-        return self.layer_norm(x + self.drop(self.linear_final((weights @ v).view_as(x))))
+        return (weights @ v).view_as(x)
+
+    def add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Residual connection and norm of positions (..., H D)."""
+        return self.layer_norm(x + self.drop(self.linear_final(mixed)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H D) -> same shape."""
+        return self.add(x, self.mix(x))
 
 
 class FeedForward(nn.Module):
@@ -426,7 +439,7 @@ class RelationEncoder(nn.Module):
         self.rel_embed = nn.Parameter(torch.rand(1, dim))
         self.register_buffer("positions", sinusoids(3, dim), persistent=False)
         width = dim * heads
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             nn.ModuleDict(
                 {
                     "attention": TiledAttention(dim, heads, dropout),
@@ -440,9 +453,11 @@ class RelationEncoder(nn.Module):
         """Sides (B, D) -> (B, H D)."""
         x = torch.stack([head, self.rel_embed.expand_as(head), tail], dim=1) + self.positions  # (B, 3, D)
         x = x.repeat(1, 1, self.heads)
-        for layer in self.layers:
-            x = layer["feed_forward"](layer["attention"](x))  # pyright: ignore[reportIndexIssue]
-        return x[:, 1]
+        *layers, (attention, feed_forward) = [(layer["attention"], layer["feed_forward"]) for layer in self.layers]
+        for attend, feed in layers:
+            x = feed(attend(x))
+        # Of the last layer, position 1 alone is read.
+        return feed_forward(attention.add(x[:, 1], attention.mix(x)[:, 1]))
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
@@ -514,10 +529,9 @@ class FAAN(nn.Module):
     def score(self, support: Pairs, heads: Hood, tails: Hood, block: int = 1024) -> Tensor:
         """Scores (Q, C) of all pairs, in blocks. A side depends on its partner, so every pair is encoded."""
         shots = self.pairs(support)
-        every = torch.cartesian_prod(*(torch.arange(len(hood.entity), device=shots.device) for hood in (heads, tails)))
         scores = [
             prototype_scores(self.pairs(Pairs(heads.at(part[:, 0]), tails.at(part[:, 1]))), shots)
-            for part in every.split(block)
+            for part in all_pairs(heads, tails).split(block)
         ]
         return torch.cat(scores).view(len(heads.entity), len(tails.entity))
 

@@ -14,7 +14,7 @@ from repertory.core.loops import Loop, Picks
 from repertory.core.study import Session
 from repertory.data.knowledge_graphs import INVERSE, PARTS, KnowledgeGraph
 from repertory.papers.fkgc.completion import Completer
-from repertory.papers.fkgc.episodes import Episode, Task, draw_episode, joined
+from repertory.papers.fkgc.episodes import Episode, Task, TaskTable, draw_episode
 from repertory.papers.fkgc.metar import MetaR
 from repertory.papers.fkgc.settings import Recipe
 
@@ -108,26 +108,23 @@ class EpisodeSource:
 
     def __init__(self, session: Session, tasks: Sequence[Task], shots: int, model: Completer, batch: int) -> None:
         self.session, self.tasks, self.shots, self.batch = session, tasks, shots, batch
-        self.meta = isinstance(model.core, MetaR)
+        self.table = TaskTable(tasks) if isinstance(model.core, MetaR) else None
         self.device = next(model.buffers()).device
-        self._pass, self._order = -1, np.arange(len(tasks))
+        self._order = functools.lru_cache(maxsize=2)(lambda turn: session.rng("pool", turn).permutation(len(tasks)))
 
-    def task(self, number: int) -> Task:
-        """The task of an episode, by its number."""
-        turn, place = divmod(number, len(self.tasks))
-        if turn != self._pass:
-            self._pass, self._order = turn, self.session.rng("pool", turn).permutation(len(self.tasks))
-        return self.tasks[self._order[place]]
+    def _number(self, place: int) -> int:
+        """The number of a task, by its place in the sequence of all passes."""
+        turn, rest = divmod(place, len(self.tasks))
+        return int(self._order(turn)[rest])
 
     def episode(self, step: int) -> Episode:
         """The episode, or batch of tasks, of a step."""
         rng = self.session.rng("episode", step)
-        if self.meta:
-            first = step * self.batch
-            tasks = [self.task(number) for number in range(first, first + self.batch)]
-            drawn = joined([draw_episode(task, self.shots, META_QUERIES, rng, replace=True) for task in tasks])
+        if self.table is None:
+            drawn = draw_episode(self.tasks[self._number(step)], self.shots, self.batch, rng)
         else:
-            drawn = draw_episode(self.task(step), self.shots, self.batch, rng)
+            places = range(step * self.batch, (step + 1) * self.batch)
+            drawn = self.table.draw(np.array([self._number(k) for k in places]), self.shots, META_QUERIES, rng)
         return Episode(*(part.to(self.device) for part in drawn))
 
 
