@@ -64,13 +64,12 @@ class World:
 
 def peer_entities(model: Any, hood: Hood) -> Tensor:
     """GMatching's and FSRL's encoder of entities, slot by slot."""
-    drop = model.neighbours.drop.p
-    slots = F.dropout(model.symbol_emb(hood.slots), drop, model.training)
+    encoder: Any = model.neighbours
+    slots = F.dropout(model.symbol_emb(hood.slots), encoder.drop.p, model.training)
     both = torch.cat([slots[:, :, 0], slots[:, :, 1]], dim=-1)
     if isinstance(model, GMatching):
-        out = model.neighbours.gcn_w(both).sum(1)
-        return torch.tanh(out / hood.degree.clamp(min=1)[:, None])
-    weights = torch.softmax(model.neighbours.neigh_att_u(torch.tanh(model.neighbours.neigh_att_W(both))), dim=1)
+        return torch.tanh(encoder.gcn_w(both).sum(1) / hood.degree.clamp(min=1)[:, None])
+    weights = torch.softmax(encoder.neigh_att_u(torch.tanh(encoder.neigh_att_W(both))), dim=1)
     return torch.tanh((slots[:, :, 1].transpose(1, 2) @ weights).squeeze(2))
 
 

@@ -406,7 +406,7 @@ def test_text_match_ranks_as_it_scores() -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> FKGCStudy:
     config = FKGCConfig.model_validate({**FKGCStudy.scales["smoke"].model_dump(), "episodes": 4, "eval_every": 2})
-    return FKGCStudy(config, Session(0, tmp_path_factory.mktemp("session")))
+    return FKGCStudy(config, Session(0, tmp_path_factory.mktemp("session"), keep_seconds=1e9))
 
 
 @pytest.fixture(scope="module")
@@ -451,6 +451,15 @@ def test_vectors_of_the_folder_are_the_start(study: FKGCStudy, data: Graphs) -> 
     other = FKGCStudy(study.config.model_copy(update={"vectors": "ComplEx"}), study.session)
     with pytest.raises(Problem, match=r"no entity2vec\.ComplEx"):
         other.train("faan", data)
+
+
+def test_metar_starts_from_vectors_of_entities_alone_and_matchers_do_not(data: Graphs) -> None:
+    graph = data.structure
+    entity = torch.from_numpy(graph.vectors["TransE"][0])
+    model = Completer.of(graph, "metar", dim=8).start_from(entity)
+    torch.testing.assert_close(model.core.embedding.embedding.weight, entity)
+    with pytest.raises(Problem, match="vectors for 26 relations"):
+        Completer.of(graph, "faan", most=3, dim=8).start_from(entity)
 
 
 def test_a_question_is_answered_from_json_and_tsv(

@@ -112,14 +112,23 @@ class Completer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         """Set the vectors to start from.
 
         Args:
-            symbols: (R + E, D) pre-trained symbol vectors.
+            symbols: (R + E, D) pre-trained symbol vectors; (E, D) does for methods that read no neighbours.
             text: (E, D) sentence vectors, for text_match and for MetaR with text, whose table starts from them too.
+
+        Raises:
+            Problem: a method that reads neighbours gets no vectors of relations.
         """
         core = self.core
+        if self.method in MATCHERS and symbols is not None and len(symbols) != self.relations + self.entities:
+            raise Problem(
+                f"{len(symbols)} vectors for {self.relations} relations and {self.entities} entities",
+                "pre-trained vectors",
+                f"{self.method} needs those of relations too: entity2vec.<Model> with relation2vec.<Model>",
+            )
         if isinstance(core, PairMatcher | FAAN) and symbols is not None:
             core.symbol_emb.weight[: len(symbols)] = symbols
         elif isinstance(core, TextMatch):
-            vectors = text if text is not None else None if symbols is None else symbols[self.relations :]
+            vectors = text if text is not None else None if symbols is None else symbols[-self.entities :]
             if vectors is not None:
                 core.entity.weight.copy_(vectors)
         elif isinstance(core, MetaR):
@@ -128,7 +137,7 @@ class Completer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
                 table.text.copy_(text)
                 table.embedding.weight.copy_(text)
             elif symbols is not None:
-                table.embedding.weight.copy_(symbols[self.relations :])
+                table.embedding.weight.copy_(symbols[-self.entities :])
         return self
 
     # -- names ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ repertory train fkgc --data ATOMIC/ --arm text_match --set text_encoder=minilm -
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -97,7 +98,9 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         Sweep("faan", "shots", "shot_curve", ("mrr",), {"shots": pictures.shots_picture}),
     )
     sample_name = "generated graphs"
-    sample_fields = ("sample_relations", "sample_phrase_relations", "dim")
+    sample_fields = (
+        "sample_relations", "sample_phrase_relations", "dim", "lr", "embedding_epochs", "embedding_negatives",
+    )  # fmt: skip
     layout = f"{GRAPH}/ and {PHRASES}/, or one folder or file, each as {knowledge_graphs.FORMATS.strip()}"
 
     # -- data -----------------------------------------------------------------------------------
@@ -106,7 +109,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         """A rule-generated graph as a NELL-One folder with TransE vectors, and a commonsense graph as ConceptNet's."""
         c, rng = self.config, np.random.default_rng(0)
         graph = knowledge_graphs.rule_graph(rng, c.sample_relations)
-        session = Session(0, self.session.out_dir / "sample", fabric=self.session.fabric)
+        session = Session(0, self.session.out_dir / "sample", fabric=self.session.fabric, keep_seconds=math.inf)
         symbols = FKGCStudy(c, session)._pretrained(graph).core
         vectors = symbols.entity.weight, symbols.relation.weight
         stored = {"TransE": tuple(weight.detach().cpu().numpy() for weight in vectors)}
@@ -164,7 +167,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         c = self.config
         options: dict[str, Any] = {
             "gmatching": {"steps": c.steps},
-            "fsrl": {"steps": c.steps},
+            "fsrl": {"steps": c.steps, "dropout": c.fsrl_dropout, "support_dropout": c.fsrl_dropout},
             "faan": {"layers": c.layers, "heads": c.heads},
             "metar": {"beta": c.beta},
         }.get(given.method, {})
@@ -180,6 +183,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
         published = recipe_of(method)
         recipe = published._replace(
             lr=c.lr or published.lr,
+            weight_decay=published.weight_decay if c.weight_decay is None else c.weight_decay,
             episodes=c.episodes or published.episodes,
             batch=(c.task_batch if method == "metar" else c.batch_size) or published.batch,
         )
