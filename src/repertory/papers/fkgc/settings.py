@@ -222,9 +222,9 @@ class FKGCDesign(Design[FKGCConfig]):
         ),
         "laptop": FKGCConfig(**{**DESK, "least_candidates": 20, "text_encoder": "tfidf"}),
         # UMLS, whose names are words; then two graphs whose names say nothing.
-        "desk": FKGCConfig(**DESK, real="small_kgs/umls"),
-        "desk-kinships": FKGCConfig(**DESK, real="small_kgs/kinships"),
-        "desk-nations": FKGCConfig(**{**DESK, "least_candidates": 5}, real="small_kgs/nations"),
+        "desk": FKGCConfig(**{**DESK, "seeds": 12}, real="small_kgs/umls"),
+        "desk-kinships": FKGCConfig(**{**DESK, "seeds": 12}, real="small_kgs/kinships"),
+        "desk-nations": FKGCConfig(**{**DESK, "seeds": 12, "least_candidates": 5}, real="small_kgs/nations"),
         # NELL-One, published 5-shot MRR 0.313 (MetaR In-Train). MetaR: --set eval_every=1000 --set patience=30
         "paper": FKGCConfig(seeds=1),
         # Wiki-One: 50 channels. FAAN there: --set lr=6e-5 --set weight_decay=1e-4
