@@ -130,7 +130,9 @@ def _sentence(lines: Sequence[str], first: int, path: Path, strange: dict[str, i
             continue
         cells = line.split("\t")
         if len(cells) != COLUMNS:
-            raise Problem(f"{len(cells)} columns, expected {COLUMNS}", f"{path}:{number}", "separate columns by one tab")
+            raise Problem(
+                f"{len(cells)} columns, expected {COLUMNS}", f"{path}:{number}", "separate columns by one tab"
+            )
         if not _WORD.fullmatch(cells[0]):
             if not _OTHER.fullmatch(cells[0]):
                 raise Problem(f"{cells[0]!r} is no word number", f"{path}:{number}", "number the words 1, 2, 3, …")
@@ -143,7 +145,9 @@ def _sentence(lines: Sequence[str], first: int, path: Path, strange: dict[str, i
             if word not in known:
                 strange.setdefault(word, number)
         if cells[HEAD] != "_" and not _WORD.fullmatch(cells[HEAD]):
-            raise Problem(f"the head is {cells[HEAD]!r}", f"{path}:{number}", "give a word number, 0 for the root, or _")
+            raise Problem(
+                f"the head is {cells[HEAD]!r}", f"{path}:{number}", "give a word number, 0 for the root, or _"
+            )
         forms.append(cells[FORM])
         upos.append(_UPOS.get(cells[UPOS_COLUMN], 0))
         heads.append(UNKNOWN if cells[HEAD] == "_" else int(cells[HEAD]))
@@ -229,7 +233,9 @@ def _treebank(place: Path, stem: str) -> Treebank:
             size = max(1, int(share * len(sentences)))
             cut[part], sentences = sentences[-size:], sentences[:-size]
             if not sentences:
-                raise Problem(f"{len(found[whole])} sentence(s) are too few for {', '.join(shares)}", place, "give more")
+                raise Problem(
+                    f"{len(found[whole])} sentence(s) are too few for {', '.join(shares)}", place, "give more"
+                )
             found[whole] = sentences
         found |= cut
         said = ", ".join(f"{part} ({len(found[part])} sentences)" for part in shares)

@@ -76,7 +76,9 @@ class Language:
     def features(self) -> dict[str, str]:
         """Its values in `SWITCHES`."""
         first = ("SV", "OV", "post", "GN", "AN", "NR", "article", "case")
-        chosen = [names[0 if switch in self.switches else 1] for switch, names in zip(first, SWITCHES.values(), strict=False)]
+        chosen = [
+            names[0 if switch in self.switches else 1] for switch, names in zip(first, SWITCHES.values(), strict=False)
+        ]
         person = list(SWITCHES.values())[-1]["agreement" in self.switches]
         return dict(zip(SWITCHES, [*chosen, person], strict=True))
 
@@ -120,7 +122,9 @@ def _lexicons(codes: list[str], rng: random.Random) -> dict[str, tuple[dict[str,
             upos: common.get(upos, []) + _words(count - len(common.get(upos, [])), consonants, vowels, used, rng)
             for upos, count in STEMS.items()
         }
-        endings = dict(zip(("plural", "object", "oblique", "agreement"), _endings(consonants, vowels, rng), strict=True))
+        endings = dict(
+            zip(("plural", "object", "oblique", "agreement"), _endings(consonants, vowels, rng), strict=True)
+        )
         found[code] = stems, endings
     return found
 

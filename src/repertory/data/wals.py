@@ -1,8 +1,8 @@
 """Typological features of languages: WALS in its CLDF files, and differences between languages.
 
-    values.csv      ID, Language_ID, Parameter_ID, Value, Code_ID, …
-    codes.csv       ID, Parameter_ID, Name, …
-    parameters.csv  ID, Name, …
+values.csv      ID, Language_ID, Parameter_ID, Value, Code_ID, …
+codes.csv       ID, Parameter_ID, Name, …
+parameters.csv  ID, Name, …
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def difference(one: set[str], other: set[str]) -> float:
     return 0.0 if one == other else 1 / (2 * len(one & other))
 
 
-def write_wals(folder: Path, languages: Mapping[str, Mapping[str, str]], features: Mapping[str, tuple[str, ...]]) -> None:
+def write_wals(
+    folder: Path, languages: Mapping[str, Mapping[str, str]], features: Mapping[str, tuple[str, ...]]
+) -> None:
     """Write the three files.
 
     Args:

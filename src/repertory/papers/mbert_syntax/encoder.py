@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,10 +76,9 @@ class Encoder(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         Problem: transformers is not installed, knows no such encoder, or the tokenizer frames no sentence.
     """
 
-    def __init__(
-        self, encoder: dict[str, Any], tokenizer: str, max_length: int = 128, shuffled: bool = False
-    ) -> None:
+    def __init__(self, encoder: dict[str, Any], tokenizer: str, max_length: int = 128, shuffled: bool = False) -> None:
         super().__init__()
+        self.settings = {"encoder": encoder, "tokenizer": tokenizer, "max_length": max_length, "shuffled": shuffled}
         self.backbone = build_encoder(encoder)
         config = self.backbone.config
         self.width: int = config.hidden_size
@@ -93,7 +92,9 @@ class Encoder(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         frame = self.tokenizer.encode("").ids
         unknown = [n for piece in UNKNOWN_PIECES if (n := self.tokenizer.token_to_id(piece)) is not None]
         if len(frame) != 2 or not unknown:
-            raise Problem("the tokenizer adds no [CLS] and [SEP], or has no [UNK]", "encoder", "give one of BERT's kind")
+            raise Problem(
+                "the tokenizer adds no [CLS] and [SEP], or has no [UNK]", "encoder", "give one of BERT's kind"
+            )
         self.first, self.last = frame
         self.unknown = unknown[0]
         self._pieces: dict[str, list[int]] = {}
@@ -119,8 +120,8 @@ class Encoder(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         kept = len(places) - 1
         whole = kept == len(sentence)
         if not whole:
-            columns = (sentence.forms, sentence.upos, sentence.heads, sentence.relations)
-            sentence = Sentence(*(column[:kept] for column in columns), sentence.lines, sentence.name)  # pyright: ignore[reportArgumentType]
+            cut = {name: getattr(sentence, name)[:kept] for name in ("forms", "upos", "heads", "relations")}
+            sentence = replace(sentence, **cut)
         encoded = Encoded((*ids, self.last), tuple(places), sentence, whole)
         return _shuffled(encoded) if self.shuffled and kept else encoded
 
@@ -220,11 +221,16 @@ class Parser(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
 
 def train_tokenizer(forms: Iterable[str], size: int) -> str:
-    """JSON of a word-piece tokenizer trained on words."""
+    """JSON of a word-piece tokenizer trained on words; the same words give the same pieces."""
     tokenizers = require("tokenizers", EXTRA)
+    words = list(forms)
+    # The library breaks ties by the numbers of pieces, and numbers the inner letters in an order of chance: fix it.
+    inner = [f"##{letter}" for letter in sorted(set("".join(words)))]
     trained = tokenizers.BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-    trained.train_from_iterator(forms, vocab_size=size, show_progress=False, special_tokens=list(SPECIAL))
-    return tokenizers.BertWordPieceTokenizer(trained.get_vocab(), lowercase=False, strip_accents=False).to_str()
+    trained.train_from_iterator(words, vocab_size=size, show_progress=False, special_tokens=[*SPECIAL, *inner])
+    pieces = [*SPECIAL, *sorted(set(trained.get_vocab()) - set(SPECIAL))]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return tokenizers.BertWordPieceTokenizer(vocabulary, lowercase=False, strip_accents=False).to_str()
 
 
 class MaskedLanguageModel(nn.Module):

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 
@@ -27,7 +28,8 @@ def distances_picture(distances: NDArray[np.float64], languages: Sequence[str]) 
     figure = Figure(figsize=(size + 0.8, size + 1), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(1, 4))
     tree = linkage(squareform(distances, checks=False), "average")
-    order = dendrogram(tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color=GREY)["leaves"]
+    dendrogram(tree, ax=above, no_labels=True, color_threshold=0, above_threshold_color=GREY)
+    order: list[int] = [int(k) for k in leaves_list(tree)]
     above.axis("off")
     shown = distances[np.ix_(order, order)]
     image = below.imshow(np.where(np.eye(len(shown), dtype=bool), np.nan, shown), cmap="viridis", aspect="auto")
@@ -47,14 +49,16 @@ def scatter_picture(
     """OTDD against other matrices, one panel each, with ρ and Mantel's p. The furthest from the trend have names."""
     figure = Figure(figsize=(4.2 * len(others), 3.8), layout="constrained")
     i, j = np.triu_indices(len(languages), 1)
-    for axes, (name, (matrix, agreement)) in zip(figure.subplots(1, len(others), squeeze=False).flat, others.items(), strict=True):
+    for axes, (name, (matrix, agreement)) in zip(
+        figure.subplots(1, len(others), squeeze=False).flat, others.items(), strict=True
+    ):
         x, y = matrix[i, j], distances[i, j]
         axes.scatter(x, y, s=14, color=BLUE, alpha=0.7)
         good = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         if len(good) > 2 and np.ptp(x[good]):
             away = np.abs(y[good] - np.polyval(np.polyfit(x[good], y[good], 1), x[good]))
-            for k in good[np.argsort(-away)[:labelled]]:
-                text = figure_text(f"{languages[i[k]]}-{languages[j[k]]}")
+            for k in good[np.argsort(-away)[:labelled]].tolist():
+                text = figure_text(f"{languages[int(i[k])]}-{languages[int(j[k])]}")
                 axes.annotate(text, (x[k], y[k]), fontsize=7, color=GREY, xytext=(3, 3), textcoords="offset points")
         title = f"ρ = {agreement.rho:.2f}, p = {agreement.p:.3f} (Mantel)" if agreement else "too few languages"
         axes.set(xlabel=figure_text(name), ylabel="OTDD", title=title)
@@ -70,11 +74,13 @@ def layers_picture(accuracy: NDArray[np.float64], languages: Sequence[str], best
     for row in accuracy:
         axes.plot(layers, row, color=GREY, alpha=0.35, linewidth=0.8)
     for row, name in zip(accuracy, languages, strict=True):
-        axes.annotate(figure_text(name), (layers[-1], row[-1]), fontsize=6, color=GREY, xytext=(3, 0), textcoords="offset points")
+        axes.annotate(
+            figure_text(name), (layers[-1], row[-1]), fontsize=6, color=GREY, xytext=(3, 0), textcoords="offset points"
+        )
     axes.plot(layers, accuracy.mean(0), "o-", color=BLUE, label=f"mean of {len(languages)} languages")
     axes.axvline(best, color=BLUE, linestyle=":", label=f"layer {best}: best on dev")
     axes.set(xlabel="layer", ylabel="accuracy of the probe on dev, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -87,9 +93,14 @@ def importance_picture(regression: Regression, most: int = 15) -> Figure:
     figure = Figure(figsize=(6, 0.3 * len(order) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.barh(
-        [figure_text(regression.names[k]) for k in order], means[order], xerr=regression.importance.std(1)[order], color=BLUE
+        [figure_text(regression.names[k]) for k in order],
+        means[order],
+        xerr=regression.importance.std(1)[order],
+        color=BLUE,
     )
-    axes.set(xlabel="loss of R² when permuted", title=f"differences that predict OTDD, R² = {regression.r2:.2f} (5-fold)")
+    axes.set(
+        xlabel="loss of R² when permuted", title=f"differences that predict OTDD, R² = {regression.r2:.2f} (5-fold)"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -127,7 +138,9 @@ def trees_picture(sentences: Sequence[Sentence], most: int = 4) -> Figure:
         for k, head in enumerate(sentence.heads, start=1):
             name = figure_text(RELATIONS[sentence.relations[k - 1]])
             if head < 1:
-                axes.annotate(name, (k, 0.1), (k, 0.8), fontsize=7, ha="center", arrowprops={"arrowstyle": "->", "color": BLUE})
+                axes.annotate(
+                    name, (k, 0.1), (k, 0.8), fontsize=7, ha="center", arrowprops={"arrowstyle": "->", "color": BLUE}
+                )
                 continue
             angle = np.linspace(0, np.pi, 40)
             height = 0.45 * abs(head - k) ** 0.8

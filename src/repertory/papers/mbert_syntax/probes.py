@@ -58,15 +58,12 @@ def arcs_of(
         Problem: no arcs.
     """
     # (sentence, dependent, head, relation) of every arc.
-    table = np.concatenate(
-        [
-            np.stack(
-                [np.full(len(e.sentence), k), np.arange(1, len(e.sentence) + 1), e.sentence.heads, e.sentence.relations], 1
-            )
-            for k, e in enumerate(encoded)
-        ]
-        or [np.zeros((0, 4), np.int64)]
-    )  # fmt: skip
+    tables = [
+        np.stack([np.full(size, k), np.arange(1, size + 1), e.sentence.heads, e.sentence.relations], axis=1)
+        for k, e in enumerate(encoded)
+        if (size := len(e.sentence))
+    ]
+    table = np.concatenate(tables or [np.zeros((0, 4), np.int64)])
     table = table[table[:, 2] > 0]
     if not len(table):
         raise Problem("no words with a head", "treebank", "give annotated sentences, shorter than max_length subwords")
@@ -102,7 +99,7 @@ class Probe:
         if not counted.any():
             return float("nan")
         found = self.classifier.predict(vectors.numpy()[counted])
-        return 100 * float((found == relations.numpy()[counted]).mean())
+        return 100 * float(np.mean(found == relations.numpy()[counted]))
 
 
 def fit_probe(vectors: Tensor, relations: Tensor, alpha: float) -> Probe:
@@ -124,7 +121,12 @@ def fit_probe(vectors: Tensor, relations: Tensor, alpha: float) -> Probe:
     kept = np.isin(y, known)
     held_out = max(0.1, min(0.5, len(known) / kept.sum()))  # early stopping needs a case of every relation
     classifier = SGDClassifier(
-        loss="log_loss", alpha=alpha, max_iter=10_000, early_stopping=True, validation_fraction=held_out, random_state=25
+        loss="log_loss",
+        alpha=alpha,
+        max_iter=10_000,
+        early_stopping=True,
+        validation_fraction=held_out,
+        random_state=25,
     )
     return Probe(classifier.fit(x[kept], y[kept]), known)
 

@@ -27,9 +27,7 @@ def distance_matrix_by_pairs(clouds: Sequence[Cloud]) -> Tensor:
 
 def _pair(a: Cloud, b: Cloud) -> float:
     mean = torch.cat([a.points, b.points]).mean(0)
-    sets = [
-        c.points[c.labels == k] - mean for c in (a, b) for k in range(len(c.classes))
-    ]
+    sets = [c.points[c.labels == k] - mean for c in (a, b) for k in range(len(c.classes))]
     W = torch.zeros(len(sets), len(sets))
     for i, x in enumerate(sets):
         for j, y in enumerate(sets[:i]):
@@ -56,7 +54,9 @@ def spanning_tree_by_networkx(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     return heads
 
 
-def race_clouds(languages: int = 8, vectors: int = 400, dim: int = 96, classes: int = 13) -> list[tuple[Tensor, Tensor]]:
+def race_clouds(
+    languages: int = 8, vectors: int = 400, dim: int = 96, classes: int = 13
+) -> list[tuple[Tensor, Tensor]]:
     """Vectors and relations of languages whose relations are about as frequent as in treebanks (Zipf)."""
     rng = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, dim, generator=rng)

@@ -34,7 +34,8 @@ class SyntaxConfig(Recipe):
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
         "training": ("mlm_steps", "mlm_batch", "mlm_lr", "sources"),
         "evaluation": (
-            "vectors", "outer", "eps", "normalise", "probe_vectors", "alphas", "permutations", "repeats", "speed_rounds",
+            "vectors", "outer", "eps", "normalise", "probe_vectors", "alphas", "permutations", "repeats",
+            "speed_rounds",
         ),
         "data": ("languages", "source", "sentences", "wals"),
         "sample": ("sample_languages", "sample_train", "sample_dev", "sample_test"),

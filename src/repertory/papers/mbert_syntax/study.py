@@ -29,7 +29,7 @@ from repertory.core.files import write_text
 from repertory.core.loops import Loop
 from repertory.core.problem import Problem, suggest
 from repertory.core.settings import real_data
-from repertory.core.study import Measured, Metric, Prediction, Session, Study
+from repertory.core.study import Measured, Metric, Prediction, Study
 from repertory.core.timing import medians, race
 from repertory.core.training import fit, loader
 from repertory.data import conllu, grammars, wals
@@ -50,7 +50,7 @@ from repertory.papers.mbert_syntax.race import distance_matrix_by_pairs, race_cl
 from repertory.papers.mbert_syntax.settings import ARMS, SyntaxConfig, SyntaxDesign
 from repertory.papers.mbert_syntax.transport import Cloud, distance_matrix, make_cloud
 from repertory.papers.mbert_syntax.trees import spanning_tree
-from repertory.papers.mbert_syntax.typology import Agreement, mantel, regress, word_order
+from repertory.papers.mbert_syntax.typology import Agreement, mantel, regress, spearman, word_order
 from repertory.tasks.classification import readable, relative_name, with_problems
 
 PER_CENT: dict[str, Any] = {"unit": "%", "better": "higher", "decimals": 1}
@@ -105,7 +105,9 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             "Pearson's r of OTDD and formal distance", "OTDD 与形式距离的 Pearson r", better="higher", decimals=3,
             needs=THREE,
         ),
-        "p_formal": Metric("Mantel's p of ρ with formal distance", "与形式距离的 ρ 的 Mantel p", decimals=3, needs=THREE),
+        "p_formal": Metric(
+            "Mantel's p of ρ with formal distance", "与形式距离的 ρ 的 Mantel p", decimals=3, needs=THREE
+        ),
         "rho_transfer": Metric(
             "ρ of OTDD and zero-shot labelling", "OTDD 与零样本标注的 ρ", better="lower", decimals=3, needs=THREE
         ),
@@ -173,7 +175,9 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
         wanted = [code for word in self.config.languages.split(",") if (code := word.strip())] or known
         for code in wanted:
             if code not in known:
-                raise Problem(f"no treebank of {code!r}{suggest(code, known)}", folder, f"there are: {', '.join(known)}")
+                raise Problem(
+                    f"no treebank of {code!r}{suggest(code, known)}", folder, f"there are: {', '.join(known)}"
+                )
         treebanks = [treebank for treebank in treebanks if treebank.code in wanted]
         place = Path(self.config.wals) if self.config.wals else wals.find_wals(folder)
         codes = [treebank.code for treebank in treebanks]
@@ -195,18 +199,25 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
         if c.encoder and not self.session.dry_run:
             trained = Encoder.from_folder(self._folder(), max_length=c.max_length, shuffled=kind == "shuffled")
             if kind == "random":
-                trained.backbone.load_state_dict(build_encoder(trained.backbone.config.to_dict()).state_dict())
+                trained.backbone.load_state_dict(build_encoder(trained.settings["encoder"]).state_dict())
             return trained
         forms = (form for treebank in data.treebanks for sentence in treebank.train for form in sentence.forms)
         tokenizer = train_tokenizer(forms, c.vocabulary)
         sizes = {
-            "model_type": "bert", "hidden_size": c.hidden, "num_hidden_layers": c.layers, "num_attention_heads": c.heads,
-            "intermediate_size": 2 * c.hidden, "max_position_embeddings": c.max_length, "vocab_size": c.vocabulary,
-        }  # fmt: skip
+            "model_type": "bert",
+            "hidden_size": c.hidden,
+            "num_hidden_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "intermediate_size": 2 * c.hidden,
+            "max_position_embeddings": c.max_length,
+            "vocab_size": c.vocabulary,
+        }
         encoder = Encoder(sizes, tokenizer, c.max_length)
         if kind == "random":
             return encoder
-        text = Text(encoder, [sentence for treebank in data.treebanks for sentence in treebank.train], kind == "shuffled")
+        text = Text(
+            encoder, [sentence for treebank in data.treebanks for sentence in treebank.train], kind == "shuffled"
+        )
         steps = max(1, len(text) // c.mlm_batch)
         recipe = c.model_copy(
             update={
@@ -260,7 +271,9 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
         codes = data.codes
         wanted = self.config.source or ("en" if "en" in codes else codes[0])
         if wanted not in codes:
-            raise Problem(f"no treebank of {wanted!r}{suggest(wanted, codes)}", "source", f"there are: {', '.join(codes)}")
+            raise Problem(
+                f"no treebank of {wanted!r}{suggest(wanted, codes)}", "source", f"there are: {', '.join(codes)}"
+            )
         return data.treebanks[codes.index(wanted)]
 
     def _parser(
@@ -268,12 +281,8 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
     ) -> Parser:
         c = self.config
         self.session.reseed("parser", source.code)
-        settings = {
-            "encoder": encoder.backbone.config.to_dict(), "tokenizer": encoder.tokenizer.to_str(),
-            "max_length": encoder.max_length, "shuffled": encoder.shuffled,
-        }  # fmt: skip
         head = {"arc_dim": c.arc_dim, "tag_dim": c.tag_dim, "pos_dim": c.pos_dim, "root_fix": c.root_fix}
-        model = Parser(settings, head, source.code, not ARMS[arm].finetuned, list(sources), list(targets))
+        model = Parser(encoder.settings, head, source.code, not ARMS[arm].finetuned, list(sources), list(targets))
         model.encoder.load_state_dict(encoder.state_dict())
         train = self._encoded(model.encoder, source.train, f"{source.code} train")
         return fit(
@@ -292,8 +301,8 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
         usable, dropped = encode_all(encoder, sentences)
         if dropped:
             warnings.warn(
-                f"{what}: {dropped} of {len(sentences)} sentences are longer than {encoder.max_length} subwords and lose "
-                "a head: left out",
+                f"{what}: {dropped} of {len(sentences)} sentences are longer than {encoder.max_length} subwords and "
+                "lose a head: left out",
                 stacklevel=2,
             )
         return usable
@@ -355,7 +364,12 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             metrics["r2"] = regression.r2
         metrics |= self._parser_metrics(model, geometry, attachment)
 
-        matrices = {"otdd": geometry.distances, "otdd-last": geometry.last, "formal": formal, "labelling": geometry.transfer}
+        matrices = {
+            "otdd": geometry.distances,
+            "otdd-last": geometry.last,
+            "formal": formal,
+            "labelling": geometry.transfer,
+        }
         self.session.keep_outputs(matrices)
         if self.session.fabric.is_global_zero:
             for name, matrix in matrices.items():
@@ -392,11 +406,15 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             probes.append([probe for probe, _ in found])
             dev[k] = [score for _, score in found]
             test[k] = [
-                probe.accuracy(tested.vectors[layer], tested.relations) for layer, (probe, _) in enumerate(found, start=1)
+                probe.accuracy(tested.vectors[layer], tested.relations)
+                for layer, (probe, _) in enumerate(found, start=1)
             ]
         layer = int(dev.mean(0).argmax()) + 1
         transfer = np.array(
-            [[row[layer - 1].accuracy(tested.vectors[layer], tested.relations) for _, _, tested in arcs] for row in probes]
+            [
+                [row[layer - 1].accuracy(tested.vectors[layer], tested.relations) for _, _, tested in arcs]
+                for row in probes
+            ]
         )
         clouds = self._clouds([train for train, _, _ in arcs], layer)
         distances = distance_matrix(clouds, c.eps, self.session.progress).double().numpy()
@@ -445,7 +463,7 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
         if len(pairs) > 2:
             x, y = np.array(pairs).T
             if np.ptp(x) and np.ptp(y):
-                found["rho_las"] = rank_correlation(x, y)
+                found["rho_las"] = spearman(x, y)
         return found
 
     def _pictures(
@@ -507,13 +525,21 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             sentences = read_sentences(path)
             encoded = [model.encoder.encode(sentence) for sentence in sentences]
             fitting = [k for k, e in enumerate(encoded) if e.whole]
-            trees = dict(zip(fitting, self._trees(model, [encoded[k] for k in fitting], relative_name(path, source)), strict=False))
+            trees = dict(
+                zip(
+                    fitting,
+                    self._trees(model, [encoded[k] for k in fitting], relative_name(path, source)),
+                    strict=False,
+                )
+            )
             parsed = [
                 conllu.annotated(sentence, trees[k].heads, trees[k].relations, trees[k].pos) if k in trees else sentence
                 for k, sentence in enumerate(sentences)
             ]
             scores = self._scores_of(trees, sentences)
-            table.append({"file": relative_name(path, source), "sentences": len(sentences), "parsed": len(trees), **scores})
+            table.append(
+                {"file": relative_name(path, source), "sentences": len(sentences), "parsed": len(trees), **scores}
+            )
             name = relative_name(path, source).replace("/", "_").rsplit(".", 1)[0] + "-parsed.conllu"
             files[name] = self.session.out_dir / name
             conllu.write_conllu(files[name], parsed)
@@ -573,7 +599,9 @@ class Text(Dataset[list[int]]):
 
     def collate(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """ids and mask (B, T)."""
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=self.padding)
+        ids = nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.padding
+        )
         lengths = torch.tensor([len(row) for row in rows])
         return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
@@ -586,13 +614,6 @@ def masked_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def parser_loss(model: nn.Module, batch: Any) -> dict[str, Tensor]:
     """Losses of the parser."""
     return model(batch)
-
-
-def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Spearman's ρ."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
 
 
 def write_matrix(

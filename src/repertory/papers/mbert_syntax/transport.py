@@ -254,7 +254,7 @@ def _outer_diameter(a: Cloud, b: Cloud) -> Tensor:
 
 
 def otdd(a: Cloud, b: Cloud, eps: float = EPS) -> float:
-    """Distance of two labelled sets; with equal sets 0.
+    """Distance of two labelled sets; small but not 0 for equal ones, since distances of classes are not debiased.
 
     Example:
         >>> x, y = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2

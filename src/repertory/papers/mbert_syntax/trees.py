@@ -24,21 +24,21 @@ def spanning_tree(scores: NDArray[np.floating]) -> NDArray[np.int64]:
     scores[:, 0] = -np.inf
     heads = scores.argmax(axis=0)
     heads[0] = -1
-    cycle = _cycle(heads)
-    if not cycle:
+    cycle = np.array(_cycle(heads))
+    if not len(cycle):
         return heads
     # The cycle becomes one node, the last; an arc into it gains what it adds to the arc that it replaces.
     rest = np.setdiff1d(np.arange(len(scores)), cycle)
-    gains = scores[np.ix_(rest, cycle)] - scores[heads[cycle], cycle]
-    outward = scores[np.ix_(cycle, rest)]
+    gains = scores[rest][:, cycle] - scores[heads[cycle], cycle]
+    outward = scores[cycle][:, rest]
     entered, left = gains.argmax(axis=1), outward.argmax(axis=0)
     smaller = np.full((len(rest) + 1, len(rest) + 1), -np.inf)
-    smaller[:-1, :-1] = scores[np.ix_(rest, rest)]
+    smaller[:-1, :-1] = scores[rest][:, rest]
     smaller[:-1, -1] = gains.max(axis=1)
     smaller[-1, :-1] = outward.max(axis=0)
     found = spanning_tree(smaller)
     from_cycle = found[:-1] == len(rest)
-    heads[rest] = np.where(from_cycle, np.asarray(cycle)[left], rest[np.minimum(found[:-1], len(rest) - 1)])
+    heads[rest] = np.where(from_cycle, cycle[left], rest[np.minimum(found[:-1], len(rest) - 1)])
     heads[0] = -1
     entry = cycle[entered[found[-1]]]
     heads[entry] = rest[found[-1]]

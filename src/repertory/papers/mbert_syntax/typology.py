@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, rankdata, spearmanr
+from scipy.stats import rankdata
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import r2_score
@@ -33,7 +33,8 @@ TWINS = 0.99
 def word_order(treebanks: Sequence[Treebank]) -> Differences:
     """Differences in word order: for each relation, the share of dependents that stand before their head.
 
-    These are counts from the annotated sentences, not entries of WALS. A feature is kept if every language has 20 cases.
+    These are counts from the annotated sentences, not entries of WALS. A feature is kept if every language has 20
+    cases.
 
     Raises:
         Problem: no relation has.
@@ -49,16 +50,26 @@ def word_order(treebanks: Sequence[Treebank]) -> Differences:
             number = RELATIONS.index(name)
             if count[number] >= ENOUGH:
                 shares[k, column] = before[number] / count[number]
-    kept = np.isfinite(shares).all(0)
+    kept = np.isfinite(shares).all(axis=0)
     if not kept.any():
         raise Problem(f"no relation has {ENOUGH} cases in every language", "treebanks", "give more sentences")
     shares = shares[:, kept]
-    names = tuple(f"order of {name}" for name, good in zip(ORDERED, kept, strict=True) if good)
+    names = tuple(f"order of {name}" for name, good in zip(ORDERED, np.atleast_1d(kept), strict=True) if good)
     source = f"word order counted from the treebanks, {len(names)} relations"
     return Differences(names, np.abs(shares[:, None] - shares[None]), source)
 
 
 # -- correlations -------------------------------------------------------------------------------
+
+
+def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Rank correlation.
+
+    Example:
+        >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 8.0, 9.0])), 6)
+        1.0
+    """
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 class Agreement(NamedTuple):
@@ -89,7 +100,7 @@ def mantel(
     upper = np.triu_indices(len(a), 1)
     if len(a) < 3 or np.ptp(a[upper]) == 0 or np.ptp(b[upper]) == 0:
         return None
-    rho = float(spearmanr(a[upper], b[upper]).statistic)
+    rho = spearman(a[upper], b[upper])
     ranks = np.zeros_like(a)
     ranks[upper] = rankdata(a[upper])
     ranks += ranks.T
@@ -100,7 +111,7 @@ def mantel(
         order = rng.permutation(len(a))
         permuted = ranks[np.ix_(order, order)][upper]
         reached += abs(np.corrcoef(permuted, other)[0, 1]) >= abs(rho) - 1e-12
-    return Agreement(rho, float(pearsonr(a[upper], b[upper]).statistic), reached / (permutations + 1), len(other))
+    return Agreement(rho, float(np.corrcoef(a[upper], b[upper])[0, 1]), float(reached / (permutations + 1)), len(other))
 
 
 # -- regression ---------------------------------------------------------------------------------
