@@ -139,3 +139,5 @@ class SyntaxDesign(Design[SyntaxConfig]):
         ),
         "paper": SyntaxConfig(seeds=5, sources=0, encoder="bert-base-multilingual-cased"),
     }  # fmt: skip
+    own: ClassVar[StudyConfig | None] = SyntaxConfig(encoder="bert-base-multilingual-cased")
+    own_batch = 16

@@ -323,6 +323,18 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             for treebank in self.session.progress(data.treebanks, "zero-shot")
         }
 
+    def preview(self, arm: str, data: SyntaxData) -> list[str]:
+        """The encoder, the language that the parser learns, and what learns."""
+        c, source = self.config, self._source(data)
+        width = f"{c.layers} layers, {c.hidden} wide, trained on the sentences: {c.mlm_steps} steps of {c.mlm_batch}"
+        learns = "encoder and parser learn" if ARMS[arm].finetuned else "the parser's head learns, the encoder stays"
+        return [
+            f"encoder: {c.encoder or f'a small BERT, {width}'}; at most {c.max_length} subwords",
+            f"{len(data.treebanks)} language(s): {', '.join(data.codes)}",
+            f"parser of {source.code}: {len(source.train)}, {len(source.dev)}, {len(source.test)} sentences for "
+            f"training, dev, test; {learns}",
+        ]
+
     # -- the analysis ---------------------------------------------------------------------------
 
     def evaluate(self, model: Parser, data: SyntaxData) -> dict[str, float]:
