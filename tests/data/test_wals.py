@@ -64,7 +64,7 @@ def test_a_feature_that_one_language_lacks_does_not_count(folder: Path) -> None:
     assert np.isfinite(found.distance[0, 2])
     assert np.isnan(found.distance[1]).all()
     without(folder, "87A-ger", "81A-ger", "81B-ger")
-    with pytest.raises(Problem, match="no feature has values"), pytest.warns(UserWarning):
+    with pytest.raises(Problem, match="no feature has values"), pytest.warns(UserWarning, match="of de"):
         read_wals(folder, ["de"])
 
 

@@ -16,6 +16,7 @@ from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data import conllu
 from repertory.data.conllu import RELATIONS, UPOS, Sentence
+from repertory.papers.mbert_syntax import transport
 from repertory.papers.mbert_syntax.encoder import Encoder, MaskedLanguageModel, Parser, train_tokenizer
 from repertory.papers.mbert_syntax.model import Parse, ParserHead, attachment_scores
 from repertory.papers.mbert_syntax.probes import arcs_of, encode_all, fit_probe
@@ -113,6 +114,14 @@ def test_the_schedule_comes_near_the_fixed_point_of_sinkhorn() -> None:
     both = torch.cat([x, y]).double()
     diameter = (both.amax(0) - both.amin(0)).norm()[None]
     assert sinkhorn(cost[None], diameter).item() == pytest.approx((f.mean() + g.mean()).item(), rel=0.1)
+
+
+def test_the_product_with_the_kernel_gives_what_logarithms_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    clouds = [make_cloud(*language) for language in race_clouds(2, vectors=60, dim=8, classes=5)]
+    fast = label_distances(clouds), otdd(clouds[0], clouds[1])
+    monkeypatch.setattr(transport, "SAFE", 0.0)
+    torch.testing.assert_close(label_distances(clouds), fast[0], rtol=1e-5, atol=1e-5)
+    assert otdd(clouds[0], clouds[1]) == pytest.approx(fast[1], rel=1e-4)
 
 
 def test_the_schedule_by_the_rule_of_the_library() -> None:

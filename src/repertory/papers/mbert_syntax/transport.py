@@ -21,6 +21,8 @@ EPS = 0.1
 """ε, the square of the blur."""
 SCALING = 0.25
 """Factor of ε between two steps: the square of 0.5."""
+SAFE = 60.0
+"""Largest C / ε for which exp(-C / ε) is taken: 1e-26, far from the smallest float32."""
 ELEMENTS = 2**18
 """Entries of the cost matrices that are worked on at a time: they stay in the cache of a core."""
 
@@ -60,17 +62,17 @@ def sinkhorn(
     steps = int(schedule_length(diameter, eps).max())
     schedule = [start, *(start * SCALING**k for k in range(steps - 2)), torch.full_like(start, eps)]
 
+    tops = [matrix.amax((1, 2)) for matrix in (cost, *(own or ()))]
+
     def softmins(e: Tensor, h: Sequence[Tensor | float]) -> list[Tensor]:
         """New potentials f, g and, debiased, f_aa, g_bb, from the old ones over ε."""
         f, g, *selves = h
-        scaled = cost / e[:, None, None]
-        found = [
-            -e[:, None] * torch.logsumexp((log_b + g)[:, None, :] - scaled, dim=2),
-            -e[:, None] * torch.logsumexp((log_a + f)[:, :, None] - scaled, dim=1),
-        ]
-        for matrix, log_weights, potential in zip(own or (), (log_a, log_b), selves, strict=False):
-            scaled = matrix / e[:, None, None]
-            found.append(-e[:, None] * torch.logsumexp((log_weights + potential)[:, None, :] - scaled, dim=2))
+        safe = bool((tops[0] / e).max() < SAFE)
+        matrix = _kernel(cost, e, safe)
+        found = [_softmin(matrix, log_b + g, e, safe), _softmin(matrix.mT, log_a + f, e, safe)]
+        for same, top, log_weights, potential in zip(own or (), tops[1:], (log_a, log_b), selves, strict=False):
+            safe = bool((top / e).max() < SAFE)
+            found.append(_softmin(_kernel(same, e, safe), log_weights + potential, e, safe))
         return found
 
     count = 4 if own else 2
@@ -83,6 +85,24 @@ def sinkhorn(
     if own:
         f, g = f - selves[0], g - selves[1]
     return (log_a.exp() * f).sum(1) + (log_b.exp() * g).sum(1)
+
+
+def _kernel(cost: Tensor, e: Tensor, safe: bool) -> Tensor:
+    """exp(-C / ε), or C / ε where that could underflow."""
+    scaled = cost / e[:, None, None]
+    return scaled.neg_().exp_() if safe else scaled
+
+
+def _softmin(matrix: Tensor, h: Tensor, e: Tensor, safe: bool) -> Tensor:
+    """-ε log Σ_j exp(h_j - C_ij / ε): (P, N, M), (P, M) -> (P, N).
+
+    Where all C / ε are below `SAFE`, by a product with the kernel: the term of the largest h_j alone keeps the sum above
+    exp(-SAFE), so nothing that counts is lost.
+    """
+    if not safe:
+        return -e[:, None] * torch.logsumexp(h[:, None, :] - matrix, dim=2)
+    top = h.amax(1, keepdim=True)
+    return -e[:, None] * ((matrix @ (h - top).exp()[:, :, None]).squeeze(2).log() + top)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
