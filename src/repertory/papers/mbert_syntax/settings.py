@@ -129,8 +129,8 @@ class SyntaxDesign(Design[SyntaxConfig]):
             sample_test=10,
         ),
         "laptop": SyntaxConfig(
-            seeds=5, first_seed=100, epochs=2, lr=3e-3, mlm_steps=1500, max_length=64, arc_dim=128, tag_dim=64,
-            pos_dim=32, vectors=400, outer=400, normalise=True, probe_vectors=1000, alphas=(1e-4, 1e-3),
+            seeds=5, first_seed=100, epochs=2, lr=3e-3, mlm_steps=1000, max_length=64, arc_dim=128, tag_dim=64,
+            pos_dim=32, vectors=400, outer=400, normalise=True, probe_vectors=1000, alphas=(1e-3,),
             sentences=800, speed_rounds=15,
         ),
         "desk": SyntaxConfig(

@@ -23,7 +23,7 @@ SCALING = 0.25
 """Factor of ε between two steps: the square of 0.5."""
 SAFE = 60.0
 """Largest C / ε for which exp(-C / ε) is taken: 1e-26, far from the smallest float32."""
-ELEMENTS = 2**18
+ELEMENTS = 2**19
 """Entries of the cost matrices that are worked on at a time: they stay in the cache of a core."""
 
 
@@ -96,8 +96,8 @@ def _kernel(cost: Tensor, e: Tensor, safe: bool) -> Tensor:
 def _softmin(matrix: Tensor, h: Tensor, e: Tensor, safe: bool) -> Tensor:
     """-ε log Σ_j exp(h_j - C_ij / ε): (P, N, M), (P, M) -> (P, N).
 
-    Where all C / ε are below `SAFE`, by a product with the kernel: the term of the largest h_j alone keeps the sum above
-    exp(-SAFE), so nothing that counts is lost.
+    Where all C / ε are below `SAFE`, by a product with the kernel: the term of the largest h_j keeps the sum above
+    exp(-SAFE): nothing that counts is lost.
     """
     if not safe:
         return -e[:, None] * torch.logsumexp(h[:, None, :] - matrix, dim=2)
@@ -106,8 +106,8 @@ def _softmin(matrix: Tensor, h: Tensor, e: Tensor, safe: bool) -> Tensor:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(N, d), (M, d) -> (N, M). Subtract a common mean first: float32 loses digits far from the origin."""
-    return (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T).clamp_(min=0)
+    """(..., N, d), (..., M, d) -> (..., N, M). Subtract a common mean first, or float32 loses digits."""
+    return (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT).clamp_(min=0)
 
 
 @dataclass(frozen=True)
@@ -165,37 +165,32 @@ def make_cloud(points: Tensor, labels: Tensor, most: int = 1500, generator: torc
 def label_distances(
     clouds: Sequence[Cloud],
     eps: float = EPS,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Tensor:
     """Transport costs between all classes of all languages: W (ΣC, ΣC), symmetric, 0 on the diagonal.
 
     The classes of the first language come first. W[c, c'] = Sinkhorn(X_c, X_c') with cost |x - x'|², not debiased.
     """
-    everything = Cloud(
-        torch.cat([c.points for c in clouds]) - torch.cat([c.points for c in clouds]).mean(0),
-        torch.zeros(0),
-        (),
-        torch.cat([torch.zeros(1, dtype=torch.long), torch.cat([c.counts for c in clouds]).cumsum(0)]),
-        torch.zeros(0),
-    )
-    points, starts, counts = everything.points, everything.starts, everything.counts
+    points = torch.cat([c.points for c in clouds])
+    points = points - points.mean(0)
+    counts = torch.cat([c.counts for c in clouds])
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     lows, highs = _boxes(points, starts)
+    i, j = torch.triu_indices(len(counts), len(counts), 1)
+    i, j = torch.where(counts[i] < counts[j], i, j), torch.where(counts[i] < counts[j], j, i)  # the smaller first
+    diameter = torch.cat(
+        [
+            (torch.maximum(highs[a], highs[b]) - torch.minimum(lows[a], lows[b])).norm(dim=1)
+            for a, b in zip(i.split(ELEMENTS // 64), j.split(ELEMENTS // 64), strict=True)
+        ]
+    )
     W = points.new_zeros(len(counts), len(counts))
-    ends = np.cumsum([len(c.classes) for c in clouds]).tolist()
-    for k in progress(range(len(clouds))):
-        rows = torch.arange(ends[k] - len(clouds[k].classes), ends[k])
-        # A row of blocks: the classes of language k with those that follow in the list.
-        i, j = (t.flatten() for t in torch.meshgrid(rows, torch.arange(int(rows[0]), len(counts)), indexing="ij"))
-        i, j = i[i < j], j[i < j]
-        first = int(starts[rows[0]])
-        cost = squared_distances(points[first : int(starts[ends[k]])], points[first:])
-        diameter = (torch.maximum(highs[i], highs[j]) - torch.minimum(lows[i], lows[j])).norm(dim=1)
-        for batch, n, m in _batches(counts[i], counts[j], schedule_length(diameter, eps)):
-            a, row = _padded(starts[i[batch]] - first, counts[i[batch]], n)
-            b, column = _padded(starts[j[batch]] - first, counts[j[batch]], m)
-            W[i[batch], j[batch]] = sinkhorn(
-                cost[row[:, :, None], column[:, None, :]], diameter[batch], a.to(cost), b.to(cost), eps=eps
-            )
+    batches = list(_batches(counts[i], counts[j], schedule_length(diameter, eps), points.shape[1]))
+    for batch, n, m in progress(batches):
+        a, row = _padded(starts[i[batch]], counts[i[batch]], n)
+        b, column = _padded(starts[j[batch]], counts[j[batch]], m)
+        cost = squared_distances(points[row], points[column])
+        W[i[batch], j[batch]] = sinkhorn(cost, diameter[batch], a.to(cost), b.to(cost), eps=eps)
     return W + W.T
 
 
@@ -211,13 +206,14 @@ def _grid(counts: Tensor) -> Tensor:
     return torch.where(counts <= 2 * power, 2 * power, 3 * power).long().clamp(min=2)
 
 
-def _batches(rows: Tensor, columns: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, int, int]]:
+def _batches(rows: Tensor, columns: Tensor, steps: Tensor, dim: int) -> Iterator[tuple[Tensor, int, int]]:
     """Problems of similar size and equal schedule: their numbers, and the size that they are padded to."""
     keys = torch.stack([_grid(rows), _grid(columns), steps], dim=1)
     kinds, which = keys.unique(dim=0, return_inverse=True)
-    for number, (n, m, _) in enumerate(kinds.tolist()):
-        for batch in (which == number).nonzero().squeeze(1).split(max(1, ELEMENTS // (n * m))):
-            yield batch, min(n, int(rows[batch].max())), min(m, int(columns[batch].max()))
+    order, sizes = which.argsort(stable=True), which.bincount().tolist()
+    for kind, (n, m, _) in zip(order.split(sizes), kinds.tolist(), strict=True):
+        for batch in kind.split(max(1, ELEMENTS // max(n * m, (n + m) * dim // 16))):
+            yield batch, int(rows[batch].max()), int(columns[batch].max())
 
 
 def _padded(starts: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
