@@ -346,11 +346,13 @@ def test_encoders_of_other_kinds_are_read(tmp_path: Path, tokenizer: str, senten
     from transformers import AutoModel, DistilBertConfig, PreTrainedTokenizerFast
 
     config = DistilBertConfig(vocab_size=120, dim=16, n_layers=2, n_heads=2, hidden_dim=16, max_position_embeddings=32)
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    AutoModel.from_config(config).half().save_pretrained(tmp_path)
     fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer), unk_token="[UNK]", pad_token="[PAD]")
     fast.save_pretrained(tmp_path)
     encoder = Encoder.from_folder(tmp_path).eval()
     assert (encoder.width, encoder.depth) == (16, 2)
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    Parser(encoder.settings, {"arc_dim": 8})(encoder.collate([encoder.encode(sentences[0])]))["loss"].backward()
     assert len(encoder.states(encoder.collate([encoder.encode(sentences[0])]))) == 3
     with pytest.raises(Problem, match="no encoder of Hugging Face"):
         Encoder.from_folder(tmp_path / "absent")
