@@ -306,7 +306,9 @@ def read_card(path: Path) -> Card:
 def explain(error: ValidationError) -> str:
     """The first complaint of pydantic in one line: field, reason, value."""
     first, *others = error.errors(include_url=False)
-    field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-    value = "" if first["type"] == "missing" else f", got {first['input']!r}"
     more = f" (and {len(others)} more)" if others else ""
+    if not first["loc"]:  # of several fields together
+        return first["msg"].removeprefix("Value error, ") + more
+    field = ".".join(str(part) for part in first["loc"])
+    value = "" if first["type"] == "missing" else f", got {first['input']!r}"
     return f"{field}: {first['msg']}{value[:120]}{more}"

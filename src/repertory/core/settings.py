@@ -215,10 +215,14 @@ def changed(design: type[Design[Any]], config: StudyConfig, changes: Mapping[str
     try:
         return design.Config.model_validate({**config.model_dump(), **changes})
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else ""
-        described = known[name].description if name else ""
+        place = error.errors()[0]["loc"]
+        if not place:
+            given = " ".join(f"--set {name}={value}" for name, value in changes.items()) or design.paper
+            remedy = f"change one of them; `repertory settings {design.paper}` describes all"
+            raise Problem(f"settings that do not go together: {explain(error)}", given, remedy) from error
+        name = str(place[0])
         raise Problem(
-            f"bad setting {explain(error)}", f"--set {name}={changes.get(name)}", f"{name}: {described}"
+            f"bad setting {explain(error)}", f"--set {name}={changes.get(name)}", f"{name}: {known[name].description}"
         ) from error
 
 

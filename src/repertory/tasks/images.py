@@ -6,7 +6,6 @@ measurements that its claims need.
 
 from __future__ import annotations
 
-import time
 import warnings
 from abc import abstractmethod
 from collections import Counter
@@ -27,6 +26,7 @@ from repertory.core import checkpoint
 from repertory.core.printing import figure_text
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
+from repertory.core.timing import seconds_a_sample
 from repertory.core.training import fit, loader
 from repertory.data import images
 from repertory.data.images import ImageSet
@@ -356,25 +356,6 @@ class ImageStudy(Study[R, ImageData, M]):
 
 
 # -- before training ----------------------------------------------------------------------------
-
-
-def seconds_a_sample(loss: Callable[[], Tensor], samples: int, device: torch.device) -> float:
-    """Time of a forward and backward pass by the number of its samples: the shorter of two, after one to warm up.
-
-    Args:
-        loss: gives a scalar; its network is thrown away afterwards.
-        samples: of the batch that it sees.
-        device: where the network is.
-    """
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        with torch.enable_grad():
-            loss().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:]) / samples
 
 
 def network_facts(model: nn.Module, height: int, width: int, minutes: float) -> list[str]:

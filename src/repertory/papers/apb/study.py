@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from repertory.core.study import Metric, Prediction, Study
+from repertory.core.timing import seconds_a_sample
 from repertory.core.training import fit, loader
 from repertory.data import events, images
 from repertory.data.events import EventSet
@@ -44,7 +45,7 @@ from repertory.tasks.classification import (
     with_problems,
 )
 from repertory.tasks.events import Streams, classification_loss, read_splits, unlabelled
-from repertory.tasks.images import network_facts, seconds_a_sample
+from repertory.tasks.images import network_facts
 from repertory.tasks.images import unlabelled as unlabelled_images
 from repertory.tasks.settings import fitted
 

@@ -27,7 +27,7 @@ from repertory.core import checkpoint
 from repertory.core.files import read_json, write_json
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
-from repertory.core.timing import race, ratio
+from repertory.core.timing import race, ratio, seconds_a_sample
 from repertory.data import cifar, images
 from repertory.data.images import ImageSet
 from repertory.nn.imagenet import label_names
@@ -62,7 +62,6 @@ from repertory.tasks.images import (
     matching_variant,
     network_facts,
     preprocessing,
-    seconds_a_sample,
     unlabelled,
 )
 from repertory.tasks.settings import fitted

@@ -78,8 +78,6 @@ class Encoder(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def __init__(self, encoder: dict[str, Any], tokenizer: str, max_length: int = 128, shuffled: bool = False) -> None:
         super().__init__()
-        # Weights in half precision on disk are read as float32.
-        encoder = {name: value for name, value in encoder.items() if name not in ("dtype", "torch_dtype")}
         self.settings = {"encoder": encoder, "tokenizer": tokenizer, "max_length": max_length, "shuffled": shuffled}
         self.backbone = build_encoder(encoder)
         config = self.backbone.config

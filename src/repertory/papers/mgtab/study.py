@@ -23,6 +23,7 @@ from torch import Tensor
 
 from repertory.core.problem import Problem, suggest
 from repertory.core.study import Measured, Metric, Prediction, Study
+from repertory.core.timing import seconds_a_sample
 from repertory.data import accounts
 from repertory.data.accounts import AccountGraph
 from repertory.papers.mgtab import pictures
@@ -33,7 +34,6 @@ from repertory.papers.mgtab.model import GAT, GCN, HGT, RGCN, RGT, SAGE, SHGN, B
 from repertory.papers.mgtab.race import epoch_speeds
 from repertory.papers.mgtab.settings import ARMS, FEATURE_METHODS, MGTABConfig, MGTABDesign
 from repertory.tasks.graphs import demand_features, keep_nodes, node_names
-from repertory.tasks.images import seconds_a_sample
 
 MOST_NAMED = 8
 """Classes that the preview names."""

@@ -25,6 +25,7 @@ from torch import nn
 
 from repertory.core.problem import Problem
 from repertory.core.study import Metric, Prediction, Study
+from repertory.core.timing import seconds_a_sample
 from repertory.data import clicks
 from repertory.data.clicks import Clicks, Preparation, Schema
 from repertory.papers.xdeepint import pictures
@@ -34,7 +35,6 @@ from repertory.papers.xdeepint.sample import write_sample
 from repertory.papers.xdeepint.settings import ARMS, PUBLISHED_BATCH, XDeepIntConfig, XDeepIntDesign
 from repertory.papers.xdeepint.training import auc, fit_clicks, predictions, probabilities
 from repertory.papers.xdeepint.weights import from_tensorflow
-from repertory.tasks.images import seconds_a_sample
 
 FEW_ROWS, MORE_EPOCHS = 1_000_000, 10
 """Below so many training rows, `train --data` makes up to so many passes where the paper makes one."""
