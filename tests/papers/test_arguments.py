@@ -108,7 +108,11 @@ EDGES = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])
         (Perceptron, {"shape": [1, 4, 4], "widths": [4], "labels": ["a"]}, [{"widths": [0]}, {"shape": []}]),
         (APBNet, {"names": ["a"], "plan": "4C3", "size": (8, 8)}, [{"where": "no"}, {"steps": 0}, {"size": (8,)}]),
         (APBConv2d, {"in_channels": 2, "out_channels": 3, "kernel_size": 3}, [{"kernel_size": 0}]),
-        (TinyMIM, {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}, [{"depth": 0}, {"patch_size": 0}]),
+        (
+            TinyMIM,
+            {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2},
+            [{"depth": 0}, {"patch_size": 0}, {"global_pool": "no"}],
+        ),
         (CeCoNet, {"arch": "mini", "num_classes": 3}, [{"num_classes": 0}, {"image_size": -1}]),
         (PMTIQA, {"backbone": "resnet18"}, [{"hidden": 0}, {"drop_rate": -0.5}]),
         (Generator, {"ngf": 4, "n_blocks": 1}, [{"ngf": 0}, {"act": "no"}]),
@@ -226,6 +230,15 @@ def test_a_transformer_of_one_size_is_refused_where_it_is_built() -> None:
     net = EventClassifier(**EVENTS, network="vit_tiny_patch16_224", side=224)
     assert net.training
     assert net(zeros(1, 4, 2, 16, 20)).shape == (1, 2)
+
+
+def test_heads_of_another_kind() -> None:
+    net = TinyMIM(img_size=32, embed_dim=32, depth=1, num_heads=2)
+    for bad in ((-1, None), (3, "no")):
+        with pytest.raises(Problem):
+            net.reset_classifier(*bad)
+    net.reset_classifier(3, "")
+    assert net(zeros(2, 3, 32, 32)).shape == (2, 5, 3)
 
 
 def test_attention_needs_whole_videos() -> None:

@@ -135,8 +135,9 @@ def try_network(model: nn.Module, name: str, image: tuple[int, int, int]) -> Non
         model.eval()(torch.zeros(1, *image))
     except (AssertionError, RuntimeError, ValueError) as error:
         wanted = model.pretrained_cfg["input_size"][-1]  # pyright: ignore[reportIndexIssue, reportArgumentType]
-        reason = f"{name} takes no images of {image[1]} x {image[2]} pixels: {error}"
-        raise Problem(reason, "network", f"set side={wanted}, or choose a convolutional network") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        what = f"{name} takes no images of {image[1]} x {image[2]} pixels: {reason}"
+        raise Problem(what, "network", f"set side={wanted}, or choose a convolutional network") from error
     model.train(was_training)
 
 
