@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from repertory.core.arguments import check_choice, check_lengths, check_range, check_rates, check_whole
+from repertory.core.arguments import (
+    check_choice,
+    check_lengths,
+    check_positive,
+    check_range,
+    check_rates,
+    check_shares,
+    check_whole,
+)
 from repertory.core.problem import Problem
 
 
@@ -25,6 +33,20 @@ def test_rates(bad: Any) -> None:
     check_rates("Net", drop_rate=0.0, drop_path=0.9)
     with pytest.raises(Problem, match=r"drop_rate=.*\n.*\n.*from 0 to below 1"):
         check_rates("Net", drop_rate=bad)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan, math.inf, "0.5", None])
+def test_shares(bad: Any) -> None:
+    check_shares("Net", alpha=0, beta=1.0)
+    with pytest.raises(Problem, match=r"alpha=.*\n.*\n.*from 0 to 1"):
+        check_shares("Net", alpha=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf, "1", None])
+def test_positive_numbers(bad: Any) -> None:
+    check_positive("Net", tau=1e-300, dt=3)
+    with pytest.raises(Problem, match=r"tau=.*\n.*\n.*above 0"):
+        check_positive("Net", tau=bad)
 
 
 def test_ranges_choices_and_lengths() -> None:

@@ -287,6 +287,24 @@ def test_checkpoint_path_reads_our_names_and_the_authors(tmp_path: Path) -> None
         assert torch.equal(loaded(x), model(x))
 
 
+@pytest.mark.slow  # 9 CPU seconds each; `benchmarks/exports.py` has the other networks, and ONNX
+@pytest.mark.parametrize("unit", ["multiples of 32", "any"])
+def test_batch_height_and_width_export_as_dynamic_from_256_pixels_on(unit: str) -> None:
+    torch.manual_seed(0)
+    model = EMO(depths=(1, 1, 2, 2), dims=(8,) * 4, exp_ratios=(1.0,) * 4, dim_heads=(8,) * 4, num_classes=3).eval()
+    dim = torch.export.Dim
+    shapes: Any = {0: dim.AUTO, 2: dim.AUTO, 3: dim.AUTO}
+    if unit == "multiples of 32":
+        shapes = {0: dim("batch", max=64), 2: 32 * dim("rows", max=32), 3: 32 * dim("columns", max=32)}
+    with torch.no_grad():
+        program: Any = torch.export.export(model, (torch.randn(2, 3, 288, 288),), dynamic_shapes=(shapes,)).module()
+        for size in ((3, 3, 320, 416), (1, 3, 256, 288), (2, 3, 448, 256), (1, 3, 448, 448)):  # 448: no padding
+            x = torch.randn(size)
+            torch.testing.assert_close(program(x), model(x), rtol=1e-3, atol=1e-4)
+        with pytest.raises(AssertionError, match="Guard failed"):
+            program(torch.randn(2, 3, 224, 224))
+
+
 # -- weights ------------------------------------------------------------------------------------
 
 

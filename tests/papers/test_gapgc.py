@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from repertory.core.study import Session
 from repertory.data import molecules
 from repertory.data.molecules import Molecules, featurise
 from repertory.execution.experiment import Experiment
+from repertory.execution.plan import plan
 from repertory.papers.gapgc.adapt import Adaptation, AdaptiveClassifier, adapt_along
 from repertory.papers.gapgc.graphs import Graphs, Wiring, collate, repeat
 from repertory.papers.gapgc.losses import (
@@ -177,8 +179,8 @@ def test_the_augmenter_scores_a_bond_by_both_ends(batch: Graphs) -> None:
     assert torch.allclose(cosine.logits(batch), F.cosine_similarity(nodes[u[::2]], nodes[v[::2]]))
     assert {name.split(".")[0] for name, _ in cosine.named_parameters()} == {"encoder"}
     assert Augmenter(GIN(1, 4), keep_bias=2.0).eval().logits(batch).mean() > 0.5
-    with pytest.raises(ValueError, match="two directions"):
-        augmenter.logits(batch._replace(edge_index=batch.edge_index[:, 1:]))
+    with pytest.raises(Problem, match="two directions"):
+        augmenter.logits(batch._replace(edge_index=batch.edge_index[:, 1:], edge_attr=batch.edge_attr[1:]))
 
 
 def test_keep_weights_by_hand() -> None:
@@ -660,6 +662,18 @@ def test_a_task_of_one_class_is_dropped_with_a_warning(tmp_path: Path, data: Mol
         study.read(table_of(tmp_path / "u.csv", data, never=[0] * data.size))
     with pytest.raises(Problem, match="no column of labels"):
         study.read(table_of(tmp_path / "v.csv", data, name=["x"] * data.size))
+
+
+def test_the_preview_names_the_tasks_that_are_left(tmp_path: Path, data: Molecules) -> None:
+    study = study_in(tmp_path / "session")
+    y = data.labels[:, 0].astype(int).tolist()
+    path = table_of(tmp_path / "t.csv", data, good=y, never=[0] * data.size, opposite=[1 - label for label in y])
+    with pytest.warns(UserWarning, match="dropped, one class only in train: never"):
+        found = study.read(path)
+    assert plan(study, "gapgc", found).endswith("2 tasks: good, opposite")
+    assert study.preview("gapgc", found.of_tasks(["good"])) == ["1 task: good"]
+    many = replace(found, tasks=[f"t{k}" for k in range(13)])
+    assert study.preview("gapgc", many) == ["13 tasks: t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11, …"]
 
 
 def test_an_undefined_auc_is_told(tmp_path: Path, data: Molecules) -> None:

@@ -177,14 +177,14 @@ def test_transforms_see_the_plain_columns(training: bool) -> None:
 
 
 def test_dropout_acts_before_the_classifiers_in_training() -> None:
-    x = torch.randn(4, 3, 32, 32)
-    kept, dropped = mini(), cast(Any, mini(drop_rate=1.0))
+    x, rate = torch.randn(4, 3, 32, 32), 1 - 1e-9  # drops everything; 1 is refused
+    kept, dropped = mini(), cast(Any, mini(drop_rate=rate))
     torch.testing.assert_close(dropped.eval()(x), kept.eval()(x))
     bias = dropped.get_classifier().classifier[1].bias
     assert torch.equal(dropped.train()(x), bias.expand(4, -1))
     dropped.reset_classifier(3)
     assert torch.equal(dropped(x), dropped.get_classifier().classifier[1].bias.expand(4, -1))
-    logits = mini(supervision=True, drop_rate=1.0).train()(x).logits
+    logits = mini(supervision=True, drop_rate=rate).train()(x).logits
     assert all(torch.equal(row, each[0]) for each in logits for row in each)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -50,6 +51,28 @@ def check_range(where: str, low: float, high: float, /, **given: float) -> None:
     for name, value in given.items():
         if not (isinstance(value, Real) and low <= value < high):
             raise Problem(f"{name}={value!r}", where, f"give a number from {low:g} to below {high:g}")
+
+
+def check_shares(where: str, /, **given: float) -> None:
+    """Require shares: from 0 to 1.
+
+    Raises:
+        Problem: names the first argument that is something else.
+    """
+    for name, value in given.items():
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise Problem(f"{name}={value!r}", where, "give a number from 0 to 1")
+
+
+def check_positive(where: str, /, **given: float) -> None:
+    """Require finite numbers above 0.
+
+    Raises:
+        Problem: names the first argument that is something else.
+    """
+    for name, value in given.items():
+        if not (isinstance(value, Real) and 0 < value < math.inf):
+            raise Problem(f"{name}={value!r}", where, "give a finite number above 0")
 
 
 def check_choice(where: str, known: Iterable[str], /, **given: str) -> None:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repertory.core.arguments import check_shares
 from repertory.core.problem import Problem
+from repertory.nn.graphs import check_features
 
 
 class Clusters(NamedTuple):
@@ -46,14 +48,17 @@ def kmeans(
         most_steps: maximum number of steps.
 
     Raises:
-        Problem: K is not between 2 and n.
+        Problem: K is not between 2 and n, or points or centres of another shape.
 
     Example:
         >>> points = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
         >>> kmeans(points, 2, centres=points[:2]).labels
         tensor([0, 0, 1, 1])
     """
+    check_features(points.shape, None, "kmeans, points")
     require_clusters(clusters, len(points))
+    if centres is not None:
+        check_features(centres.shape, points.shape[1], "kmeans, centres", clusters)
     points, mean, norms = _about_mean(points)
     centres = points[initial_rows(norms, clusters, generator, draws)] if centres is None else centres.to(points) - mean
     distances = _squared_distances(points, centres, norms)
@@ -126,7 +131,11 @@ def high_confidence(distances: Tensor, fraction: float) -> tuple[Tensor, Tensor]
     Returns:
         Mask (n,) and the cut: the value at position ⌊n τ⌋ of the sorted distances to the nearest centre. Points
         strictly below the cut are taken, which is none where all are equally far or τ n < 1.
+
+    Raises:
+        Problem: τ is not between 0 and 1.
     """
+    check_shares("high_confidence", fraction=fraction)
     nearest = distances.min(dim=1).values
     cut = nearest.sort().values[min(int(len(nearest) * fraction), len(nearest) - 1)]
     return nearest < cut, cut

@@ -14,6 +14,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from scipy import sparse
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_whole
+from repertory.core.problem import Problem
+from repertory.nn.graphs import check_features
 from repertory.papers.ccgc.clustering import Clusters, high_confidence, squared_distances
 
 PAIRED = 0.8
@@ -34,11 +37,18 @@ def smooth(adjacency: sparse.csr_array, features: np.ndarray, steps: int) -> Ten
     Returns:
         (n, d) float32; the products are taken in float64.
 
+    Raises:
+        Problem: shapes that do not go together, or a negative t.
+
     Example:
         >>> pair = sparse.csr_array([[0.0, 1.0], [1.0, 0.0]])
         >>> smooth(pair, np.array([[1.0], [0.0]]), steps=1).flatten()
         tensor([0.5000, 0.5000])
     """
+    check_whole("smooth", 0, steps=steps)
+    if np.ndim(features) != 2 or adjacency.shape != (len(features),) * 2:
+        what = f"adjacency of shape {adjacency.shape}, features of shape {np.shape(features)}"
+        raise Problem(what, "smooth", "give (n, n) and (n, d)")
     plain = adjacency - sparse.diags_array(adjacency.diagonal())
     looped = sparse.csr_array(plain + sparse.eye_array(len(features)))
     root = sparse.diags_array(1 / np.sqrt(looped.sum(axis=1)))
@@ -60,6 +70,9 @@ class CCGC(nn.Module, PyTorchModelHubMixin):
         in_features: d, features of a node.
         hidden: h, width of the embedding.
 
+    Raises:
+        Problem: widths below 1; in `forward`, features of another shape.
+
     Example:
         >>> encoder = CCGC(in_features=81, hidden=500)
         >>> z1, z2 = encoder(torch.randn(131, 81))
@@ -69,11 +82,14 @@ class CCGC(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, in_features: int, hidden: int = 500) -> None:
         super().__init__()
+        check_whole("CCGC", in_features=in_features, hidden=hidden)
         self.layers1 = nn.Linear(in_features, hidden)
         self.layers2 = nn.Linear(in_features, hidden)
 
     def forward(self, x1: Tensor, x2: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Smoothed features (n, d) -> two views (n, h) with rows of length 1; `x2` if view 2 sees other features."""
+        for x in (x1,) if x2 is None else (x1, x2):
+            check_features(x.shape, self.layers1.in_features, "CCGC", nodes=len(x1))
         z1 = F.normalize(self.layers1(x1), dim=1, eps=1e-12)
         z2 = F.normalize(self.layers2(x1 if x2 is None else x2), dim=1, eps=1e-12)
         return z1, z2
@@ -96,13 +112,23 @@ def warmup_loss(z1: Tensor, z2: Tensor) -> Tensor:
     Args:
         z1: first view (n, h).
         z2: second view (n, h).
+
+    Raises:
+        Problem: the views differ in shape.
     """
+    _check_views(z1, z2)
     n, h = z1.shape
     if n > 4 * h:
         return ((z1.T @ z1 * (z2.T @ z2)).sum() - 2 * (z1 * z2).sum() + n) / n**2
     similarity = z1 @ z2.T
     similarity.diagonal().sub_(1)
     return similarity.square().mean()
+
+
+def _check_views(z1: Tensor, z2: Tensor) -> None:
+    """Views of other shapes would be broadcast in silence."""
+    check_features(z1.shape, None, "view 1")
+    check_features(z2.shape, z1.shape[1], "view 2", len(z1))
 
 
 def positive_pairs(labels: Tensor, share: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -133,7 +159,11 @@ def positive_loss(z1: Tensor, z2: Tensor, clusters: int) -> Tensor:
         z1: first view of the pairs (p, h).
         z2: second view of the pairs (p, h).
         clusters: K.
+
+    Raises:
+        Problem: the views differ in shape.
     """
+    _check_views(z1, z2)
     return (2 - 2 * (z1 * z2).sum(dim=1)).sum() / clusters
 
 
@@ -150,7 +180,11 @@ def negative_loss(c1: Tensor, c2: Tensor) -> Tensor:
     Args:
         c1: centres in view 1 (K, h).
         c2: centres in view 2 (K, h).
+
+    Raises:
+        Problem: the views differ in shape.
     """
+    _check_views(c1, c2)
     similarity = c1 @ c2.T
     return (similarity - similarity.diag().diag()).square().mean()
 
@@ -204,17 +238,24 @@ class GraphClustering(nn.Module, PyTorchModelHubMixin):
         clusters: K.
         smoothing_steps: t of the graph filter.
         hidden: protocol -> h of its encoder, or 0 (see `Moment`).
+
+    Raises:
+        Problem: a number below 1, a negative t or h; in `forward`, features of another shape, or an unknown protocol.
     """
 
     def __init__(self, in_features: int, clusters: int, smoothing_steps: int, hidden: dict[str, int]) -> None:
         super().__init__()
+        check_whole("GraphClustering", in_features=in_features, clusters=clusters)
+        check_whole("GraphClustering", 0, smoothing_steps=smoothing_steps, **hidden)
         self.in_features, self.clusters, self.smoothing_steps = in_features, clusters, smoothing_steps
         self.moments = nn.ModuleDict({name: Moment(in_features, clusters, width) for name, width in hidden.items()})
 
     def moment(self, protocol: str = "last") -> Moment:
         """The clustering at the epoch that a protocol picks."""
+        check_choice("GraphClustering", self.moments, protocol=protocol)
         return cast(Moment, self.moments[protocol])
 
     def forward(self, smoothed: Tensor, protocol: str = "last") -> tuple[Tensor, Tensor]:
         """Smoothed features (n, d) -> Z (n, h) and squared distances (n, K), at the moment that the protocol picks."""
+        check_features(smoothed.shape, self.in_features, "GraphClustering")
         return self.moment(protocol)(smoothed)

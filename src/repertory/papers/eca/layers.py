@@ -21,7 +21,7 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.core.arguments import check_whole
+from repertory.core.arguments import check_positive, check_whole
 from repertory.core.problem import Problem
 
 
@@ -34,8 +34,8 @@ def adaptive_kernel(channels: int, gamma: float = 2, b: float = 1) -> int:
         >>> [adaptive_kernel(c) for c in (16, 64, 127, 128, 512, 1024, 2048)]
         [3, 3, 3, 5, 5, 5, 7]
     """
-    if channels < 1:
-        raise Problem(f"{channels} channels", "adaptive_kernel", "give 1 or more")
+    check_whole("adaptive_kernel", channels=channels)
+    check_positive("adaptive_kernel", gamma=gamma)
     power_of_two = channels & (channels - 1) == 0
     log2 = (
         channels.bit_length() - 1 if power_of_two else math.log2(channels)
@@ -97,7 +97,7 @@ class ECA(Gate, EcaModule):
         kernel_size: k, odd; None: `adaptive_kernel`.
 
     Raises:
-        Problem: an even kernel.
+        Problem: an even kernel, or no channels.
 
     Example:
         >>> layer = ECA(64)
@@ -144,9 +144,13 @@ class SE(Gate, SEModule):
         channels: of the input.
         reduction: r.
         bias: True as in timm; the parameter counts in the paper are without.
+
+    Raises:
+        Problem: no channels, or r below 1.
     """
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
+        check_whole("SE", channels=channels, reduction=reduction)
         super().__init__(channels, rd_channels=max(channels // reduction, 2), bias=bias)
 
     def logits(self, y: Tensor) -> Tensor:
@@ -182,6 +186,7 @@ class SEGrouped(Gate):
 
     def __init__(self, channels: int, groups: float) -> None:
         super().__init__()
+        check_whole("SEGrouped", channels=channels)
         if groups < 1 or groups != int(groups) or channels % groups:
             raise Problem(
                 f"{groups:g} groups do not divide {channels} channels",
@@ -201,6 +206,7 @@ class SEGrouped(Gate):
 
 
 def _cbam(channels: int, reduction: int = 16) -> CbamModule:
+    check_whole("CBAM", channels=channels, reduction=reduction)
     return CbamModule(channels, rd_channels=max(channels // reduction, 2))
 
 
@@ -228,7 +234,7 @@ def canonical(kind: str) -> str:
     Raises:
         Problem: no such layer.
     """
-    name = kind.lower().replace("-", "_")
+    name = str(kind).lower().replace("-", "_")
     if name not in KINDS:
         raise Problem(f"no channel attention {kind!r}", "kind", f"choose from {', '.join(KINDS)}")
     return name
@@ -246,7 +252,8 @@ def channel_attention(kind: str, channels: int, **options: Any) -> nn.Module:
         (N, C, H, W) -> same shape.
 
     Raises:
-        Problem: no such layer, an even kernel, groups that do not divide the channels, or an unknown option.
+        Problem: no such layer, an even kernel, groups that do not divide the channels, or an unknown option or
+            value.
 
     Example:
         >>> {kind: sum(p.numel() for p in channel_attention(kind, 64).parameters()) for kind in KINDS}
@@ -263,13 +270,16 @@ def channel_attention(kind: str, channels: int, **options: Any) -> nn.Module:
         if not allowed.get(option):
             raise Problem(f"{name} has no option {option!r}", "channel_attention", "leave it out")
     check_whole("channel_attention", channels=channels)
+    if not isinstance(options.get("bias", True), bool):
+        raise Problem(f"bias={options['bias']!r}", "channel_attention", "give True or False")
     return KINDS[name](channels, **options)
 
 
 def _checked_kernel(channels: int, kernel_size: int | None) -> int:
     if kernel_size is None:
         return adaptive_kernel(channels)
-    if kernel_size < 1 or kernel_size % 2 == 0:
+    check_whole("channel attention", channels=channels)
+    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1 or kernel_size % 2 == 0:
         raise Problem(f"kernel_size must be odd, got {kernel_size}", "channel attention", "choose 3, 5, 7, ...")
     if kernel_size > 2 * channels - 1:
         warnings.warn(

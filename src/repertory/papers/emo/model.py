@@ -221,7 +221,7 @@ class iRMB(nn.Module):
         v = v.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N', h, L, C / h)
         y = F.scaled_dot_product_attention(q, k, v, mask, self.attn_drop if self.training else 0.0)
         y = ungroup(y.transpose(1, 2).flatten(2), grid, (u.shape[2], u.shape[3]), self.window_mode)
-        y = y[:, :, :height, :width]
+        y = _cropped(y, height, width)
         return self.v(y) if self.attn_pre else y
 
     def attention(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,6 +347,14 @@ def _rows_of(x: Tensor, dim: int, length: int) -> Tensor:
     return torch.stack(x.split(length, dim), dim)
 
 
+def _cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns; symbolic ones are gathered, since a view would ask whether any are cut off."""
+    if isinstance(height, int) and isinstance(width, int):
+        return x[:, :, :height, :width]
+    rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+    return x.index_select(2, rows).index_select(3, columns)
+
+
 def ungroup(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: WindowMode = "strided") -> Tensor:
     """Inverse of `group`: (N n1 n2, H W / (n1 n2), C) -> (N, C, H, W).
 
@@ -390,8 +398,9 @@ class EMO(StagedBackbone, PyTorchModelHubMixin, library_name="repertory"):
     Shape:
         (N, in_chans, H, W), H and W at least 32 -> logits (N, num_classes).
 
-    `torch.export` with dynamic height and width needs an example of 256 pixels or more a side, and the program takes
-    such sizes: with one attention window a side it makes another graph. Smaller sizes are exported as they are.
+    `torch.export` with dynamic height and width needs `32 * Dim(...)` or `Dim.AUTO` and an example of 256 pixels or
+    more a side, and the program takes such sizes: with one attention window a side it makes another graph. Smaller
+    sizes are exported as they are.
 
     Raises:
         Problem: see `iRMB`; in `forward`, an image smaller than 32 pixels.

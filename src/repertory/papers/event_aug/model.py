@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timm
+import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         arm: augmentation used in training.
 
     Raises:
-        Problem: "snn" with another representation; an unknown network.
+        Problem: "snn" with another representation; an unknown network, or one that does not take images of this size;
+            in `forward`, a batch of another shape.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
             self.network = SpikingConvNet(plan, 2, (side, side) if side else self.size, len(names))
         elif timm.is_model(network):
             self.network = timm.create_model(network, in_chans=channels, num_classes=len(names))
+            try_network(self.network, network, (channels, side or size[0], side or size[1]))
         else:
             raise Problem(f"no network is called {network!r}", "network", "give cnn, snn or a model name of timm")
 
@@ -118,6 +121,24 @@ class EventClassifier(nn.Module, PyTorchModelHubMixin):
         top, left = (height - edge) // 2, (width - edge) // 2
         square = x[..., top : top + edge, left : left + edge]
         return F.interpolate(square, (self.side, self.side), mode="area" if self.spiking else "nearest")
+
+
+@torch.no_grad()
+def try_network(model: nn.Module, name: str, image: tuple[int, int, int]) -> None:
+    """Require that a network of timm takes images (C, H, W): many transformers take one size only.
+
+    Raises:
+        Problem: it does not; names the size that it was made for.
+    """
+    was_training = model.training
+    try:
+        model.eval()(torch.zeros(1, *image))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        wanted = model.pretrained_cfg["input_size"][-1]  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        what = f"{name} takes no images of {image[1]} x {image[2]} pixels: {reason}"
+        raise Problem(what, "network", f"set side={wanted}, or choose a convolutional network") from error
+    model.train(was_training)
 
 
 def small_cnn(channels: int, classes: int) -> nn.Sequential:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice
 from repertory.core.loops import finite
 from repertory.papers.gapgc.graphs import GraphBatch, repeat
 from repertory.papers.gapgc.losses import (
@@ -50,6 +51,9 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
         tasks: names of the T binary tasks.
         layers, dim, dropout, jk, pool: of the classifier.
         scorer, keep_bias, augmenter_tau, hard: of the augmenter, where the arm has one.
+
+    Raises:
+        Problem: an unknown arm, or no tasks; see also `GIN` and `Augmenter`.
     """
 
     threshold: Tensor
@@ -70,6 +74,7 @@ class AdaptiveClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertor
         hard: bool = False,
     ) -> None:
         super().__init__()
+        check_choice("AdaptiveClassifier", ARMS, arm=arm)
         self.arm, self.tasks, self.layers, self.dim = arm, list(tasks), layers, dim
         self.classifier = GraphClassifier(len(tasks), layers, dim, dropout, jk, pool)
         encoder = self.classifier.encoder

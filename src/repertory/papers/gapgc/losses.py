@@ -6,9 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repertory.core.arguments import check_positive
+from repertory.core.problem import Problem
+from repertory.nn.graphs import check_features
+
 
 def similarities(anchors: Tensor, views: Tensor, tau: float) -> Tensor:
-    """s_ij / τ: cosine similarity of anchors (G, d) and views (M, d) -> (G, M)."""
+    """s_ij / τ: cosine similarity of anchors (G, d) and views (M, d) -> (G, M).
+
+    Raises:
+        Problem: vectors of different widths, or τ that is not positive.
+    """
+    check_positive("similarities", tau=tau)
+    check_features(anchors.shape, None, "anchors")
+    check_features(views.shape, anchors.shape[1], "views")
     return F.normalize(anchors, dim=1) @ F.normalize(views, dim=1).T / tau
 
 
@@ -33,6 +44,9 @@ def group_contrast(
         tau: τ.
         counted: (M, T) bool, the views that may be positives (a confidence filter); None: all.
 
+    Raises:
+        Problem: shapes that do not go together.
+
     Example:
         >>> z = torch.eye(2)
         >>> y = torch.tensor([[True], [False]])
@@ -40,6 +54,9 @@ def group_contrast(
         0.3133
     """
     log_share = similarities(anchors, views, tau).log_softmax(dim=1)  # (G, M)
+    check_features(anchor_labels.shape, None, "anchor_labels", len(anchors))
+    for labels in (view_labels,) if counted is None else (view_labels, counted):
+        check_features(labels.shape, anchor_labels.shape[1], "view_labels, counted", len(views))
     counts = torch.ones_like(view_labels, dtype=log_share.dtype) if counted is None else counted.to(log_share.dtype)
     with_one = counts * view_labels  # (M, T)
     with_zero = counts - with_one
@@ -60,7 +77,12 @@ def own_contrast(anchors: Tensor, views: Tensor, tau: float = 0.1) -> Tensor:
         anchors: (G, d).
         views: (V G, d), one copy of the batch after the other.
         tau: τ.
+
+    Raises:
+        Problem: vectors of different widths, or a number of views that the anchors do not divide.
     """
+    if not len(anchors) or len(views) % len(anchors):
+        raise Problem(f"{len(views)} views of {len(anchors)} anchors", "own_contrast", "give as many views of each")
     log_share = similarities(anchors, views, tau).log_softmax(dim=1)
     own = log_share.view(len(anchors), -1, len(anchors)).diagonal(dim1=0, dim2=2)  # (V, G)
     return -own.mean()
@@ -74,7 +96,11 @@ def info_nce(anchors: Tensor, views: Tensor, tau: float = 0.2, symmetric: bool =
         views: (G, d), one for each anchor.
         tau: temperature.
         symmetric: the mean with the same loss from the views' side.
+
+    Raises:
+        Problem: the shapes of anchors and views differ.
     """
+    check_features(views.shape, None, "info_nce, views", len(anchors))
     scores = similarities(anchors, views, tau)
     positive = scores.diagonal()
     others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)

@@ -5,15 +5,19 @@ The backbone is GIN with bond embeddings as in pretrain-gnns (Hu et al., ICLR 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_positive, check_range, check_rates, check_whole
+from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout
+from repertory.nn.graphs import check_edges, check_features, check_indices
 from repertory.papers.gapgc.graphs import GraphBatch, Wiring, mean_by_graph
 from repertory.papers.gapgc.settings import Knowledge, Pool, Scorer
 
@@ -21,6 +25,25 @@ ELEMENTS, CHIRALITIES = 120, 3
 BOND_TYPES, DIRECTIONS = 6, 3
 SELF_LOOP = 4
 """Bond type of the self loops; their direction is 0."""
+
+
+def check_graphs(graphs: GraphBatch, weights: Tensor | None = None) -> None:
+    """Require a batch that the embeddings cover.
+
+    Raises:
+        Problem: tensors of another shape, or numbers of nodes, graphs, elements or bonds that do not exist.
+    """
+    check_indices(graphs.x, (ELEMENTS, CHIRALITIES), "x", "GIN")
+    check_edges(graphs.edge_index, len(graphs.x), "GIN")
+    check_indices(graphs.edge_attr, (BOND_TYPES, DIRECTIONS), "edge_attr", "GIN")
+    check_indices(graphs.batch[:, None], (graphs.num_graphs,), "batch", "GIN")
+    nodes, edges = len(graphs.x), graphs.edge_index.shape[1]
+    if len(graphs.batch) != nodes:
+        raise Problem(f"batch of {len(graphs.batch)} for {nodes} nodes", "GIN", "give the graph of each node")
+    if len(graphs.edge_attr) != edges or (weights is not None and weights.shape != (edges,)):
+        found = f"{len(graphs.edge_attr)} rows of edge_attr"
+        found += "" if weights is None else f" and weights of shape {tuple(weights.shape)}"
+        raise Problem(f"{found} for {edges} edges", "GIN", "give one of each an edge")
 
 
 class GINLayer(nn.Module):
@@ -51,6 +74,10 @@ class GIN(nn.Module):
         jk: how a node's vector combines the layers: the last, concatenation, maximum or sum.
         pool: how a graph's vector combines its nodes'.
 
+    Raises:
+        Problem: an unknown name, a number below 1, or a dropout outside [0, 1); in `forward`, tensors of another shape,
+            or numbers of nodes, elements or bonds that do not exist.
+
     Example:
         >>> sum(p.numel() for p in GIN(5, 300).parameters())
         1857900
@@ -60,6 +87,10 @@ class GIN(nn.Module):
         self, layers: int = 5, dim: int = 300, dropout: float = 0.5, jk: Knowledge = "last", pool: Pool = "mean"
     ) -> None:
         super().__init__()
+        check_whole("GIN", layers=layers, dim=dim)
+        check_rates("GIN", dropout=dropout)
+        check_choice("GIN", get_args(Knowledge), jk=jk)
+        check_choice("GIN", get_args(Pool), pool=pool)
         self.jk, self.pool_kind = jk, pool
         self.width = dim * (layers + 1 if jk == "concat" else 1)
         self.element = nn.Embedding(ELEMENTS, dim)
@@ -77,6 +108,7 @@ class GIN(nn.Module):
             graphs: the batch.
             weights: p (E,), how much of each directed edge's message is kept; None: all.
         """
+        check_graphs(graphs, weights)
         kinds = graphs.edge_attr[:, 0] * DIRECTIONS + graphs.edge_attr[:, 1]
         wiring = Wiring(graphs.edge_index, kinds, BOND_TYPES * DIRECTIONS, len(graphs.x))
         h = self.element(graphs.x[:, 0]) + self.chirality(graphs.x[:, 1])  # (N, d)
@@ -132,6 +164,7 @@ class GraphClassifier(nn.Module):
         pool: Pool = "mean",
     ) -> None:
         super().__init__()
+        check_whole("GraphClassifier", tasks=tasks)
         self.encoder = GIN(layers, dim, dropout, jk, pool)
         self.head = nn.Linear(self.encoder.width, tasks)
 
@@ -144,7 +177,14 @@ class Projector(nn.Sequential):
     """g: pooled vectors -> the space of the contrast."""
 
     def __init__(self, width: int) -> None:
+        check_whole("Projector", width=width)
         super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.width = width
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(G, width) -> (G, width)."""
+        check_features(input.shape, self.width, "Projector")
+        return super().forward(input)
 
 
 class Augmenter(nn.Module):
@@ -156,12 +196,18 @@ class Augmenter(nn.Module):
         keep_bias: last bias of the MLP; +2 keeps 88 % at first.
         tau: temperature τ_a of the relaxed draw.
         hard: messages of weight 0.5 and less are dropped altogether.
+
+    Raises:
+        Problem: an unknown scorer, or a temperature that is not positive.
     """
 
     def __init__(
         self, encoder: GIN, scorer: Scorer = "mlp", keep_bias: float = 0.0, tau: float = 1.0, hard: bool = False
     ) -> None:
         super().__init__()
+        check_choice("Augmenter", get_args(Scorer), scorer=scorer)
+        check_range("Augmenter", -math.inf, math.inf, keep_bias=keep_bias)
+        check_positive("Augmenter", tau=tau)
         self.encoder, self.tau, self.hard = encoder, tau, hard
         self.mlp = None
         if scorer == "mlp":
@@ -176,11 +222,12 @@ class Augmenter(nn.Module):
         """ω (E / 2,): one for each bond, the mean of its two directions.
 
         Raises:
-            ValueError: the edges are not in pairs.
+            Problem: the edges are not in pairs; see also `GIN`.
         """
+        check_graphs(graphs)
         u, v = graphs.edge_index
         if len(u) % 2 or not (u[::2] == v[1::2]).all() or not (v[::2] == u[1::2]).all():
-            raise ValueError("edge_index: the two directions of a bond must follow one another")
+            raise Problem("edges that are not in pairs", "edge_index", "let a bond's two directions follow one another")
         nodes = self.encoder(graphs)
         if self.mlp is None:
             return F.cosine_similarity(nodes[u[::2]], nodes[v[::2]], dim=1)
@@ -201,6 +248,7 @@ class Augmenter(nn.Module):
         Returns:
             p (V, bonds).
         """
+        check_features(noise.shape, len(logits), "keep, noise")
         p = ((noise.clamp(1e-4, 1 - 1e-4).logit() + logits) / self.tau).sigmoid()
         return p * (p > 0.5) if self.hard else p
 

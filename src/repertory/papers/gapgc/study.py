@@ -48,6 +48,9 @@ RENAMED = {
 }
 """Names of pretrain-gnns -> ours."""
 
+MOST_NAMED = 12
+"""Tasks that are named before a training: those of Tox21; ToxCast has 617."""
+
 BOTH_CLASSES = "a task with both classes in the test split"
 
 
@@ -139,7 +142,9 @@ class GAPGCStudy(GAPGCDesign, Study[GAPGCConfig, Molecules, AdaptiveClassifier])
             yield part, self._graphs(data, part)
 
     def preview(self, arm: str, data: Molecules) -> list[str]:
-        return [f"{len(data.tasks)} tasks: {', '.join(data.tasks)}"]
+        count = len(data.tasks)
+        names = [*data.tasks[:MOST_NAMED], *(["…"] if count > MOST_NAMED else [])]
+        return [f"{count} task{'s' if count > 1 else ''}: {', '.join(names)}"]
 
     # -- the source model -----------------------------------------------------------------------
 

@@ -15,9 +15,11 @@ from scipy import sparse
 from sklearn.metrics import pairwise_distances_chunked
 from torch import Tensor
 
+from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem
 from repertory.data.hypergraphs import CSR, check_weights
 from repertory.nn.dropout import dropout
+from repertory.nn.graphs import check_features
 from repertory.nn.sparse import csr
 
 DENSEST = 8
@@ -64,7 +66,14 @@ class Sparse:
         return self.forward.shape
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """(a, b) @ (b, h) -> (a, h), in float32 even under autocast: CSR products support it on all devices."""
+        """(a, b) @ (b, h) -> (a, h), in float32 even under autocast: CSR products support it on all devices.
+
+        Raises:
+            Problem: another number of rows or dimensions.
+        """
+        if x.ndim != 2 or x.shape[0] != self.shape[1]:
+            what = f"values of shape {tuple(x.shape)}"
+            raise Problem(what, f"product with a matrix {tuple(self.shape)}", f"give ({self.shape[1]}, h)")
         with torch.autocast(x.device.type, enabled=False):
             return cast(Tensor, _Product.apply(self.forward, self.backward, x.to(self.forward.dtype)))
 
@@ -235,11 +244,16 @@ class UnifiedHypergraph:
             settings: sigma, renormalise, self_hyperedges.
 
         Raises:
-            Problem: an index out of range, or see the class.
+            Problem: tensors of another shape or type, an index out of range, or see the class.
         """
+        check_incidence(hyperedge_index)
+        nnz = hyperedge_index.shape[1]
+        if incidence_weight is not None and incidence_weight.numel() != nnz:
+            raise Problem(f"{incidence_weight.numel()} weights", "incidence_weight", f"give {nnz}, one an incidence")
         vertex, edge = hyperedge_index.cpu().numpy()
         largest = hyperedge_weight.numel() if hyperedge_weight is not None else int(edge.max(initial=-1)) + 1
         n, m = num_nodes or int(vertex.max(initial=-1)) + 1, num_edges or largest
+        check_whole("UnifiedHypergraph.from_pyg", 0, num_nodes=n, num_edges=m)
         if len(vertex) and (min(vertex.min(), edge.min()) < 0 or vertex.max() >= n or edge.max() >= m):
             raise Problem(
                 f"hyperedge_index names vertex {vertex.max()} or hyperedge {edge.max()} of {n} and {m}",
@@ -343,10 +357,26 @@ class UnifiedHypergraph:
         return sparse.csr_array(factor), root**2 * float(self.renormalise)
 
 
+def check_incidence(hyperedge_index: Tensor, vertices: int | None = None) -> None:
+    """Require whole numbers (2, nnz); where `vertices` is given, those of row 0 below it, and none below 0.
+
+    Raises:
+        Problem: another shape or type, or a vertex that does not exist.
+    """
+    if hyperedge_index.ndim != 2 or hyperedge_index.shape[0] != 2 or hyperedge_index.is_floating_point():
+        what = f"hyperedge_index of shape {tuple(hyperedge_index.shape)}, {hyperedge_index.dtype}"
+        raise Problem(what, "hyperedge_index", "give whole numbers (2, nnz): vertex, hyperedge")
+    if vertices is not None and ((hyperedge_index < 0).any() or (hyperedge_index[0] >= vertices).any()):
+        what = f"hyperedge_index with numbers below 0, or vertices from {vertices} on"
+        raise Problem(what, "hyperedge_index", "row 0 holds vertices, row 1 hyperedges")
+
+
 def _matrix(Q: Any) -> CSR:
     if isinstance(Q, Tensor):
         Q = Q.detach().cpu()
         Q = Q.to_dense().numpy() if Q.layout == torch.strided else _from_torch(Q)
+    if np.ndim(Q) != 2:
+        raise Problem(f"an incidence matrix of {np.ndim(Q)} dimensions", "Q", "give (n, m): vertices, hyperedges")
     matrix = sparse.csr_array(Q, dtype=np.float64, copy=True)
     check_weights(matrix.data, "the incidence matrix")
     matrix.sum_duplicates()
@@ -434,6 +464,7 @@ def knn_incidence(
     """
     features = cast(Any, sparse.csr_array(features) if sparse.issparse(features) else np.asarray(features))
     features = features.astype(np.float64)
+    check_features(features.shape, None, "knn_incidence")
     n = features.shape[0]
     if not 1 <= k <= n:
         raise Problem(f"hyperedges of {k} nearest vertices, of {n}", "knn", f"choose 1 to {n}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.core.arguments import check_choice, check_positive, check_range, check_rates, check_shares, check_whole
 from repertory.core.problem import Problem, require
 from repertory.nn.dropout import dropout
-from repertory.papers.ghsc.hypergraph import Operator, Sparse, UnifiedHypergraph
+from repertory.nn.graphs import check_features
+from repertory.papers.ghsc.hypergraph import Operator, Sparse, UnifiedHypergraph, check_incidence
 
 Features = Tensor | Sparse
 """(n, f)."""
@@ -51,7 +53,13 @@ class HypergraphLayer(nn.Module):
     layer(x, operator)                                                   # x: (n, in)
     layer(x, hyperedge_index, hyperedge_weight, incidence_weight)        # (2, nnz), (m,), (nnz,)
     ```
+
+    Raises:
+        Problem: a number out of its range; in calls, features, T or an incidence of another shape.
     """
+
+    in_features: int | None = None
+    """Columns of x; None: any number."""
 
     def forward(
         self,
@@ -62,6 +70,7 @@ class HypergraphLayer(nn.Module):
         **others: Any,
     ) -> Tensor:
         """(n, in) -> (n, out)."""
+        check_features(x.shape, self.in_features, type(self).__name__)
         device = x.device if isinstance(x, Tensor) else None
         return self.convolve(
             x, operator_of(incidence, x.shape[0], hyperedge_weight, incidence_weight, device), **others
@@ -83,6 +92,8 @@ class HGCNConv(HypergraphLayer):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
+        check_whole("HGCNConv", in_features=in_features, out_features=out_features)
+        self.in_features = in_features
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
         self.bias = nn.Parameter(torch.empty(out_features))
         self.reset_parameters()
@@ -118,6 +129,11 @@ class HGCNIIConv(HypergraphLayer):
         init: Literal["uniform", "glorot"] = "uniform",
     ) -> None:
         super().__init__()
+        check_whole("HGCNIIConv", channels=channels)
+        check_shares("HGCNIIConv", alpha=alpha)
+        check_range("HGCNIIConv", 0, math.inf, beta=beta)
+        check_choice("HGCNIIConv", ("uniform", "glorot"), init=init)
+        self.in_features = channels
         self.alpha, self.beta, self.variant, self.init = alpha, beta, variant, init
         self.weight = nn.Parameter(torch.empty(2 * channels if variant else channels, channels))
         self.reset_parameters()
@@ -131,6 +147,7 @@ class HGCNIIConv(HypergraphLayer):
             nn.init.uniform_(self.weight, -bound, bound)
 
     def convolve(self, x: Tensor, T: Operator, *, x0: Tensor, **others: Any) -> Tensor:
+        check_features(x0.shape, x.shape[1], "HGCNIIConv, x0", len(x))
         alpha, beta = self.alpha, self.beta
         spread = T @ x
         support = torch.lerp(spread, x0, alpha)  # S
@@ -145,7 +162,8 @@ class HSGConv(HypergraphLayer):
 
     def __init__(self, in_features: int, out_features: int, hops: int = 2) -> None:
         super().__init__()
-        self.hops = hops
+        check_whole(type(self).__name__, hops=hops)
+        self.hops, self.in_features = hops, in_features
         self.linear = Linear(in_features, out_features)
 
     def spread(self, x: Tensor, T: Operator) -> Tensor:
@@ -163,6 +181,7 @@ class HSSGConv(HSGConv):
 
     def __init__(self, in_features: int, out_features: int, hops: int = 16, alpha: float = 0.05) -> None:
         super().__init__(in_features, out_features, hops)
+        check_shares("HSSGConv", alpha=alpha)
         self.alpha = alpha
 
     def spread(self, x: Tensor, T: Operator) -> Tensor:
@@ -179,6 +198,8 @@ class HAPPNPConv(HypergraphLayer):
 
     def __init__(self, hops: int = 10, alpha: float = 0.1) -> None:
         super().__init__()
+        check_whole("HAPPNPConv", hops=hops)
+        check_shares("HAPPNPConv", alpha=alpha)
         self.hops, self.alpha = hops, alpha
 
     def convolve(self, x: Tensor, T: Operator, **others: Any) -> Tensor:
@@ -196,6 +217,8 @@ class HChebConv(HypergraphLayer):
 
     def __init__(self, in_features: int, out_features: int, terms: int = 3) -> None:
         super().__init__()
+        check_whole("HChebConv", in_features=in_features, out_features=out_features, terms=terms)
+        self.in_features = in_features
         self.weight = nn.Parameter(torch.empty(in_features, terms, out_features))
         self.bias = nn.Parameter(torch.empty(out_features))
         self.reset_parameters()
@@ -220,6 +243,8 @@ class HGINConv(HypergraphLayer):
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
+        check_whole("HGINConv", in_features=in_features, hidden=hidden, out_features=out_features)
+        self.in_features = in_features
         self.eps = nn.Parameter(torch.zeros(()))
         self.linear1 = Linear(in_features, hidden)
         self.linear2 = nn.Linear(hidden, out_features)
@@ -232,7 +257,12 @@ class HGINConv(HypergraphLayer):
 class Linear(nn.Linear):
     """`nn.Linear` for dense or sparse features."""
 
+    def __init__(self, in_features: int, out_features: int) -> None:
+        check_whole("Linear", in_features=in_features, out_features=out_features)
+        super().__init__(in_features, out_features)
+
     def forward(self, input: Features) -> Tensor:
+        check_features(input.shape, self.in_features, "Linear")
         return (
             F.linear(input, self.weight, self.bias) if isinstance(input, Tensor) else input @ self.weight.T + self.bias
         )
@@ -247,11 +277,19 @@ def dense(x: Features) -> Tensor:
 
 
 class Network(nn.Module):
-    """Features (n, f) and T -> logits (n, C), in two steps: `embed` gives the last hidden layer, `head` the logits."""
+    """Features (n, f) and T -> logits (n, C), in two steps: `embed` gives the last hidden layer, `head` the logits.
+
+    Raises:
+        Problem: a number out of its range; in `forward`, features or T of another shape.
+    """
 
     fixed_embedding: ClassVar[bool] = False
     """`embed` has no parameters and `head` acts per vertex, so training embeds once."""
-    p: float = 0.0
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_rates(type(self).__name__, dropout=dropout)
+        self.p = dropout
 
     def forward(self, x: Features, T: Any) -> Tensor:
         """(n, f) -> (n, C)."""
@@ -298,10 +336,10 @@ class HGCN(Network):
     def __init__(
         self, in_features: int, classes: int, hidden: int = 128, layers: int = 2, dropout: float = 0.5
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
         if layers < 2:
             raise Problem(f"H-GCN with {layers} layer(s)", "gcn_layers", "at least 2: the last one gives the classes")
-        self.p = dropout
+        check_whole("HGCN", layers=layers)
         widths = [in_features, *[hidden] * (layers - 1), classes]
         self.convs = nn.ModuleList(HGCNConv(a, b) for a, b in pairwise(widths))
 
@@ -342,8 +380,9 @@ class HGCNII(Network):
         variant: bool = False,
         init: Literal["uniform", "glorot"] = "uniform",
     ) -> None:
-        super().__init__()
-        self.p = dropout
+        super().__init__(dropout)
+        check_whole("HGCNII", layers=layers)
+        check_positive("HGCNII", lamda=lamda)
         self.fcs = nn.ModuleList([Linear(in_features, hidden), Linear(hidden, classes)])
         self.convs = nn.ModuleList(
             HGCNIIConv(hidden, alpha, math.log(lamda / number + 1), variant, init) for number in range(1, layers + 1)
@@ -398,8 +437,7 @@ class HAPPNP(Network):
         hops: int = 10,
         alpha: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.p = dropout
+        super().__init__(dropout)
         self.fcs = nn.ModuleList([Linear(in_features, hidden), Linear(hidden, classes)])
         self.propagate = HAPPNPConv(hops, alpha)
 
@@ -414,8 +452,7 @@ class HChebNet(Network):
     """H-ChebNet: two layers of Chebyshev polynomials of −T."""
 
     def __init__(self, in_features: int, classes: int, hidden: int = 128, dropout: float = 0.5, terms: int = 3) -> None:
-        super().__init__()
-        self.p = dropout
+        super().__init__(dropout)
         self.convs = nn.ModuleList([HChebConv(in_features, hidden, terms), HChebConv(hidden, classes, terms)])
 
     def embed(self, x: Features, T: Operator) -> Tensor:
@@ -429,8 +466,7 @@ class HGIN(Network):
     """H-GIN: two layers, each an MLP of the vertex and its neighbours."""
 
     def __init__(self, in_features: int, classes: int, hidden: int = 128, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.p = dropout
+        super().__init__(dropout)
         self.convs = nn.ModuleList([HGINConv(in_features, hidden, hidden), HGINConv(hidden, hidden, classes)])
 
     def embed(self, x: Features, T: Operator) -> Tensor:
@@ -477,11 +513,11 @@ class HRevGNN(Network):
     def __init__(
         self, in_features: int, classes: int, hidden: int = 128, layers: int = 4, dropout: float = 0.5
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
+        check_whole("HRevGNN", layers=layers, hidden=hidden, classes=classes)
         if hidden % 2:
             raise Problem(f"two groups of {hidden} channels", "hidden", "choose an even number")
         reversible: Any = require("torch_geometric.nn", "graphs").GroupAddRev
-        self.p = dropout
         self.first, self.last = Linear(in_features, hidden), nn.Linear(hidden, classes)
         self.blocks = nn.ModuleList(reversible(_ReversibleBlock(hidden // 2), num_groups=2) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
@@ -511,8 +547,8 @@ class MLP(Network):
     def __init__(
         self, in_features: int, classes: int, hidden: int = 128, dropout: float = 0.5, row_normalise: bool = False
     ) -> None:
-        super().__init__()
-        self.p, self.row_normalise = dropout, row_normalise
+        super().__init__(dropout)
+        self.row_normalise = row_normalise
         self.fcs = nn.ModuleList([Linear(in_features, hidden), Linear(hidden, classes)])
         self.norm = nn.BatchNorm1d(hidden)
 
@@ -532,19 +568,22 @@ class HypergraphConvNet(Network):
     """Baseline: two layers of PyTorch Geometric's HypergraphConv; takes hyperedge_index (2, nnz) in place of T."""
 
     def __init__(self, in_features: int, classes: int, hidden: int = 128, dropout: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(dropout)
         conv: Any = require("torch_geometric.nn", "graphs").HypergraphConv
-        self.p = dropout
+        check_whole("HypergraphConvNet", in_features=in_features, hidden=hidden, classes=classes)
+        self.in_features = in_features
         self.convs = nn.ModuleList([conv(in_features, hidden), conv(hidden, classes)])
 
     def embed(self, x: Features, T: Tensor) -> Tensor:
+        check_features(x.shape, self.in_features, "HypergraphConvNet")
+        check_incidence(T, x.shape[0])
         return self.drop(F.relu(self.convs[0](dense(x), T)))
 
     def head(self, h: Tensor, T: Tensor) -> Tensor:
         return self.convs[1](h, T)
 
 
-NETWORKS: Mapping[str, type[Network]] = {
+NETWORKS: Mapping[str, Callable[..., Network]] = {
     "mlp": MLP,
     "hypergraph-conv": HypergraphConvNet,
     "h-gcn": HGCN,

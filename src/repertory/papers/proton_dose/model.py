@@ -98,7 +98,11 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
 
     Args:
         lowest, highest, step: candidate energies in MeV.
-        fwhm_mm: resolution of the scanner.
+        fwhm_mm: resolution of the scanner, full width at half maximum; 0: no blur.
+
+    Raises:
+        Problem: fewer than three energies, or a resolution below 0 or from 1 m on; in `forward`, no CT, or shapes that
+            differ.
     """
 
     rates: Tensor
@@ -106,7 +110,7 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, lowest: float = 50.0, highest: float = 230.0, step: float = 2.0, fwhm_mm: float = 4.0) -> None:
         super().__init__()
-        check_range("EnergyFit", 0, math.inf, fwhm_mm=fwhm_mm)
+        check_range("EnergyFit", 0, 1000, fwhm_mm=fwhm_mm)
         if not (step > 0 and lowest > 0 and lowest + 2 * step <= highest < math.inf):
             what = f"energies from {lowest} to {highest} MeV in steps of {step}"
             raise Problem(what, "EnergyFit", "give three energies or more, above 0")
@@ -119,15 +123,17 @@ class EnergyFit(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("energies", torch.from_numpy(energies).float())
         self.fwhm_mm = fwhm_mm
 
-    def forward(self, activity: Tensor, hu: Tensor, sp: Tensor | None = None) -> Tensor:
-        """Dose (B, L) relative to its maximum; arguments as for `DoseRNN`."""
+    def forward(self, activity: Tensor, hu: Tensor | None = None, sp: Tensor | None = None) -> Tensor:
+        """Dose (B, L) relative to its maximum; arguments as for `DoseRNN`, and `hu` is needed."""
         _check_depths({"activity": activity, "hu": hu}, "EnergyFit")
+        assert hu is not None
         ct = hu.double().cpu().numpy()
         dose = simulator.dose(ct, self.energy(activity, hu).double().cpu().numpy())
         return torch.from_numpy(dose / dose.max(axis=-1, keepdims=True)).to(activity)
 
     def energy(self, activity: Tensor, hu: Tensor) -> Tensor:
         """The beam energies (B,) in MeV that fit `activity` (B, L) in the CT `hu` (B, L) best."""
+        _check_depths({"activity": activity, "hu": hu}, "EnergyFit")
         candidates = self._activities(hu)  # (B, L, E)
         # Mask depths before the scanner's window, where the activity is 0 because it was not measured.
         measured = (activity > 0).cummax(dim=-1).values  # (B, L)

@@ -12,6 +12,7 @@ from numpy.polynomial import Polynomial
 from numpy.polynomial.legendre import leg2poly
 from torch import Tensor
 
+from repertory.core.arguments import check_choice
 from repertory.core.problem import Problem
 from repertory.papers.reliant.settings import Expansion
 
@@ -32,6 +33,7 @@ def smooth_step(p: Tensor, expansion: Expansion = "released") -> Tensor:
         >>> smooth_step(torch.tensor([0.0, 0.5, 1.0])).tolist()
         [0.0742..., 0.5, 0.9257...]
     """
+    check_choice("smooth_step", POWERS, expansion=expansion)
     x = 2 * p - 1
     *lower, leading = POWERS[expansion]
     value = torch.full_like(x, leading)

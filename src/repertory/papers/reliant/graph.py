@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import softmax
 
+from repertory.core.arguments import check_whole
+from repertory.core.problem import Problem
 from repertory.nn.dropout import dropout
+from repertory.nn.graphs import check_edges, check_features
 from repertory.nn.sparse import multiply
 
 
@@ -21,6 +24,10 @@ class Graph:
         size: n.
         device: where the tensors live.
 
+    Raises:
+        Problem: edges of another shape, unsorted, twice, in one direction only or between nodes that do not exist, or
+            a node without self loop; in the products, another number of rows.
+
     Example:
         >>> graph = Graph(np.array([[0, 0, 1, 1], [0, 1, 0, 1]]), 2)
         >>> graph.convolve(torch.tensor([[1.0], [3.0]])).tolist()
@@ -28,15 +35,23 @@ class Graph:
     """
 
     def __init__(self, edges: np.ndarray, size: int, device: torch.device | str = "cpu") -> None:
-        self.source, self.target = torch.tensor(np.ascontiguousarray(edges), device=device)
+        check_whole("Graph", size=size)
+        index = torch.tensor(np.ascontiguousarray(edges), device=device)
+        check_edges(index, size, "Graph")
+        self.source, self.target = index
         self.size = size
         # CSR by source: a row sums over a node's neighbours. The matrix is symmetric, so columns equal rows.
         self.starts = torch.searchsorted(self.source, torch.arange(size + 1, device=device))
-        self.reverse = torch.argsort(self.target * size + self.source)  # index of each edge's reverse
+        order, reversed_order = self.source * size + self.target, self.target * size + self.source
+        self.reverse = torch.argsort(reversed_order)  # index of each edge's reverse
         self.degree = self.starts.diff().to(torch.float32)
         scale = self.degree.rsqrt()
         self._normalised = scale[self.source] * scale[self.target]
         self._ones = torch.ones_like(self._normalised)
+        symmetric = bool((order.diff() > 0).all()) and torch.equal(reversed_order[self.reverse], order)
+        if not symmetric or int((self.source == self.target).sum()) < size:
+            what = "edges that are not symmetric, sorted and unique, with a self loop at each node"
+            raise Problem(what, "Graph", "give both directions of every edge once, sorted by first and second node")
 
     def convolve(self, x: Tensor) -> Tensor:
         """S x with S = D^-1/2 A D^-1/2: (n, d) -> (n, d)."""
@@ -48,15 +63,19 @@ class Graph:
 
     def neighbour_softmax(self, scores: Tensor, p: float = 0.0) -> Tensor:
         """Softmax of the neighbours' scores at each node, then dropout of a share p: (n, k) -> (E, k)."""
+        check_features(scores.shape, None, "Graph", self.size)
         weights = softmax(scores[self.target], ptr=self.starts, num_nodes=self.size)
         return dropout(weights, p)
 
     def product(self, weights: Tensor, x: Tensor) -> Tensor:
         """Sum over the neighbours v of each node u, weighted by edge: (E,), (n, d) -> (n, d)."""
+        check_features(x.shape, None, "Graph", self.size)
         return cast(Tensor, _Product.apply(weights, x, self))
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Inner product of a at the source and b at the target of each edge: (n, d), (n, d) -> (E,)."""
+        check_features(a.shape, None, "Graph", self.size)
+        check_features(b.shape, a.shape[1], "Graph", self.size)
         return cast(Tensor, _Similarity.apply(a, b, self))
 
 

@@ -14,15 +14,17 @@ from __future__ import annotations
 import math
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repertory.core.arguments import check_choice, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout
+from repertory.nn.graphs import check_features, check_indices
 from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.settings import ProxyKind
 
@@ -61,16 +63,24 @@ def linear(in_features: int, out_features: int, gain: float = 1.0) -> nn.Linear:
 
 
 class GCN(nn.Module):
-    """Three graph convolutions; dropout before the second and the third."""
+    """Three graph convolutions; dropout before the second and the third.
+
+    Raises:
+        Problem: a width below 1, or a dropout outside [0, 1); in `forward`, features of another shape.
+    """
 
     def __init__(self, in_features: int, hidden: int, classes: int, dropout: float = 0.8) -> None:
         super().__init__()
+        check_whole("GCN", in_features=in_features, hidden=hidden, classes=classes)
+        check_rates("GCN", dropout=dropout)
+        self.in_features = in_features
         widths = (in_features, hidden, hidden, classes)
         self.layers = nn.ModuleList(GraphConvolution(i, o) for i, o in pairwise(widths))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(n, d) -> logits (n, C) and the first layer's embedding (n, h)."""
+        check_features(x.shape, self.in_features, "GCN", graph.size)
         first, second, last = self.layers
         embedding = F.relu(first(x, graph))
         h = F.relu(second(self.dropout(embedding), graph))
@@ -81,16 +91,23 @@ class GraphSAGE(nn.Module):
     """Four linear layers, each on the mean of a node and its neighbours (aggregator "gcn").
 
     The graph has self loops, so a node counts twice in its own mean.
+
+    Raises:
+        Problem: see `GCN`.
     """
 
     def __init__(self, in_features: int, hidden: int, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
+        check_whole("GraphSAGE", in_features=in_features, hidden=hidden, classes=classes)
+        check_rates("GraphSAGE", dropout=dropout)
+        self.in_features = in_features
         widths = (in_features, hidden, hidden, hidden, classes)
         self.layers = nn.ModuleList(linear(i, o, nn.init.calculate_gain("relu")) for i, o in pairwise(widths))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(n, d) -> logits (n, C) and the first layer's embedding (n, h), before its activation."""
+        check_features(x.shape, self.in_features, "GraphSAGE", graph.size)
         first, *others = self.layers
         z = embedding = first(graph.average_with_self(self.dropout(x)))
         for layer in others:
@@ -126,7 +143,8 @@ class PLP(nn.Module):
         attn_drop: dropout of a.
 
     Raises:
-        Problem: mlp_layers is neither 1 nor 2, or num_layers less than 2.
+        Problem: mlp_layers is neither 1 nor 2, num_layers less than 2, a width below 1, or a dropout outside [0, 1); in
+            `forward`, features or known labels of another shape, or ids of nodes that do not exist.
     """
 
     def __init__(
@@ -143,6 +161,10 @@ class PLP(nn.Module):
         super().__init__()
         if mlp_layers not in (1, 2) or num_layers < 2:
             raise Problem(f"num_layers {num_layers}, mlp_layers {mlp_layers}", "PLP", "at least 2; 1 or 2")
+        check_whole("PLP", num_layers=num_layers, in_features=in_features, emb=emb, classes=classes)
+        check_whole("PLP", 0, nodes=nodes)
+        check_rates("PLP", feat_drop=feat_drop, attn_drop=attn_drop)
+        self.in_features, self.classes = in_features, classes
         self.steps, self.attn_drop = num_layers - 1, attn_drop
         self.alpha = nn.Parameter(torch.zeros(nodes, 1), requires_grad=False)  # unused; the authors' files have it
         self.balance = nn.Parameter(torch.zeros(nodes, 1))
@@ -168,6 +190,9 @@ class PLP(nn.Module):
         Returns:
             What the authors call logits, (n, C): values that are nearly probabilities.
         """
+        check_features(x.shape, self.in_features, "PLP", graph.size if strangers else len(self.balance))
+        check_features(labels.shape, self.classes, "PLP, known labels", len(known))
+        check_indices(known[:, None], (len(x),), "known", "PLP")
         own = self.balance.new_zeros(len(x), 1) if strangers else self.balance
         spread, keep = own.sigmoid(), (-own).sigmoid()
         # In training each step draws its own dropout masks; in evaluation all steps are the same.
@@ -190,16 +215,23 @@ class SGC(nn.Module):
     """Three linear layers, each after one step of propagation: the student of GraphAKD.
 
     Weights Xavier-uniform, biases 0.
+
+    Raises:
+        Problem: see `GCN`.
     """
 
     def __init__(self, in_features: int, hidden: int, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
+        check_whole("SGC", in_features=in_features, hidden=hidden, classes=classes)
+        check_rates("SGC", dropout=dropout)
+        self.in_features = in_features
         widths = (in_features, hidden, hidden, classes)
         self.layers = nn.ModuleList(linear(i, o) for i, o in pairwise(widths))
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(n, d) -> logits (n, C) and the second layer's embedding (n, h)."""
+        check_features(x.shape, self.in_features, "SGC", graph.size)
         first, second, last = self.layers
         h = self.dropout(F.relu(first(graph.convolve(x))))
         embedding = F.relu(second(graph.convolve(h)))
@@ -214,10 +246,12 @@ class LogitDiscriminator(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
+        check_whole("LogitDiscriminator", classes=classes)
         self.residual = nn.Linear(classes, classes)
         self.out = nn.Linear(classes, classes + 1, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
+        check_features(z.shape, self.residual.in_features, "LogitDiscriminator")
         return self.out(F.relu(z + self.residual(z)))
 
 
@@ -226,11 +260,14 @@ class Diagonal(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
+        check_whole("Diagonal", hidden=hidden)
         self.diagonal = nn.Parameter(torch.ones(hidden))
         self.scale = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., h) -> (..., h)."""
+        if x.shape[-1:] != self.diagonal.shape:
+            raise Problem(f"an embedding of shape {tuple(x.shape)}", "Diagonal", f"give (..., {len(self.diagonal)})")
         return self.scale * self.diagonal * x
 
 
@@ -244,11 +281,13 @@ class Discriminators(nn.Module):
 
     def local_scores(self, embedding: Tensor, graph: Graph) -> Tensor:
         """(n, h) -> a score for each edge, (E,)."""
+        check_features(embedding.shape, len(self.neighbours.diagonal), "Discriminators", graph.size)
         e = F.normalize(embedding, dim=1)
         return graph.similarity(e, self.neighbours(e))
 
     def global_scores(self, embedding: Tensor, summary: Tensor) -> Tensor:
         """(n, h) and a graph's summary (h,) -> a score for each node, (n,)."""
+        check_features(embedding.shape, len(self.whole.diagonal), "Discriminators")
         return F.normalize(embedding, dim=1) @ self.whole(summary)
 
 
@@ -275,6 +314,10 @@ class Distilled(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         classes: C.
         num_layers, emb, mlp_layers, feat_drop, attn_drop: see `PLP`.
         encoding: how columns become features, see `repertory.data.fair_graphs.Encoding`.
+
+    Raises:
+        Problem: an unknown name, a width below 1, or a dropout outside [0, 1); in `forward`, features or rows of the
+            proxy of another shape, or another graph than that of training, without `strangers`.
     """
 
     def __init__(
@@ -295,6 +338,11 @@ class Distilled(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         encoding: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_choice("Distilled", TEACHERS, teacher=teacher)
+        check_choice("Distilled", ("", *get_args(StudentKind)), student=student)
+        check_choice("Distilled", get_args(ProxyKind), proxy=proxy)
+        check_whole("Distilled", 1 + PROXIES if replaces and proxy != "none" else 1, features=features)
+        check_whole("Distilled", 0, nodes=nodes, known=known)
         self.features, self.classes, self.proxy = features, classes, proxy
         self.encoding = encoding or {"columns": []}
         self.kept = features - PROXIES if replaces and proxy != "none" else features
@@ -325,10 +373,12 @@ class Distilled(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         Returns:
             logits (n, C) and embedding (n, h), or None of PLP.
         """
+        check_features(x.shape, self.features, "Distilled", graph.size)
         if self.student is None:
             return self.teacher(x, graph)
         if self.proxy != "none":
             beside = self.proxy_mean.expand(len(x), -1) if beside is None else beside
+            check_features(beside.shape, PROXIES, "Distilled, proxy", len(x))
             x = torch.cat([x[:, : self.kept], beside], dim=1)
         if isinstance(self.student, SGC):
             return self.student(x, graph)

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from repertory.core.arguments import check_choice, check_range, check_whole
+from repertory.core.arguments import check_choice, check_positive, check_range, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.spiking import (
     Atan,
@@ -54,6 +54,9 @@ def mlp(
         model: neuron model of all populations.
         dt: length of a step, ms.
 
+    Raises:
+        Problem: a size below 1, a step that is not positive and finite, or an unknown encoder or model.
+
     Example:
         >>> print(mlp((784,), [256], 10, "poisson", "lif").summary().splitlines()[-1])
         hidden >> Full >> output 2560
@@ -86,7 +89,13 @@ def winner_take_all(
         w_norm: sum of the weights onto a neuron.
         theta_plus: mV by which a spike raises the threshold.
         dt: length of a step, ms.
+
+    Raises:
+        Problem: a negative rate or `theta_plus`, `w_norm` or `dt` that is not positive, a size below 1, or an unknown
+            encoder.
     """
+    check_range("winner_take_all", 0, math.inf, rate=rate, theta_plus=theta_plus)
+    check_positive("winner_take_all", w_norm=w_norm)
     with Net(dt) as net:
         x = Input(shape, encode)
         e = Group(neurons, MODELS["lifstdp_ex"](theta_plus=theta_plus, winner=1.0), labels=["exc"])
@@ -130,7 +139,7 @@ class SpikingClassifier(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         check_whole("SpikingClassifier", steps=steps)
         check_choice("SpikingClassifier", SURROGATES, surrogate=surrogate)
-        check_range("SpikingClassifier", math.ulp(0), math.inf, alpha=alpha)
+        check_positive("SpikingClassifier", alpha=alpha)
         self.labels, self.steps, self.events = labels, steps, events
         net = from_json(network)
         self.network: Compiled = compile_net(net, mode, SURROGATES[surrogate](alpha), latency)

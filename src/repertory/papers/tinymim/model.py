@@ -77,6 +77,10 @@ def sincos_position(dim: int, grid: tuple[int, int]) -> Tensor:
     return F.pad(patches, (0, 0, 1, 0)).float()[None]
 
 
+POOLS = ("", "avg", "avgmax", "max", "token", "map")
+"""How timm's ViT pools its tokens; "": not at all."""
+
+
 class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory"):
     """timm's plain ViT with sine-cosine positions, whose last block may have another number of heads (section 3.2).
 
@@ -92,7 +96,8 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         num_heads: heads of the blocks.
         last_heads: heads of the last block: those of the teacher's target block. None: `num_heads`.
         num_classes: 0: no head, as in pre-training.
-        global_pool: "token": the class token, after the final norm; "avg": mean of the patches, then `fc_norm`.
+        global_pool: "token": the class token, after the final norm; "avg": mean of the patches, then `fc_norm`; or
+            another of `POOLS`, see timm's `VisionTransformer`.
         drop_path_rate: rate of the last block; it grows linearly from 0.
         drop_rate: dropout before the head.
         pretrained_cfg: preprocessing with timm's keys, and `label_names`.
@@ -122,7 +127,7 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         num_heads: int = 6,
         last_heads: int | None = None,
         num_classes: int = 0,
-        global_pool: Literal["token", "avg"] = "token",
+        global_pool: str = "token",
         drop_path_rate: float = 0.0,
         drop_rate: float = 0.0,
         pretrained_cfg: dict[str, Any] | None = None,
@@ -131,7 +136,7 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
         check_whole("TinyMIM", img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
         check_whole("TinyMIM", depth=depth, num_heads=num_heads)
         check_whole("TinyMIM", 0, num_classes=num_classes)
-        check_choice("TinyMIM", ("token", "avg"), global_pool=global_pool)
+        check_choice("TinyMIM", POOLS, global_pool=global_pool)
         check_shapes(img_size, patch_size, embed_dim, num_heads)
         check_rates("TinyMIM", drop_path_rate=drop_path_rate, drop_rate=drop_rate)
         super().__init__(
@@ -142,7 +147,7 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
             depth=depth,
             num_heads=num_heads,
             num_classes=num_classes,
-            global_pool=global_pool,
+            global_pool=cast(Any, global_pool),
             drop_path_rate=drop_path_rate,
             drop_rate=drop_rate,
             weight_init="skip",
@@ -181,6 +186,9 @@ class TinyMIM(VisionTransformer, PyTorchModelHubMixin, library_name="repertory")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0: none."""
+        check_whole("TinyMIM", 0, num_classes=num_classes)
+        if global_pool is not None:
+            check_choice("TinyMIM", POOLS, global_pool=global_pool)
         super().reset_classifier(num_classes, cast(Any, global_pool))
         self._initialise_head()
 

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, cast
 
 import torch
@@ -39,8 +40,8 @@ _building: ContextVar[Net | None] = ContextVar("net", default=None)
 
 
 def _shape(size: int | Sequence[int]) -> Shape:
-    shape = (size,) if isinstance(size, int) else tuple(size)
-    if not shape or min(shape) < 1:
+    shape = tuple(size) if isinstance(size, Sequence) else (size,)
+    if not shape or not all(isinstance(n, Integral) and n >= 1 for n in shape):
         raise Problem(f"a population cannot have shape {shape}", "size", "give positive integers")
     return shape
 
@@ -295,12 +296,12 @@ class Net:
         dt: length of a time step, ms.
 
     Raises:
-        Problem: dt is not positive.
+        Problem: dt is not positive and finite.
     """
 
     def __init__(self, dt: float = 1.0) -> None:
-        if dt <= 0:
-            raise Problem(f"dt = {dt:g} ms", "Net(dt=...)", "give a positive number")
+        if not (isinstance(dt, Real) and 0 < dt < math.inf):
+            raise Problem(f"dt = {dt} ms", "Net(dt=...)", "give a positive number")
         self.dt = dt
         self.nodes: list[Node] = []
         self.projections: list[Projection] = []
