@@ -520,6 +520,10 @@ def _write_questions(folder: Path) -> None:
     (folder / "b.tsv").write_text("a\tr\tb\nc\tr\td\ne\tr\t?\n")
 
 
+def _read_questions(path: Path) -> Any:
+    return [replace(question, where="") for question in queries.read_questions(path)]
+
+
 def _criteo_rows(separator: str) -> str:
     rows = (
         [str(k % 2), *(str(k * j) if (k + j) % 4 else "" for j in range(13)), *(f"{k % 3:08x}" for _ in range(26))]
@@ -756,7 +760,7 @@ SAMPLES: dict[str, Sample] = {
     "atomic": Sample(_write_atomic, _read_triples),
     "triples": Sample(_write_triples, _read_triples),
     "split triples": Sample(_write_split_triples, _read_triples),
-    "questions": Sample(_write_questions, _each(queries.read_questions)),
+    "questions": Sample(_write_questions, _each(_read_questions)),
     "criteo": Sample(lambda f: (f / "train.txt").write_text(_criteo_rows("\t")), _read_clicks, "polars"),
     "criteo commas": Sample(_write_criteo_commas, _read_clicks, "polars"),
     "avazu": Sample(_write_avazu, _read_clicks, "polars"),
