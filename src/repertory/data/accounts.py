@@ -345,7 +345,7 @@ def _worded_labels(cells: np.ndarray, task: str, path: Path) -> tuple[Tensor, Se
     wrong = numeric & (whole % 1 != 0) | (numeric != (numeric.sum() * 2 > len(numeric)))
     if numeric.any() and (wrong.any() or whole[numeric].max() >= MOST_KINDS):
         row = int(np.flatnonzero(known)[wrong.argmax() if wrong.any() else np.where(numeric, whole, 0).argmax()])
-        what = f"accounts.csv: the label of {task} in row {row + 2} is {cells[row]!r}"
+        what = f"accounts.csv: row {row + 2} has the label {cells[row]!r}"
         raise Problem(what, path, f"give words alone, or whole numbers from 0 to {MOST_KINDS - 1} alone")
     if len(whole) and numeric.all():
         values, names = whole.astype(np.int64), TASKS.get(task, ())

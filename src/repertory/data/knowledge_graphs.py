@@ -261,9 +261,11 @@ def _atomic(path: Path) -> list[Triple]:
         )
     for number, row in rows:
         # DictReader gives cells too many the name None, and those too few the value None.
-        if None in row or None in row.values() or not row["event"].strip():
-            what = "the event is empty" if row["event"] else "it has not as many cells as the first line"
-            raise Problem(f"no row of ATOMIC: {what}", f"{path}:{number}", "fetch it again")
+        if None in row or None in row.values():
+            what = "the row has not as many cells as the first line"
+            raise Problem(what, f"{path}:{number}", "fetch it again")
+        if not row["event"].strip():
+            raise Problem("the event is empty", f"{path}:{number}", "fetch it again")
         for relation in ATOMIC:
             try:
                 tails = json.loads(row[relation] or "[]")
