@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import faulthandler
 import gzip
 import importlib
@@ -25,7 +26,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,9 +39,12 @@ from scipy.io import savemat
 from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.data import (
+    accounts,
     ade20k,
     cifar,
+    clicks,
     coco,
+    conllu,
     dose,
     events,
     fair_graphs,
@@ -49,13 +53,16 @@ from repertory.data import (
     hypergraphs,
     idx,
     images,
+    knowledge_graphs,
     molecules,
     quality,
     scannet,
     shd,
     videos,
+    wals,
 )
 from repertory.papers.doorping import audit, reading
+from repertory.papers.fkgc import queries
 from repertory.papers.reliant import knowledge
 from repertory.papers.spaic import sources
 from repertory.papers.spaic.model import Perceptron
@@ -424,6 +431,176 @@ def _write_scores(folder: Path) -> None:
     (folder / "scores.csv").write_text("image,score,reference\n" + rows)
 
 
+# -- accounts, knowledge graphs, clicks, treebanks ----------------------------------------------
+
+
+def _accounts() -> accounts.AccountGraph:
+    """12 accounts with 5 features, two relations and two tasks; the last three are unlabelled."""
+    rng, known = _rng(), torch.arange(12) < 9
+    x = torch.from_numpy(rng.random((12, 5)).astype(np.float32))
+    x[:, 0] = (x[:, 0] > 0.5).float()
+    edges = {name: torch.from_numpy(rng.integers(12, size=(2, count))) for name, count in (("a", 8), ("b", 5))}
+    labels = {task: torch.where(known, torch.arange(12) % count, -1) for task, count in (("bot", 2), ("stance", 3))}
+    return accounts.AccountGraph("a", x, edges, labels)
+
+
+def _write_mgtab(folder: Path) -> None:
+    accounts.write_mgtab(folder, _accounts())
+    (folder / "edge_weight.pt").unlink()  # it is not read
+
+
+def _write_cresci(folder: Path) -> None:
+    graph = _accounts()
+    torch.save(graph.features[:, :1].clone(), folder / "cat_properties_tensor.pt")
+    torch.save(graph.features[:, 1:].clone(), folder / "num_properties_tensor.pt")
+    for name in ("des_tensor", "tweets_tensor"):
+        torch.save(torch.eye(12, 4), folder / f"{name}.pt")
+    torch.save(torch.cat(list(graph.edges.values()), dim=1), folder / "edge_index.pt")
+    torch.save(torch.tensor([0] * 8 + [1] * 5), folder / "edge_type.pt")
+    torch.save(graph.labels["bot"][:9].clone(), folder / "label.pt")
+    for part, first in (("train", 0), ("val", 3), ("test", 6)):
+        torch.save(torch.arange(first, first + 3), folder / f"{part}_idx.pt")
+
+
+def _write_account_tables(folder: Path) -> None:
+    rows = (f"u{k},{k * k},{k % 2},{('human', 'bot')[k % 2] if k < 9 else ''}\n" for k in range(12))
+    (folder / "accounts.csv").write_text("id,posts,verified,label\n" + "".join(rows))
+    rows = (f"u{k},u{(k * 5 + 1) % 12},{('friends', 'reply')[k % 2]}\n" for k in range(12))
+    (folder / "edges.csv").write_text("source,target,relation\n" + "".join(rows))
+
+
+def _write_nell(folder: Path) -> None:
+    graph = knowledge_graphs.rule_graph(_rng(), 3)
+    few = {relation: pairs[:4] for relation, pairs in graph.few.items()}
+    parts = {part: {relation: few[relation]} for part, relation in zip(knowledge_graphs.PARTS, few, strict=False)}
+    vectors = {"TransE": (_rng().random((len(graph.entities), 2)), _rng().random((len(graph.relations), 2)))}
+    small = replace(graph, background=graph.background[:30], tasks=parts, known=few, vectors=vectors)
+    knowledge_graphs.write_nell(folder, small)
+    np.save(folder / "ent2vec.npy", vectors["TransE"][0].astype(np.float32))
+
+
+def _triples() -> list[knowledge_graphs.Triple]:
+    return [knowledge_graphs.Triple(f"e{k % 7}", f"r{k % 6}", f"e{k % 5}") for k in range(30)]
+
+
+def _write_conceptnet(folder: Path) -> None:
+    knowledge_graphs.write_conceptnet(folder, _triples()[:26])
+    rows = (f"{t.relation}\t{t.head}\t{t.tail}\t{k % 2}\n" for k, t in enumerate(_triples()[22:]))
+    (folder / "test.txt").write_text("".join(rows))
+
+
+def _write_atomic(folder: Path) -> None:
+    names = knowledge_graphs.ATOMIC
+    for part, first in (("trn", 0), ("dev", 5)):
+        with (folder / f"v4_atomic_{part}.csv").open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["event", *names, "split"])
+            for k in range(first, first + 5):
+                cells = [json.dumps([f"to do {k}", "none"] if k % 2 else [f"to go {j}"]) for j in range(len(names))]
+                table.writerow([f"PersonX, who is {k}, waits", *cells, part])
+
+
+def _write_triples(folder: Path) -> None:
+    (folder / "triples.tsv").write_text("".join("\t".join(triple) + "\n" for triple in _triples()))
+    (folder / "types.tsv").write_text("".join(f"e{k}\tt{k % 3}\n" for k in range(7)))
+
+
+def _write_split_triples(folder: Path) -> None:
+    for part, rows in (("train", slice(0, 20)), ("valid", slice(20, 25)), ("test", slice(25, 30))):
+        (folder / f"{part}.txt").write_text("".join("\t".join(triple) + "\n" for triple in _triples()[rows]))
+
+
+def _read_triples(folder: Path) -> Any:
+    return knowledge_graphs.read_knowledge_graph(folder, _rng(), least=2)
+
+
+def _write_questions(folder: Path) -> None:
+    question = {"relation": "r", "support": [["a", "b"], ["c", "d"]], "queries": ["e"], "candidates": ["b", "d"]}
+    (folder / "a.json").write_text(json.dumps([question, question | {"relation": "s"}]))
+    (folder / "b.tsv").write_text("a\tr\tb\nc\tr\td\ne\tr\t?\n")
+
+
+def _read_questions(path: Path) -> Any:
+    return [replace(question, where="") for question in queries.read_questions(path)]
+
+
+def _criteo_rows(separator: str) -> str:
+    rows = (
+        [str(k % 2), *(str(k * j) if (k + j) % 4 else "" for j in range(13)), *(f"{k % 3:08x}" for _ in range(26))]
+        for k in range(30)
+    )
+    return "".join(separator.join(row) + "\n" for row in rows)
+
+
+def _write_criteo_commas(folder: Path) -> None:
+    head = ",".join(["label", *clicks.CRITEO_NUMBERS, *clicks.CRITEO_CATEGORIES])
+    (folder / "criteo.csv").write_text(f"{head}\n{_criteo_rows(',')}")
+
+
+def _write_avazu(folder: Path) -> None:
+    head = "id,click,hour,C1,banner_pos,site_id,device_ip,C14\n"
+    rows = (f"{k},{k % 2},1410{21 + k % 7}{k % 24:02d},1005,{k % 2},s{k % 3},d{k % 4},{k % 5}\n" for k in range(30))
+    (folder / "train.gz").write_bytes(gzip.compress((head + "".join(rows)).encode(), mtime=0))
+
+
+def _write_ipinyou(folder: Path) -> None:
+    head = "click weekday hour bidid timestamp logtype ipinyouid useragent slotprice payprice usertag"
+    for part, count in (("train", 20), ("test", 10)):
+        cells = (f"{k % 2} {k % 7} {k % 24} b{k} 2013 1 u{k % 3} linux {k} {k} {k % 4}" for k in range(count))
+        lines = "".join(line.replace(" ", "\t") + "\n" for line in (head, *cells))
+        (folder / f"{part}.log.txt").write_text(lines)
+
+
+def _write_clicks(folder: Path) -> None:
+    for part, count in (("train", 80), ("test", 10)):
+        rows = (f'"shop, {k % 3}",{k},{k % 5},{k % 2}\n' for k in range(count))
+        (folder / f"{part}.csv").write_text("place,price,kind,clicked\n" + "".join(rows))
+
+
+def _read_clicks(folder: Path) -> Any:
+    files = clicks.find_logs(folder)
+    if files is None:
+        raise Problem("no log of clicks", folder, "what the study says")
+    return clicks.read_clicks(files, clicks.Preparation(min_count=0), lambda _: _rng())
+
+
+def _write_treebanks(folder: Path) -> None:
+    for language, code in (("English", "en"), ("German", "de")):
+        place = folder / f"UD_{language}-Tiny"
+        place.mkdir()
+        for part, count in (("train", 4), ("dev", 2), ("test", 2)):
+            sentences = (
+                f"# sent_id = {code}-{part}-{k}\n1\tA{k}\ta\tDET\tDT\t_\t2\tdet\t_\t_\n"
+                f"2-3\tdogs\t_\t_\t_\t_\t_\t_\t_\t_\n2\tdog\tdog\tNOUN\tNN\tNumber=Sing\t3\tnsubj:pass\t_\t_\n"
+                "3\tbarks\tbark\tVERB\tVB\t_\t0\troot\t_\t_\n3.1\tx\t_\t_\t_\t_\t_\t_\t_\t_\n\n"
+                for k in range(count)
+            )
+            (place / f"{code}_tiny-ud-{part}.conllu").write_text("".join(sentences))
+
+
+def _write_wals(folder: Path) -> None:
+    features = {
+        "81A Order of Subject, Object and Verb": ("SOV", "SVO", "VSO"),
+        "81B Two Orders": ("SOV or SVO", "VSO or SVO"),
+        "83A Order of Object and Verb": ("OV", "VO"),
+        "37A Definite Articles": ("word", "none"),
+    }
+    languages = {
+        language: {feature: names[(k + j) % 2] for j, (feature, names) in enumerate(features.items())}
+        for k, language in enumerate(("eng", "ger", "fin"))
+    }
+    plain = {name.replace(",", ""): names for name, names in features.items()}
+    chosen = {code: {name.replace(",", ""): value for name, value in of.items()} for code, of in languages.items()}
+    wals.write_wals(folder, chosen, plain)
+
+
+def _read_wals(folder: Path) -> Any:
+    place = wals.find_wals(folder)
+    if place is None:
+        raise Problem("no WALS", folder, "what the study says")
+    return wals.read_wals(place, ["en", "de", "fi"])
+
+
 # -- sentences, samples with labels, weights ----------------------------------------------------
 
 
@@ -574,6 +751,23 @@ SAMPLES: dict[str, Sample] = {
     "cola": Sample(lambda f: glue.write_acceptability(f, 12, 6), glue.read_task),
     "rte": Sample(_write_rte, glue.read_task),
     "encoder": Sample(_write_encoder, _read_encoder, "transformers", quick=False, marks=False),
+    "mgtab": Sample(_write_mgtab, accounts.read_accounts),
+    "mgtab large": Sample(lambda f: accounts.write_large(f, _accounts()), accounts.read_accounts),
+    "cresci": Sample(_write_cresci, accounts.read_accounts),
+    "account tables": Sample(_write_account_tables, accounts.read_accounts),
+    "nell": Sample(_write_nell, _read_triples),
+    "conceptnet": Sample(_write_conceptnet, _read_triples),
+    "atomic": Sample(_write_atomic, _read_triples),
+    "triples": Sample(_write_triples, _read_triples),
+    "split triples": Sample(_write_split_triples, _read_triples),
+    "questions": Sample(_write_questions, _each(_read_questions)),
+    "criteo": Sample(lambda f: (f / "train.txt").write_text(_criteo_rows("\t")), _read_clicks, "polars"),
+    "criteo commas": Sample(_write_criteo_commas, _read_clicks, "polars"),
+    "avazu": Sample(_write_avazu, _read_clicks, "polars"),
+    "ipinyou": Sample(_write_ipinyou, _read_clicks, "polars"),
+    "own clicks": Sample(_write_clicks, _read_clicks, "polars"),
+    "treebanks": Sample(_write_treebanks, conllu.read_treebanks),
+    "wals": Sample(_write_wals, _read_wals),
     "own npz": Sample(_write_npz, lambda f: sources.read(f, 10, 1.0)),
     "own csv": Sample(_write_csv, lambda f: sources.read(f, 10, 1.0)),
     "checkpoints": Sample(_write_checkpoints, _each(checkpoint.read_weights)),

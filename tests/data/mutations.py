@@ -35,11 +35,31 @@ Mutation = Callable[[Path, Rng], bool]
 """Changes a file in place; False: the file is of a kind that it does not apply to."""
 
 WORDS = (b"nan", b"-1", b"0.5", b"1e24", b"x", b"", b"1 2 3", b"\n", b"null", b"[]", b'"', b"99999999999999999999")
-TEXT = (".csv", ".json", ".txt", ".tsv", ".index", ".content", ".edges", ".mha", ".mhd", ".edgelist")
+TEXT = (
+    ".csv",
+    ".json",
+    ".txt",
+    ".tsv",
+    ".index",
+    ".content",
+    ".edges",
+    ".mha",
+    ".mhd",
+    ".edgelist",
+    ".conllu",
+    ".TransE",
+)
+NAMES = ("path_graph", "ent2ids", "relation2ids")
+"""Files of text without a suffix."""
 ROOT = "data"
 """Name of the folder of a data set; what readers call it must not depend on the test."""
 BOMB = 5 << 30
 """Bytes that a bomb grows to."""
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is text by its name."""
+    return path.suffix in TEXT or path.name in NAMES
 
 
 # -- bytes --------------------------------------------------------------------------------------
@@ -79,7 +99,7 @@ def damage(path: Path, rng: Rng) -> bool:
     if path.suffix == ".gz" and rng.random() < 0.5:
         path.write_bytes(gzip.compress(damaged(gzip.decompress(content), rng, path.suffixes[-2:-1] == [".csv"])))
     else:
-        path.write_bytes(damaged(content, rng, path.suffix in TEXT))
+        path.write_bytes(damaged(content, rng, is_text(path)))
     return True
 
 
@@ -213,6 +233,9 @@ def _alter_tensors(content: Any, rng: Rng) -> Any:
 
 def _alter_torch(path: Path, rng: Rng) -> bool:
     content = torch.load(path, weights_only=False)
+    if isinstance(content, torch.Tensor):  # what no tensor can hold becomes a type that NumPy does not have
+        torch.save(_alter_tensors({"": content}, rng).get("", content.bfloat16()), path)
+        return True
     if not isinstance(content, dict):  # PyG's Data
         arrays = {name: value.numpy() for name, value in content.to_dict().items() if isinstance(value, torch.Tensor)}
         _alter(arrays, rng)
@@ -288,7 +311,7 @@ def alter(path: Path, rng: Rng) -> bool:
         return _alter_idx(path, rng)
     if path.read_bytes()[:1] == pickle.PROTO:
         return _alter_pickle(path, rng)
-    if path.suffix in TEXT:
+    if is_text(path):
         path.write_bytes(damaged(path.read_bytes(), rng, True))
         return True
     return False
@@ -343,7 +366,7 @@ USUAL = ("byte-order mark", "CRLF", "blank lines at the end", "no line end at th
 def is_plain_text(path: Path) -> bool:
     """Whether a file is text throughout."""
     content = path.read_bytes()
-    return path.suffix in TEXT and b"\x00" not in content and content.isascii()
+    return is_text(path) and b"\x00" not in content and content.isascii()
 
 
 # -- links and places ---------------------------------------------------------------------------

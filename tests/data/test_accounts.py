@@ -191,6 +191,16 @@ def put(x: torch.Tensor, place: Any, value: float) -> torch.Tensor:
         (changed("labels_bot.pt", lambda x: x[:-1]), "for 60 accounts"),
         (changed("labels_bot.pt", lambda x: put(x, 0, 10**9)), "holds 1000000000"),
         (changed("labels_bot.pt", lambda x: x + 0.5), "whole numbers"),
+        (changed("labels_bot.pt", lambda x: put(x.float(), 0, float("inf"))), r"labels_bot\.pt holds inf"),
+        (changed("labels_bot.pt", lambda x: put(x.double(), 0, 1e19)), r"labels_bot\.pt holds 1e\+19"),
+        (changed("features.pt", lambda x: put(x.double(), (7, 2), 1e300)), "row 7 holds NaN or infinity"),
+        (changed("edge_index.pt", lambda x: x > 3), r"edge_index\.pt holds booleans"),
+        (
+            changed("edge_index.pt", lambda x: put(x, (0, 0), 2050).half()),
+            "holds 2050, and torch.float16 is exact to 2048",
+        ),
+        (changed("edge_type.pt", lambda x: x > 3), r"edge_type\.pt holds booleans"),
+        (changed("edge_type.pt", lambda x: x[: len(x) // 2 * 2].reshape(2, -1)), "one type an edge"),
         (lambda folder: (folder / "edge_type.pt").unlink(), r"edge_type\.pt is missing"),
         (lambda folder: (folder / "edge_index.pt").write_bytes(b"PK\x03\x04cut"), "damaged"),
         (lambda folder: (folder / "features.pt").unlink(), "no graph of accounts"),
@@ -217,6 +227,11 @@ def test_damaged_tensors_are_refused(
         ("id,x\na,1\n", "source,target\na,z\n", "row 2 names 'z'"),
         ("id,x\na,1\n", "source,target,relation\na,a,\n", "row 2 has no relation"),
         ("id,x\na,1\n", "from,to\na,a\n", "no column 'source'"),
+        ("id,x\na,1e300\n", "source,target\n", "x has no number in row 2"),
+        ("id,x,label\na,1,2,0\nb,2,3,1\n", "source,target\n", "more cells than its first line"),
+        ("id,x,label\na,1,0\nb,2,1\nc,3,human\n", "source,target\n", "row 4 has the label 'human'"),
+        ("id,x,label\na,1,0\nb,2,0.5\n", "source,target\n", "row 3 has the label '?0.5"),
+        ("id,x,label\na,1,0\nb,2,5000\n", "source,target\n", "row 3 has the label '?5000"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path: Path, accounts: str, edges: str, match: str) -> None:
@@ -241,3 +256,22 @@ def test_a_split_that_shares_accounts_is_refused(tmp_path: Path) -> None:
     torch.save(torch.tensor([0]), tmp_path / "c" / "test_idx.pt")
     with pytest.raises(Problem, match="train and test share"):
         read_accounts(tmp_path / "c")
+
+
+def test_a_split_may_hold_floats_that_numpy_lacks(tmp_path: Path) -> None:
+    tmp_path /= "c"
+    write_cresci(tmp_path)
+    clean = read_accounts(tmp_path).split
+    torch.save(torch.load(tmp_path / "val_idx.pt", weights_only=True).bfloat16(), tmp_path / "val_idx.pt")
+    assert all((ids == clean[part]).all() for part, ids in read_accounts(tmp_path).split.items())
+
+
+def test_labels_under_an_upper_case_suffix_are_labels(tmp_path: Path, graph: AccountGraph) -> None:
+    write_mgtab(tmp_path, graph)
+    (tmp_path / "labels_bot.pt").rename(tmp_path / "labels_bot.PT")
+    assert set(read_accounts(tmp_path).labels) == set(graph.labels)
+
+
+def test_spaces_around_a_relation_make_no_other_one(tmp_path: Path) -> None:
+    write_csv(tmp_path, "id,x\na,1\nb,2\n", "source,target,relation\na,b,url\nb,a,url \n")
+    assert {name: edges.shape[1] for name, edges in read_accounts(tmp_path).edges.items()} == {"url": 2}

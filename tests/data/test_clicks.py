@@ -295,6 +295,9 @@ def test_a_schema_survives_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('label,c\n1,a\n0,b"c\n1,"d\n0,e"\n', "a.csv.* cannot be parsed|columns, not 2"),
+        ("label,c\r1,a\r0,b\r", "line 1 is no line of a table"),
+        ("label," + "c" * 200_000 + "\n1,a\n", "line 1 is no line of a table: field larger"),
         ("label,c\n1,a\n2,b\nyes,c\n,d\n", r"line 3: the label 'label' must be 0 or 1; found '2', 'yes', \(empty\)"),
         ("label,n\n1,3\n0,abc\n", "line 3: n is 'abc', not a number"),
         ("label,n\n1,3\n0,inf\n", "line 3: n is 'inf', not a number"),
@@ -369,3 +372,48 @@ def test_faults_are_told_where_rows_are_wanted_all_the_same(tmp_path: Path) -> N
     assert rows.lines.tolist() == [2, 5]
     assert sorted(rows.faults) == [(3, "n is 'x', not a number"), (4, "has 2 columns, not 3")]
     assert rows.levels["c"].to_list() == ["a", "c"]
+
+
+def test_empty_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("label,c\n1,a\n0,b\r\n\r\n\n")
+    for size in (1, 3, 16, 1 << 10):
+        assert sum(len(rows) for rows in read_rows(open_log(path), size=size)) == 2
+    path.write_text("label,c\n1,a\n\n\n0,b\n")
+    for size in (1, 3, 16):
+        with pytest.raises(Problem, match="line 3: is empty"):
+            list(read_rows(open_log(path), size=size))
+
+
+def test_a_cell_of_spaces_is_empty(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.csv", [" c,n,label", "  ,1,1", "x, ,0", " x,2,1"])
+    (rows,) = read_rows(open_log(path, "label", ["n"], ["c"]))
+    assert rows.levels["c"].to_list() == [None, "x", "x"]
+    assert rows.buckets["n"].tolist() == [0, 0, 1]
+
+
+def test_rows_in_quotes_over_several_lines_count_once(tmp_path: Path) -> None:
+    rows = "".join(f'{k % 2},"a\n\n\nb{k % 3}"\n' for k in range(20))
+    data = table(tmp_path / "a.csv", "label,c\n" + rows)
+    assert data.split["test"].tolist() == list(range(15, 20))
+
+
+@pytest.mark.parametrize("hour", ["14102124", "141021ab", "14102"])
+def test_hours_that_do_not_exist_are_named(tmp_path: Path, hour: str) -> None:
+    path = write_lines(
+        tmp_path / "train.csv",
+        ["id,click,hour,banner_pos,site_id,device_ip", "1,0,14102123,0,a,b", f"2,1,{hour},0,a,b"],
+    )
+    with pytest.raises(Problem, match=f"line 3: hour is '{hour}', not YYMMDDHH"):
+        list(read_rows(open_log(path)))
+
+
+def test_suffixes_in_capitals_and_files_that_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "train.GZ").write_bytes(gzip.compress(b"label,c\n1,a\n0,b\n"))
+    for name in ("test.CSV", "day_1.csv", "._train.csv"):
+        (tmp_path / name).write_text("label,c\n1,a\n")
+    with pytest.warns(UserWarning, match=r"not read beside train: day_1\.csv$"):
+        files = find_logs(tmp_path)
+    assert files is not None
+    assert files == {"train": tmp_path / "train.GZ", "test": tmp_path / "test.CSV"}
+    assert open_log(files["train"]).names == ("label", "c")

@@ -129,3 +129,37 @@ def test_real_treebanks(real_data: Callable[[str], Path]) -> None:
     treebanks = read_treebanks(real_data("ud_pud_sample"))
     assert sorted(t.code for t in treebanks) == ["de", "en", "fr", "hi", "tr"]
     assert {(len(t.train), len(t.dev), len(t.test)) for t in treebanks} == {(200, 50, 50)}
+
+
+def test_long_numbers_and_empty_columns_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path, word(1, "9" * 5000, "root"))
+    with pytest.raises(Problem, match="the head is '999"):
+        read_conllu(path)
+    with pytest.raises(Problem, match="column 2 is empty") as caught:
+        read_conllu(written(tmp_path, word(1, "0", "root") + word(2, "1").replace("\tw\tw", "\t\tw")))
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_part_may_have_several_files(tmp_path: Path) -> None:
+    for name in ("train-c", "train-l", "dev", "test"):
+        written(tmp_path, GOOD, f"UD_Czech-PDT/cs_pdt-ud-{name}.conllu")
+    (treebank,) = read_treebanks(tmp_path)
+    assert len(treebank.train) == 2 * len(treebank.test)
+
+
+def test_hidden_files_are_no_treebanks_and_a_broken_link_is_told(tmp_path: Path) -> None:
+    for part in ("train", "dev", "test"):
+        written(tmp_path, GOOD, f"UD_A-B/aa_b-ud-{part}.conllu")
+        written(tmp_path, "\x00", f"UD_A-B/._aa_b-ud-{part}.conllu")
+        written(tmp_path, "\x00", f".git/UD_A-B/bb_b-ud-{part}.conllu")
+    assert [t.code for t in read_treebanks(tmp_path)] == ["aa"]
+    (tmp_path / "UD_A-B" / "aa_b-ud-dev.conllu").unlink()
+    (tmp_path / "UD_A-B" / "aa_b-ud-dev.conllu").symlink_to("nowhere")
+    with pytest.raises(Problem, match="is a link to a file that is not there"):
+        read_treebanks(tmp_path)
+
+
+def test_words_without_relations_are_for_prediction(tmp_path: Path) -> None:
+    written(tmp_path, word(1, "0", "root") + word(2, "1", "_"), "UD_A-B/aa_b-ud-train.conllu")
+    with pytest.raises(Problem, match="has no relation of some word"):
+        read_treebanks(tmp_path)

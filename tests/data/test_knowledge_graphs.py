@@ -109,6 +109,14 @@ def test_a_missing_inverse_is_explained(graph: KnowledgeGraph, nell: Path) -> No
         ("rel2candidates.json", "{}", "no candidates for the relation"),
         ("ent2ids", '{"a": 0, "b": 0}', "two names have the same id"),
         ("relation2ids", '{"a": "x"}', "no whole number"),
+        ("relation2ids", '{"a": true}', "no whole number"),
+        ("ent2ids", '{"a": 99999999999999999999}', "no whole number"),
+        ("ent2ids", '{"a": 0, "a": 1}', "'a' comes twice"),
+        ("test_tasks.json", '{"r": []}', "'r' has no triples"),
+        ("test_tasks.json", '{"r": 3}', "'r' has no triples"),
+        ("test_tasks.json", '{"r": [["concept:t0:e000", "s", "concept:t0:e001"]]}', "no triple"),
+        ("test_tasks.json", '{"r": [[["x"], "r", "concept:t0:e001"]]}', "unknown entity"),
+        ("e1rel_e2.json", '{"a": 3}', "the tails of 'a' are no list of names"),
     ],
 )
 def test_bad_files_are_named(nell: Path, file: str, text: str, message: str) -> None:
@@ -181,7 +189,10 @@ def test_atomic_reads_its_lists_and_leaves_none_out(tmp_path: Path) -> None:
         read_triples(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a\tb\n", "2 cells"), ("a\t\tc\n", "empty"), ("\n", "no triples")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\tb\n", "2 cells"), ("a\t\tc\n", "empty"), ("\n", "no triples"), ("a\tr\tb\x0bc\nx\n", r"tsv:2")],
+)
 def test_bad_triples_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "triples.tsv").write_text(text)
     with pytest.raises(Problem, match=message):
@@ -200,3 +211,91 @@ def test_samples_are_deterministic_and_hold_what_they_say(tmp_path: Path) -> Non
     write_conceptnet(tmp_path, triples)
     assert read_triples(tmp_path) == triples
     assert 250 < len({name for t in triples for name in (t.head, t.tail)}) < 350
+
+
+@pytest.mark.parametrize("listed", [3, "concept:t0:e000", [], [["x"]]])
+def test_candidates_are_a_list_of_names(nell: Path, listed: Any) -> None:
+    tasks = json.loads((nell / "test_tasks.json").read_text())
+    change(nell, "rel2candidates.json", **{next(iter(tasks)): listed})
+    with pytest.raises(Problem, match=r"are no list|unknown entity"):
+        read_nell(nell)
+
+
+def test_a_relation_of_dev_and_test_is_refused(nell: Path) -> None:
+    (nell / "test_tasks.json").write_text((nell / "dev_tasks.json").read_text())
+    with pytest.raises(Problem, match="is a task of dev and of test"):
+        read_nell(nell)
+
+
+def test_vectors_are_read_as_float32_and_checked(graph: KnowledgeGraph, nell: Path) -> None:
+    count = len(graph.entities)
+    np.save(nell / "ent2vec.npy", np.ones((count, 3)))
+    assert read_nell(nell).vectors["MetaR"][0].dtype == np.float32
+    for wrong in (np.float64(3), np.ones((count, 3), complex), np.full((count, 3), "x"), np.full((count, 3), 1e300)):
+        np.save(nell / "ent2vec.npy", wrong)
+        with pytest.raises(Problem, match=r"ent2vec\.npy holds"):
+            read_nell(nell)
+    (nell / "ent2vec.npy").unlink()
+    (nell / "ent2vec.npy").symlink_to("nowhere")
+    with pytest.raises(Problem, match="is a link to a file that is not there"):
+        read_nell(nell)
+
+
+def test_text_of_vectors_may_begin_with_a_mark(graph: KnowledgeGraph, nell: Path) -> None:
+    for name, size in (("entity2vec", len(graph.entities)), ("relation2vec", len(graph.relations))):
+        (nell / f"{name}.A").write_text("\ufeff" + "1 2\n" * size, encoding="utf-8")
+    assert read_nell(nell).vectors["A"][0].shape == (len(graph.entities), 2)
+
+
+def test_a_first_line_of_names_is_no_triple(tmp_path: Path) -> None:
+    (tmp_path / "triples.tsv").write_text("Relation\tHead\tTail\nr\ta\tb\n")
+    assert read_triples(tmp_path) == [Triple("a", "r", "b")]
+
+
+def test_links_and_capitals_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a\tr\tb\n")
+    (tmp_path / "valid.TXT").write_text("c\tr\td\n")
+    assert len(read_triples(tmp_path)) == 2
+    (tmp_path / "test.txt").symlink_to("nowhere")
+    with pytest.raises(Problem, match="is a link to a file that is not there"):
+        read_triples(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["IsA\tdog\tanimal\tnan\n", "IsA\t\tanimal\t1\n"])
+def test_scores_are_numbers_and_phrases_are_not_empty(tmp_path: Path, line: str) -> None:
+    (tmp_path / "train100k.txt").write_text(f"IsA\tdog\tpet\t1\n{line}")
+    for source in (tmp_path, tmp_path / "train100k.txt"):
+        with pytest.raises(Problem, match="not relation, head, tail, score"):
+            read_triples(source)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["x", '"to rest"', *["[]"] * 8], "is no JSON list of texts"),
+        (["x", '{"to rest": 1}', *["[]"] * 8], "is no JSON list of texts"),
+        (["x", "[3]", *["[]"] * 8], "is no JSON list of texts"),
+        (["x", "[]"], "not as many cells"),
+        (["x", *["[]"] * 11], "not as many cells"),
+        ([" ", *["[]"] * 9], "the event is empty"),
+    ],
+)
+def test_rows_of_atomic_are_checked(tmp_path: Path, row: list[str], message: str) -> None:
+    with (tmp_path / "v4_atomic_trn.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerows([["event", *ATOMIC], ["two\nlines", *["[]"] * 9], row])
+    with pytest.raises(Problem, match=message) as caught:
+        read_triples(tmp_path)
+    assert caught.value.where.endswith(".csv:4")
+
+
+@pytest.mark.parametrize("line", ["a\t\n", "a\tB\n"])
+def test_types_are_one_an_entity(tmp_path: Path, line: str) -> None:
+    lines = [f"h{k}\tr{r}\t{'a' if k % 2 else 'b'}\n" for r in range(8) for k in range(12)]
+    (tmp_path / "triples.tsv").write_text("".join(lines))
+    (tmp_path / "types.tsv").write_text("a\tA\n")
+    with pytest.warns(UserWarning, match="13 entities have no type"):
+        read_knowledge_graph(tmp_path, rng())
+    (tmp_path / "types.tsv").write_text(f"a\tA\n{line}")
+    with pytest.raises(Problem, match=r"or an empty one|'a' is 'A' and 'B'"):
+        read_knowledge_graph(tmp_path, rng())

@@ -80,3 +80,46 @@ def test_files_are_found_and_damage_is_named(folder: Path, tmp_path: Path) -> No
         read_wals(folder, ["de"])
     (folder / "codes.csv").unlink()
     assert find_wals(tmp_path) is None
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    text = (folder / "values.csv").read_text()
+    assert old in text
+    (folder / "values.csv").write_text(text.replace(old, new))
+
+
+def test_an_empty_value_is_none(folder: Path) -> None:
+    change(folder, "87A-tur,tur,87A,1,87A-1", "87A-tur,tur,87A,1,")
+    change(folder, "87A-ger,ger,87A,1,87A-1", "87A-ger,ger,87A,1,")
+    with pytest.warns(UserWarning, match="2 rows have no Code_ID and are left out"):
+        found = read_wals(folder, ["de", "tr"])
+    assert [name.split()[0] for name in found.names] == ["81A"]
+
+
+@pytest.mark.parametrize("code", ["81A-1", "87A-9"])
+def test_a_code_of_another_feature_is_refused(folder: Path, code: str) -> None:
+    change(folder, "87A,1,87A-1", f"87A,1,{code}")
+    with pytest.raises(Problem, match=f"'{code}' of .* is no code of the feature 87A"):
+        read_wals(folder, ["de", "tr"])
+
+
+def test_strange_and_empty_features_and_titles_are_passed_over(folder: Path) -> None:
+    with (folder / "values.csv").open("a") as file:
+        file.write("x,ger,²A,1,²A-1\ny,ger,,1,\n")
+    text = (folder / "parameters.csv").read_text()
+    (folder / "parameters.csv").write_text(text.replace("Order of Adjective and Noun", ""))
+    assert read_wals(folder, ["de", "tr"]).names[1] == "87A"
+
+
+def test_hidden_folders_are_passed_over_and_a_broken_link_is_told(folder: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / ".trash"
+    hidden.mkdir()
+    for path in list(folder.glob("*.csv")):
+        (hidden / path.name).write_text(path.read_text())
+    assert find_wals(tmp_path) == folder
+    (folder / "codes.csv").unlink()
+    (folder / "codes.csv").symlink_to("nowhere")
+    place = find_wals(tmp_path)
+    assert place is not None and place == folder
+    with pytest.raises(Problem, match="is a link to a file that is not there"):
+        read_wals(place, ["de"])

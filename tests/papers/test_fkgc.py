@@ -33,6 +33,7 @@ from repertory.papers.fkgc.episodes import (
 )
 from repertory.papers.fkgc.metar import MetaR
 from repertory.papers.fkgc.metric import FAAN, FSRL, GMatching, Hood, MatchingProcessor, Pairs, sinusoids
+from repertory.papers.fkgc.queries import read_questions
 from repertory.papers.fkgc.settings import RECIPES, FKGCConfig
 from repertory.papers.fkgc.study import GRAPH, PHRASES, FKGCStudy, Graphs
 from repertory.papers.fkgc.text import TextMatch, sentence_vectors
@@ -484,6 +485,33 @@ def test_a_question_is_answered_from_json_and_tsv(
     both = study.predict(faan, tmp_path)
     assert [row["relation"] for row in both.table if "problem" in row] == ["c.json", relation]
     assert len(both.table) == 2 * study.config.top_k + 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": [None]}, "null is no name"),
+        ({"support": [["a", {"b": 1}]]}, "is no name"),
+        ({"relation": 3}, "3 is no name"),
+        ({"query": ["e"]}, "no field is called 'query'"),
+        ({"support": [["a", "s", "b"]]}, "the relation is 'r', in its support 's'"),
+    ],
+)
+def test_names_of_a_question_are_checked(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    question = {"relation": "r", "support": [["a", "b"]], "queries": ["e"]}
+    (tmp_path / "q.JSON").write_text(json.dumps([question | change]), encoding="utf-8-sig")
+    with pytest.raises(Problem, match=message):
+        read_questions(tmp_path / "q.JSON")
+
+
+def test_no_question_is_lost_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text("[]")
+    with pytest.raises(Problem, match="no query"):
+        read_questions(tmp_path / "q.json")
+    (tmp_path / "q.tsv").write_text("a\tr\tb\nc\ts\td\ne\tr\t?\n")
+    with pytest.warns(UserWarning, match="nothing is asked about s: left out"):
+        (question,) = read_questions(tmp_path / "q.tsv")
+    assert (question.support, question.queries) == ([("a", "b")], ["e"])
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def _features(x: Tensor, path: Path, mapped: bool = False) -> Tensor:
         raise Problem(f"{path.name} holds complex numbers", path, "save the features as float32")
     rows = max(1, BLOCK // x.shape[1])
     for first in range(0, len(x), rows):
-        finite = x[first : first + rows].isfinite().all(1)
+        finite = x[first : first + rows].float().isfinite().all(1)  # as float32: 1e300 is beyond it
         if not finite.all():
             row = first + int((~finite).nonzero()[0])
             raise Problem(f"{path.name}: row {row} holds NaN or infinity", path, "fill it, or drop the account")
@@ -187,11 +187,11 @@ def _features(x: Tensor, path: Path, mapped: bool = False) -> Tensor:
 def _typed_edges(folder: Path, size: int) -> dict[str, Tensor]:
     path, kinds = folder / "edge_index.pt", folder / "edge_type.pt"
     edge_index = _edge_index(read_tensor(path), size, path).long()
-    edge_type = _whole(read_tensor(kinds).flatten(), kinds)
-    if len(edge_type) != edge_index.shape[1]:
-        raise Problem(
-            f"edge_type.pt has {len(edge_type)} entries for {edge_index.shape[1]} edges", kinds, "one type an edge"
-        )
+    edge_type = _not_boolean(read_tensor(kinds), kinds)
+    if edge_type.numel() != edge_index.shape[1] or max(edge_type.shape, default=1) != edge_type.numel():
+        what = f"edge_type.pt has the shape {tuple(edge_type.shape)}, {edge_type.numel()} entries for"
+        raise Problem(f"{what} {edge_index.shape[1]} edges", kinds, "one type an edge")
+    edge_type = _whole(edge_type.flatten(), kinds)
     if len(edge_type) and not 0 <= int(edge_type.min()) <= int(edge_type.max()) < MOST_KINDS:
         wrong = int(edge_type.min()) if int(edge_type.min()) < 0 else int(edge_type.max())
         raise Problem(f"edge_type.pt holds {wrong}", kinds, "number the relations from 0")
@@ -203,6 +203,7 @@ def _edge_index(edges: Tensor, size: int, path: Path) -> Tensor:
     if edges.ndim != 2 or edges.shape[0] != 2:
         hint = "; transpose it" if edges.ndim == 2 and edges.shape[1] == 2 else ""
         raise Problem(f"{path.name} has the shape {tuple(edges.shape)}", path, f"(2, E): sources, targets{hint}")
+    _not_boolean(edges, path)
     for number, block in enumerate(edges.split(BLOCK, dim=1)):
         whole = _whole(block, path)
         outside = ((whole < 0) | (whole >= size)).any(0)
@@ -216,17 +217,32 @@ def _edge_index(edges: Tensor, size: int, path: Path) -> Tensor:
     return edges.long() if edges.is_floating_point() else edges
 
 
+def _not_boolean(values: Tensor, path: Path) -> Tensor:
+    """Raise `Problem` for a mask where numbers are expected: read as 0 and 1 it would be other numbers."""
+    if values.dtype == torch.bool:
+        raise Problem(f"{path.name} holds booleans, not numbers", path, "save the numbers as int64")
+    return values
+
+
 def _whole(values: Tensor, path: Path) -> Tensor:
-    """Whole numbers as int64."""
-    if values.is_complex() or (values.is_floating_point() and bool((values != values.floor()).any())):
+    """Whole numbers as int64. A dtype of floats holds each of them up to 2 / eps only."""
+    if values.is_complex():
         raise Problem(f"{path.name} does not hold whole numbers", path, "save it as int64")
-    return values.long()
+    if not values.is_floating_point():
+        return values.long()
+    most, wide = 2 / torch.finfo(values.dtype).eps, values.double()
+    if bool((wide != wide.floor()).any()):
+        raise Problem(f"{path.name} does not hold whole numbers", path, "save it as int64")
+    if bool((wide.abs() > most).any()):
+        what = f"{path.name} holds {wide.flatten()[wide.abs().argmax()]:g}, and {values.dtype} is exact to {most:.0f}"
+        raise Problem(what, path, "save it as int64")
+    return wide.long()
 
 
 def _task_labels(folder: Path, size: int, whole: bool) -> tuple[dict[str, Tensor], dict[str, Sequence[str]]]:
     labels, classes = {}, {}
-    for path in sorted(folder.glob("labels_*.pt")):
-        task = path.stem.removeprefix("labels_")
+    for path in sorted(path for path in folder.iterdir() if re.fullmatch(r"(?i)labels_.*\.pt", path.name)):
+        task = path.stem[len("labels_") :]
         if not re.fullmatch(r"\w+", task):
             raise Problem(f"{path.name} names no task", path, "call it labels_<task>.pt, in letters and digits")
         labels[task] = _labels(read_tensor(path), size, path, whole)
@@ -241,7 +257,7 @@ def _labels(known: Tensor, size: int, path: Path, whole: bool) -> Tensor:
         raise Problem(
             f"{path.name} has the shape {tuple(known.shape)} for {size} accounts", path, "one label an account"
         )
-    known = _whole(known.nan_to_num(-1) if known.is_floating_point() else known, path)
+    known = _whole(known.double().nan_to_num(-1, torch.inf, -1) if known.is_floating_point() else known, path)
     labels = torch.full((size,), -1)
     labels[: len(known)] = known.clamp(min=-1)
     return labels
@@ -275,7 +291,11 @@ def _read_split(folder: Path, features: Tensor) -> dict[str, np.ndarray]:
         return {}
     if missing := [path.name for part, path in paths.items() if part not in there]:
         raise Problem(f"{missing[0]} is missing beside {there[0]}_idx.pt", folder, "give train, val and test, or none")
-    split = {part: part_ids(read_tensor(path).numpy(), len(features), part, path) for part, path in paths.items()}
+    split = {}
+    for part, path in paths.items():
+        ids = read_tensor(path)
+        whole = _whole(ids, path) if ids.is_floating_point() else ids
+        split[part] = part_ids(whole.numpy(), len(features), part, path)
     check_disjoint(split, folder)
     return split
 
@@ -298,10 +318,11 @@ def _read_csv(folder: Path) -> AccountGraph:
     labels, classes = {}, {}
     for name in known:
         task = name.removeprefix("label_")
-        labels[task], classes[task] = _worded_labels(np.asarray(table[name], dtype=object), task)
+        labels[task], classes[task] = _worded_labels(np.asarray(table[name], dtype=object), task, path)
     numbers = np.empty((len(table), len(columns)), np.float32)
     for k, name in enumerate(columns):
-        values = to_numbers(table[[name]], path)[:, 0]
+        with np.errstate(over="ignore"):
+            values = to_numbers(table[[name]], path)[:, 0].astype(np.float32)
         if not np.isfinite(values).all():
             row = int((~np.isfinite(values)).argmax())
             raise Problem(f"accounts.csv: {name} has no number in row {row + 2}", path, "fill it, or drop the account")
@@ -311,17 +332,29 @@ def _read_csv(folder: Path) -> AccountGraph:
     return AccountGraph(folder.name, features, edges, labels, classes, _groups(features), ids=ids.tolist())
 
 
-def _worded_labels(cells: np.ndarray, task: str) -> tuple[Tensor, Sequence[str]]:
-    """Words or whole numbers as classes; an empty cell or a negative number is unlabelled."""
+def _worded_labels(cells: np.ndarray, task: str, path: Path) -> tuple[Tensor, Sequence[str]]:
+    """Words or whole numbers as classes; an empty cell or a negative number is unlabelled.
+
+    Raises:
+        Problem: numbers beside words, numbers that are not whole, or more than `MOST_KINDS` classes.
+    """
     numbers = np.asarray(pd.to_numeric(pd.Series(cells), errors="coerce"), np.float64)
     known = ~(pd.isna(cells) | (numbers < 0))
     whole = numbers[known]
-    if len(whole) and np.isfinite(whole).all() and (whole % 1 == 0).all() and whole.max() < MOST_KINDS:
+    numeric = np.isfinite(whole)
+    wrong = numeric & (whole % 1 != 0) | (numeric != (numeric.sum() * 2 > len(numeric)))
+    if numeric.any() and (wrong.any() or whole[numeric].max() >= MOST_KINDS):
+        row = int(np.flatnonzero(known)[wrong.argmax() if wrong.any() else np.where(numeric, whole, 0).argmax()])
+        what = f"accounts.csv: row {row + 2} has the label {cells[row]!r}"
+        raise Problem(what, path, f"give words alone, or whole numbers from 0 to {MOST_KINDS - 1} alone")
+    if len(whole) and numeric.all():
         values, names = whole.astype(np.int64), TASKS.get(task, ())
         count = int(values.max()) + 1
         names = names if count <= len(names) else [str(k) for k in range(count)]
     else:
         names, values = np.unique([str(cell).strip() for cell in cells[known]], return_inverse=True)
+        if len(names) > MOST_KINDS:
+            raise Problem(f"accounts.csv: {len(names)} classes of {task}", path, f"give at most {MOST_KINDS}")
     labels = torch.full((len(cells),), -1)
     labels[torch.from_numpy(known)] = torch.as_tensor(values)
     return labels, list(map(str, names))
@@ -339,7 +372,7 @@ def _csv_edges(path: Path, ids: pd.Index) -> dict[str, Tensor]:
             )
         ends.append(rows)
     pairs = torch.from_numpy(np.stack(ends)).long()
-    relation = table["relation"] if "relation" in table else pd.Series(["edge"] * len(table))
+    relation = table["relation"].str.strip() if "relation" in table else pd.Series(["edge"] * len(table))
     if relation.isna().any():
         raise Problem(f"edges.csv: row {int(relation.isna().to_numpy().argmax()) + 2} has no relation", path, "name it")
     names = sorted(

@@ -119,6 +119,15 @@ def read_text(path: Path) -> str:
         raise Problem(f"{path.name} is not in UTF-8: {error.reason}", path, "save it as text in UTF-8") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a file of text as an editor counts them: they end in \\n or \\r\\n, and in no other sign.
+
+    Raises:
+        Problem: as `read_text`.
+    """
+    return read_text(path).replace("\r\n", "\n").split("\n")
+
+
 def _inflate(content: bytes, path: Path, before: int) -> bytes:
     """Unpack a zlib stream of a file, from which `before` bytes have been unpacked already.
 

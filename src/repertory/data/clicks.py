@@ -119,7 +119,10 @@ def open_log(
     """
     first = _first_line(path)
     separator = "\t" if "\t" in first else ","
-    cells = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
+    try:
+        cells = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
+    except csv.Error as error:
+        raise Problem(f"line 1 is no line of a table: {error}", path, "give a table of text") from error
     known = {cell.lower() for cell in cells}
     width = len(CRITEO_NUMBERS) + len(CRITEO_CATEGORIES)
     if separator == "\t" and not known & {"label", "i1", "c1", "click"} and len(cells) in (width, width + 1):
@@ -224,7 +227,7 @@ class _opened:
             self.raw = self.path.open("rb")
         except OSError as error:
             raise Problem(f"{self.path.name} cannot be read: {error.strerror}", self.path, "check the file") from error
-        self.file = OPENERS[self.path.suffix](self.raw) if self.path.suffix in OPENERS else self.raw
+        self.file = OPENERS.get(self.path.suffix.lower(), lambda raw: raw)(self.raw)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -264,6 +267,10 @@ def _blocks(log: Log, size: int) -> Iterator[tuple[int, bytes]]:
         while read := file.read(size):
             block = (rest + read).removeprefix(b"\xef\xbb\xbf") if line == 1 else rest + read
             end = _last_line_end(block, log.quoted)
+            filled = len(
+                block[:end].rstrip(b"\r\n")
+            )  # empty lines after it wait: at the end of the file they are no rows
+            end = block.index(b"\n", filled) + 1 if filled else 0
             block, rest = block[:end].replace(b"\r\n", b"\n"), block[end:]
             if len(rest) > LONGEST:
                 what = f"no line ends in {LONGEST >> 20} MiB" + ("; is a quote never closed?" if log.quoted else "")
@@ -279,9 +286,15 @@ def _last_line_end(block: bytes, quoted: bool) -> int:
     """Position after the last line end that is outside quotes; 0: none."""
     if not (quoted and b'"' in block):
         return block.rfind(b"\n") + 1
-    text = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero((text == 10) & (np.cumsum(text == 34) % 2 == 0))
+    ends = _line_ends(block, quoted)
     return int(ends[-1]) + 1 if len(ends) else 0
+
+
+def _line_ends(block: bytes, quoted: bool) -> np.ndarray:
+    """Positions of the line ends that are outside quotes."""
+    text = np.frombuffer(block, np.uint8)
+    ends = text == 10
+    return np.flatnonzero(ends & (np.cumsum(text == 34) % 2 == 0) if quoted and b'"' in block else ends)
 
 
 def _parse(log: Log, first_line: int, block: bytes) -> tuple[Any, np.ndarray, list[tuple[int, str]]]:
@@ -319,13 +332,17 @@ def _parse(log: Log, first_line: int, block: bytes) -> tuple[Any, np.ndarray, li
             quote_char='"' if log.quoted else None,
             schema=schema,
         )
-    except pl.exceptions.ComputeError as error:
+    except pl.exceptions.PolarsError as error:
         what = "is not in UTF-8" if "utf-8" in str(error) else f"cannot be parsed: {str(error).splitlines()[0]}"
         where = f"{log.path}, from line {first_line} on"
         raise Problem(f"{log.path.name} {what}", where, "save it as text in UTF-8") from error
-    if f"{log.separator} ".encode() in block:
+    if len(frame) != np.count_nonzero(~wrong):
+        what = f"{log.path.name} cannot be parsed: a quote stands inside a cell"
+        raise Problem(what, f"{log.path}, from line {first_line} on", 'write the cell in quotes, and " in it as ""')
+    spaced = block.startswith(b" ") or b"\n " in block or f"{log.separator} ".encode() in block
+    if spaced:
         frame = frame.with_columns(pl.all().str.strip_chars_start(" "))
-    if log.quoted and b'""' in block:
+    if spaced or (log.quoted and b'""' in block):  # nothing but spaces, or nothing in quotes, is an empty cell
         frame = frame.with_columns(pl.all().replace("", None))
     return frame, numbers[~wrong], faults
 
@@ -404,7 +421,8 @@ def _checked(log: Log, frame: Any, lines: np.ndarray, faults: list[tuple[int, st
             hour.str.slice(0, 6).str.to_date("%y%m%d", strict=False).dt.weekday().cast(pl.String).alias("weekday"),
             hour.str.slice(6, 2).alias("hour_of_day"),
         )
-        wrong = (frame["weekday"].is_null() | (hour.str.len_chars().fill_null(0) != 8)).to_numpy()
+        spelled = hour.str.contains(r"^[0-9]{6}([01][0-9]|2[0-3])$").fill_null(False)
+        wrong = (frame["weekday"].is_null() | ~spelled).to_numpy()
         faults += [(int(lines[k]), f"hour is {hour[k]!r}, not YYMMDDHH") for k in np.flatnonzero(wrong).tolist()]
         good &= ~wrong
     levels = frame.select(log.categorical)
@@ -624,7 +642,7 @@ def find_logs(source: Path) -> dict[str, Path] | None:
         return {"train": source}
     kinds = (".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz")
     files = sorted(
-        p for p in source.iterdir() if p.suffix in kinds and p.name[0] != "." and "readme" not in p.name.lower()
+        p for p in source.iterdir() if p.suffix.lower() in kinds and p.name[0] != "." and "readme" not in p.name.lower()
     )
     named: dict[str, Path] = {}
     for part, words in (("train", ("train",)), ("valid", ("valid", "val", "dev")), ("test", ("test",))):
@@ -634,6 +652,8 @@ def find_logs(source: Path) -> dict[str, Path] | None:
             raise Problem(f"which of these is it: {names}?", source, "give one file, or remove the others")
         named |= dict(zip([part], found, strict=False))
     if "train" in named:
+        if others := [path.name for path in files if path not in named.values()]:
+            warnings.warn(f"{source}: not read beside train: {', '.join(others[:5])}", stacklevel=2)
         return named
     if len(files) == 1:
         return {"train": files[0]}
@@ -739,7 +759,7 @@ def _mapped(folder: Path) -> Clicks:
 
 def _watched(log: Log, label: str, progress: Progress) -> Iterator[Rows]:
     """Rows of a file with a progress bar over its blocks; their number is known for plain files alone."""
-    total = None if log.path.suffix in OPENERS else math.ceil(file_size(log.path) / BLOCK)
+    total = None if log.path.suffix.lower() in OPENERS else math.ceil(file_size(log.path) / BLOCK)
     yield from progress(read_rows(log), label, total)
 
 
@@ -798,7 +818,7 @@ def _in_test(preparation: Preparation, number: np.ndarray, total: int, split: np
 
 
 def _count_rows(log: Log) -> int:
-    return sum(block.count(b"\n") for _, block in _blocks(log, BLOCK))
+    return sum(len(_line_ends(block, log.quoted)) for _, block in _blocks(log, BLOCK))
 
 
 def _schema(

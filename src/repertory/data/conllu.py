@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,9 @@ UNKNOWN = -1
 COLUMNS = 10
 FORM, UPOS_COLUMN, HEAD, DEPREL = 1, 3, 6, 7
 PARTS = ("train", "dev", "test")
-_WORD, _OTHER = re.compile(r"\d+"), re.compile(r"\d+-\d+|\d+\.\d+")
+_WORD, _OTHER = re.compile(r"[0-9]{1,6}"), re.compile(r"[0-9]+-[0-9]+|[0-9]+\.[0-9]+")
+_FILE = re.compile(r"(?P<stem>[^.].*)-ud-(?P<part>train|dev|test)(-[\w-]+)?\.conllu", re.IGNORECASE)
+"""Large treebanks have several files of a part: cs_pdt-ud-train-c.conllu, cs_pdt-ud-train-l.conllu."""
 _RELATIONS = {name: number for number, name in enumerate(RELATIONS)}
 _UPOS = {name: number for number, name in enumerate(UPOS)}
 
@@ -137,6 +139,8 @@ def _sentence(lines: Sequence[str], first: int, path: Path, strange: dict[str, i
             if not _OTHER.fullmatch(cells[0]):
                 raise Problem(f"{cells[0]!r} is no word number", f"{path}:{number}", "number the words 1, 2, 3, …")
             continue
+        if not all(cells):
+            raise Problem(f"column {cells.index('') + 1} is empty", f"{path}:{number}", "write _ for what is not known")
         if int(cells[0]) != len(forms) + 1:
             expected = f"word {len(forms) + 1} is expected here"
             raise Problem(f"word {cells[0]}: {expected}", f"{path}:{number}", "end each sentence by a blank line")
@@ -191,8 +195,9 @@ def tree_fault(heads: Sequence[int]) -> str:
 
 def find_treebanks(folder: Path) -> list[Path]:
     """Folders with *-ud-*.conllu in or below a folder, in alphabetical order."""
-    files = [path for path in folder.rglob("*-ud-*.conllu") if not path.name.startswith(".")]
-    return sorted({path.parent for path in files})
+    files = [path for path in folder.rglob("*") if _FILE.fullmatch(path.name)]
+    hidden = {path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)}
+    return sorted({path.parent for path in files if path not in hidden})
 
 
 def read_treebanks(folder: Path) -> list[Treebank]:
@@ -203,8 +208,11 @@ def read_treebanks(folder: Path) -> list[Treebank]:
     """
     treebanks: list[Treebank] = []
     for place in find_treebanks(folder):
-        for stem in sorted({path.name.rpartition("-ud-")[0] for path in place.glob("*-ud-*.conllu")}):
-            treebanks.append(_treebank(place, stem))
+        files: dict[str, dict[str, list[Path]]] = {}  # stem -> part -> files
+        for path in sorted(place.iterdir()):
+            if match := _FILE.fullmatch(path.name):
+                files.setdefault(match["stem"], {}).setdefault(match["part"].lower(), []).append(path)
+        treebanks += [_treebank(place, stem, parts) for stem, parts in sorted(files.items())]
     codes = [treebank.code.partition("_")[0] for treebank in treebanks]
     return [
         replace(treebank, code=code) if codes.count(code) == 1 else treebank
@@ -212,18 +220,17 @@ def read_treebanks(folder: Path) -> list[Treebank]:
     ]
 
 
-def _treebank(place: Path, stem: str) -> Treebank:
+def _treebank(place: Path, stem: str, files: Mapping[str, Sequence[Path]]) -> Treebank:
     found: dict[str, tuple[Sentence, ...]] = {}
-    for part in PARTS:
-        path = place / f"{stem}-ud-{part}.conllu"
-        if not path.is_file():
-            continue
-        found[part] = read_conllu(path)
-        bare = next((sentence for sentence in found[part] if not sentence.annotated), None)
-        if bare:
-            raise Problem(f"sentence {bare.name} has no heads", path, "give annotated sentences; to parse: predict")
-    if not found:
-        raise Problem(f"no train, dev or test of {stem}", place, f"expected: {LAYOUT.splitlines()[0]}")
+    for part, paths in files.items():
+        for path in paths:
+            sentences = read_conllu(path)
+            for sentence in sentences:
+                bare = "heads" if not sentence.annotated else "relation of some word" if 0 in sentence.relations else ""
+                if bare:
+                    what = f"sentence {sentence.name} has no {bare}"
+                    raise Problem(what, path, "give annotated sentences; to parse: predict")
+            found[part] = (*found.get(part, ()), *sentences)
     whole = next(part for part in ("train", "test", "dev") if part in found)
     shares = {part: share for part, share in (("dev", 0.1), ("test", 0.2)) if part not in found}
     shares |= {"train": 0.7} if "train" not in found else {}

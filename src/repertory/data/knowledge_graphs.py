@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from repertory.core.files import write_text
 from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, load_npy, read_text
+from repertory.data.arrays import file_size, find_file, load_npy, read_lines, read_text
 
 PARTS = ("train", "dev", "test")
 INVERSE = "_inv"
@@ -37,6 +38,7 @@ or triples.tsv, or train.txt, valid.txt, test.txt: head, relation, tail, by tabs
 SPLITS = ("train100k.txt", "train.txt", "dev1.txt", "dev2.txt", "valid.txt", "test.txt")
 TRIPLES = "triples.tsv"
 ATOMIC = ("oEffect", "oReact", "oWant", "xAttr", "xEffect", "xIntent", "xNeed", "xReact", "xWant")
+MOST_IDS = 1 << 31
 FIRST = 3
 """Cases that a message names."""
 
@@ -151,9 +153,9 @@ def neighbours(graph: KnowledgeGraph, most: int) -> tuple[np.ndarray, np.ndarray
 def is_graph(source: Path) -> bool:
     """Whether the folder, or file, is in one of the formats."""
     if source.is_file():
-        return source.suffix in (".tsv", ".txt")
+        return source.suffix.lower() in (".tsv", ".txt")
     names = ("path_graph", TRIPLES, *SPLITS[:2])
-    return source.is_dir() and (any((source / name).is_file() for name in names) or bool(_atomic_files(source)))
+    return source.is_dir() and (any(find_file(source, name) for name in names) or bool(_atomic_files(source)))
 
 
 def read_knowledge_graph(source: Path, rng: np.random.Generator, **building: Any) -> KnowledgeGraph:
@@ -162,7 +164,7 @@ def read_knowledge_graph(source: Path, rng: np.random.Generator, **building: Any
     Raises:
         Problem: none of the formats, or damaged; names file and line.
     """
-    if (source / "path_graph").is_file():
+    if source.is_dir() and find_file(source, "path_graph"):
         return read_nell(source)
     return by_frequency(read_triples(source), rng, where=source, types=_read_types(source), **building)
 
@@ -170,12 +172,12 @@ def read_knowledge_graph(source: Path, rng: np.random.Generator, **building: Any
 def read_triples(source: Path) -> list[Triple]:
     """The true triples of ConceptNet-100K, ATOMIC or plain files, without repetitions, in the order of the files."""
     if source.is_file():
-        found = _plain(source)
+        found = _tabbed(source)
     elif _atomic_files(source):
         found = [triple for path in _atomic_files(source) for triple in _atomic(path)]
     else:
-        names = (TRIPLES,) if (source / TRIPLES).is_file() else SPLITS
-        paths = [source / name for name in names if (source / name).is_file()]
+        names = (TRIPLES,) if find_file(source, TRIPLES) else SPLITS
+        paths = [path for name in names if (path := find_file(source, name))]
         if not paths:
             raise Problem("no knowledge graph here", source, f"expected: {'; '.join(FORMATS.strip().splitlines())}")
         found = [triple for path in paths for triple in _tabbed(path)]
@@ -189,26 +191,29 @@ def read_triples(source: Path) -> list[Triple]:
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not empty."""
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    lines = enumerate(read_lines(path), start=1)
     return [(number, [cell.strip() for cell in line.split("\t")]) for number, line in lines if line.strip()]
 
 
 def _tabbed(path: Path) -> list[Triple]:
     """Lines of ConceptNet (relation, head, tail, score) if they have four cells, else of triples."""
     rows = _rows(path)
-    return _conceptnet(path, rows) if rows and len(rows[0][1]) == 4 else _plain(path)
+    return _conceptnet(path, rows) if rows and len(rows[0][1]) == 4 else _plain(path, rows)
 
 
-def _plain(path: Path) -> list[Triple]:
+def _plain(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[Triple]:
+    """Triples; a first line that names the columns is no triple, and tells their order."""
     triples = []
-    for number, cells in _rows(path):
+    first = [cell.lower() for cell in rows[0][1]] if rows else []
+    order = [first.index(name) for name in Triple._fields] if set(first) == set(Triple._fields) else None
+    for number, cells in rows if order is None else rows[1:]:
         if len(cells) != 3 or not all(cells):
             raise Problem(
                 f"{len(cells)} cells, or an empty one: {' | '.join(cells)[:80]!r}",
                 f"{path}:{number}",
                 "write head, relation, tail, by tabs",
             )
-        triples.append(Triple(*cells))
+        triples.append(Triple(*(cells if order is None else (cells[k] for k in order))))
     return triples
 
 
@@ -218,6 +223,8 @@ def _conceptnet(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[Tripl
     for number, cells in rows:
         try:
             relation, head, tail, score = cells
+            if not (relation and head and tail and math.isfinite(float(score))):
+                raise ValueError
             true = float(score) > 0
         except ValueError as error:
             raise Problem(
@@ -232,30 +239,42 @@ def _conceptnet(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[Tripl
 
 
 def _atomic_files(folder: Path) -> list[Path]:
-    found = (sorted(folder.glob(f"*atomic*{part}*.csv")) for part in ("trn", "dev", "tst")) if folder.is_dir() else ()
-    return [path for paths in found for path in paths if not path.name.startswith(".")]
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    spelled = (
+        re.compile(rf"[^.].*atomic.*{part}.*\.csv|atomic.*{part}.*\.csv", re.I) for part in ("trn", "dev", "tst")
+    )
+    return [folder / name for pattern in spelled for name in names if pattern.fullmatch(name)]
 
 
 def _atomic(path: Path) -> list[Triple]:
     """(event, column, inference) of ATOMIC; "none" and blanks are left out."""
     triples, none = [], 0
+    table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path)), strict=True))
+        rows = [(table.line_num, row) for row in table]
     except csv.Error as error:
-        raise Problem(f"no table of ATOMIC: {error}", path, "fetch it again") from error
-    missing = [name for name in ("event", *ATOMIC) if rows and name not in rows[0]]
+        raise Problem(f"no table of ATOMIC: {error}", f"{path}:{table.line_num}", "fetch it again") from error
+    missing = [name for name in ("event", *ATOMIC) if rows and name not in rows[0][1]]
     if missing or not rows:
         raise Problem(
             f"no column {missing[0] if missing else 'event'!r}", path, f"expected: event, {', '.join(ATOMIC)}"
         )
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
+        # DictReader gives cells too many the name None, and those too few the value None.
+        if None in row or None in row.values():
+            what = "the row has not as many cells as the first line"
+            raise Problem(what, f"{path}:{number}", "fetch it again")
+        if not row["event"].strip():
+            raise Problem("the event is empty", f"{path}:{number}", "fetch it again")
         for relation in ATOMIC:
             try:
                 tails = json.loads(row[relation] or "[]")
-                words = [str(tail).strip() for tail in tails]
-            except (ValueError, TypeError) as error:
-                what = f"{relation} is no JSON list: {str(row[relation])[:60]!r}"
-                raise Problem(what, f"{path}, row {number}", "fetch it again") from error
+                if not isinstance(tails, list) or not all(isinstance(tail, str) for tail in tails):
+                    raise ValueError
+                words = [tail.strip() for tail in tails]
+            except (ValueError, RecursionError) as error:
+                what = f"{relation} is no JSON list of texts: {row[relation][:60]!r}"
+                raise Problem(what, f"{path}:{number}", "fetch it again") from error
             true = [word for word in words if word and word.lower() != "none"]
             none += len(words) - len(true)
             triples += [Triple(row["event"].strip(), relation, word) for word in true]
@@ -266,14 +285,15 @@ def _atomic(path: Path) -> list[Triple]:
 
 def _read_types(source: Path) -> dict[str, str]:
     """Entity -> type of types.tsv; empty: there is none."""
-    path = (source if source.is_dir() else source.parent) / "types.tsv"
-    if not path.is_file():
-        return {}
-    types = {}
-    for number, cells in _rows(path):
-        if len(cells) != 2:
-            raise Problem(f"{len(cells)} cells", f"{path}:{number}", "write entity, type, by a tab")
-        types[cells[0]] = cells[1]
+    path = find_file(source if source.is_dir() else source.parent, "types.tsv")
+    types: dict[str, str] = {}
+    for number, cells in _rows(path) if path else []:
+        if len(cells) != 2 or not all(cells):
+            what = f"{len(cells)} cells, or an empty one: {' | '.join(cells)[:80]!r}"
+            raise Problem(what, f"{path}:{number}", "write entity, type, by a tab")
+        if types.setdefault(*cells) != cells[1]:
+            what = f"{cells[0]!r} is {types[cells[0]]!r} and {cells[1]!r}"
+            raise Problem(what, f"{path}:{number}", "give each entity one type")
     return types
 
 
@@ -355,6 +375,8 @@ def _candidates(
 ) -> dict[str, np.ndarray]:
     if types is not None:
         kinds = np.array(types)
+        if untyped := types.count(""):
+            warnings.warn(f"{untyped} entities have no type, and count as one type", stacklevel=3)
         return {r: np.flatnonzero(np.isin(kinds, kinds[np.unique(pairs[r][:, 1])])) for r in chosen}
     tails = {relation: set(found[:, 1].tolist()) for relation, found in pairs.items()}
     joined = {r: set[int]().union(*(others for others in tails.values() if tails[r] & others)) for r in chosen}
@@ -378,9 +400,10 @@ def read_nell(folder: Path) -> KnowledgeGraph:
     numbers = {name: k for k, name in enumerate(entities)}
     graph = _background(folder / "path_graph", numbers, {name: k for k, name in enumerate(relations)})
     tasks = {part: _read_tasks(folder / f"{part}_tasks.json", numbers) for part in PARTS}
-    shared = [r for r in tasks["train"] if r in tasks["dev"] or r in tasks["test"]]
-    if shared:
-        raise Problem(f"{shared[0]!r} is a training task and a held-out one", folder, "give each relation one part")
+    for one, other in combinations(PARTS, 2):
+        if shared := [relation for relation in tasks[one] if relation in tasks[other]]:
+            what = "a training task and a held-out one" if one == "train" else f"a task of {one} and of {other}"
+            raise Problem(f"{shared[0]!r} is {what}", folder, "give each relation one part")
     few = {relation: pairs for part in PARTS for relation, pairs in tasks[part].items()}
     candidates = _read_candidates(folder / "rel2candidates.json", few, numbers)
     known = _read_known(folder / "e1rel_e2.json", few, numbers)
@@ -389,8 +412,14 @@ def read_nell(folder: Path) -> KnowledgeGraph:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise Problem(f"{repeated!r} comes twice", path, "give each name once")
+        return found
+
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path), object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
         if isinstance(error, Problem):
             raise
@@ -403,7 +432,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _names(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Names in the order of their ids, and the ids: the rows of the embeddings."""
     ids = {name: number for name, number in _json(path).items() if name not in SKIPPED}
-    wrong = [name for name, number in ids.items() if not isinstance(number, int) or number < 0]
+    wrong = [name for name, number in ids.items() if type(number) is not int or not 0 <= number < MOST_IDS]
     if wrong or len(set(ids.values())) < len(ids):
         what = f"the id of {wrong[0]!r} is no whole number" if wrong else "two names have the same id"
         raise Problem(what, path, "give every name a number of its own, from 0")
@@ -413,7 +442,7 @@ def _names(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _background(path: Path, entities: Mapping[str, int], relations: Mapping[str, int]) -> np.ndarray:
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         cells = line.split()
         if not cells:
             continue
@@ -432,20 +461,22 @@ def _read_tasks(path: Path, entities: Mapping[str, int]) -> dict[str, np.ndarray
     tasks = {}
     for relation, triples in _json(path).items():
         pairs = []
+        if not isinstance(triples, list) or not triples:
+            raise Problem(f"relation {relation!r} has no triples", path, "write [[head, relation, tail], ...]")
         for triple in triples:
-            if not isinstance(triple, list) or len(triple) != 3:
+            if not isinstance(triple, list) or len(triple) != 3 or triple[1] != relation:
                 raise Problem(
                     f"relation {relation!r}: no triple: {str(triple)[:80]}", path, "write [head, relation, tail]"
                 )
-            pairs.append([_entity(str(triple[k]), entities, relation, path) for k in (0, 2)])
+            pairs.append([_entity(triple[k], entities, relation, path) for k in (0, 2)])
         tasks[relation] = np.array(pairs, np.int64).reshape(-1, 2)
     if not tasks:
         raise Problem(f"{path.name} holds no tasks", path, "give at least one relation")
     return tasks
 
 
-def _entity(name: str, entities: Mapping[str, int], relation: str, path: Path) -> int:
-    if name not in entities:
+def _entity(name: Any, entities: Mapping[str, int], relation: str, path: Path) -> int:
+    if not isinstance(name, str) or name not in entities:
         raise Problem(
             f"relation {relation!r}: unknown entity {name!r}", path, "add it to ent2ids, or remove the triple"
         )
@@ -457,6 +488,8 @@ def _read_candidates(path: Path, few: Mapping[str, np.ndarray], entities: Mappin
     missing = [relation for relation in few if relation not in listed]
     if missing:
         raise Problem(f"no candidates for the relation {missing[0]!r}", path, "list its candidate tails")
+    if wrong := [relation for relation in few if not isinstance(listed[relation], list) or not listed[relation]]:
+        raise Problem(f"the candidates of {wrong[0]!r} are no list", path, "list its candidate tails")
     return {r: np.unique([_entity(name, entities, r, path) for name in listed[r]]).astype(np.int64) for r in few}
 
 
@@ -469,6 +502,8 @@ def _read_known(path: Path, few: Mapping[str, np.ndarray], entities: Mapping[str
     known = {relation: [tuple(pair) for pair in pairs.tolist()] for relation, pairs in few.items()}
     ends = sorted(few, key=len, reverse=True)
     for key, tails in listed.items():
+        if not isinstance(tails, list) or not all(isinstance(tail, str) for tail in tails):
+            raise Problem(f"the tails of {key!r} are no list of names", path, "fetch it again")
         for relation in ends:
             if key.endswith(relation) and key[: -len(relation)] in entities:
                 head = entities[key[: -len(relation)]]
@@ -490,25 +525,33 @@ def _read_vectors(
             what = f"entities have {entity.shape[1]} channels, relations {relation.shape[1]}"
             raise Problem(what, other, "give two files of one training run")
         found[model] = entity, relation
-    if (folder / "ent2vec.npy").is_file():
-        vectors = load_npy(folder / "ent2vec.npy")
-        found["MetaR"] = _picked(vectors, rows, folder / "ent2vec.npy"), np.zeros((0, vectors.shape[-1]), np.float32)
+    if path := find_file(folder, "ent2vec.npy"):
+        vectors = _picked(load_npy(path), rows, path)
+        found["MetaR"] = vectors, np.zeros((0, vectors.shape[1]), np.float32)
     return found
 
 
 def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:
     file_size(path)
     try:
-        vectors = np.loadtxt(path, dtype=np.float32, ndmin=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file, which `_picked` refuses
+            vectors = np.loadtxt(path, dtype=np.float32, ndmin=2, encoding="utf-8-sig", comments=None)
     except ValueError as error:
         raise Problem(f"{path.name} is no matrix: {str(error).splitlines()[0]}", path, "fetch it again") from error
     return _picked(vectors, rows, path)
 
 
 def _picked(vectors: np.ndarray, rows: np.ndarray, path: Path) -> np.ndarray:
-    if vectors.ndim != 2 or len(vectors) <= rows.max(initial=-1) or not len(rows) <= len(vectors) <= len(rows) + 2:
+    """The rows of the ids, as float32."""
+    if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "iuf":
+        what = f"{path.name} holds {vectors.dtype} of the shape {vectors.shape}"
+        raise Problem(what, path, "row i holds the vector of id i, as numbers")
+    if len(vectors) <= rows.max(initial=-1) or not len(rows) <= len(vectors) <= len(rows) + 2:
         what = f"{path.name} has {len(vectors)} rows for {len(rows)} ids (largest: {rows.max(initial=-1)})"
         raise Problem(what, path, "row i holds the vector of id i: give the embeddings of these very ids")
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32, copy=False)
     if not np.isfinite(vectors).all():
         raise Problem(f"{path.name} holds numbers that are not finite", path, "fetch it again")
     return vectors[rows]

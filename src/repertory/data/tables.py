@@ -38,6 +38,9 @@ def read_table(path: Path, columns: Sequence[str] = (), **options: Any) -> Any:
         table = pd.read_csv(source, compression=None, **options)
     except Exception as error:  # pandas and its engines raise many kinds
         raise Problem(f"cannot read {path.name}: {reason(error)}", path, "give a table of text in UTF-8") from error
+    if not isinstance(table.index, pd.RangeIndex) and "index_col" not in options:
+        # Where rows have more cells than the first line has names, pandas shifts the columns.
+        raise Problem(f"the rows of {path.name} have more cells than its first line", path, "name every column")
     missing = [column for column in columns if column not in table]
     if missing:
         raise Problem(f"{path.name} has no column {missing[0]!r}", path, f"it has: {', '.join(map(str, table))}")

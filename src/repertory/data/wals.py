@@ -7,6 +7,7 @@ parameters.csv  ID, Name, …
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from repertory.data.tables import read_table
 FILES = ("values.csv", "codes.csv", "parameters.csv")
 CHAPTERS = (*range(20, 129), 143, 144)
 """Morphology, nominal and verbal categories, word order, clauses."""
+FEATURES = frozenset(f"{chapter}A" for chapter in CHAPTERS)
 WITHOUT_VALUE = frozenset({"81A-7", "90A-7"})
 """Codes that stand for "other" and "mixed"."""
 TWO_ORDERS = "81B"
@@ -57,8 +59,9 @@ class Differences:
 
 def find_wals(folder: Path) -> Path | None:
     """The first folder, in or below `folder`, with the three files."""
-    places = sorted(path.parent for path in folder.rglob(FILES[0]))
-    return next((place for place in places if all((place / name).is_file() for name in FILES)), None)
+    found = (path.relative_to(folder).parent for path in folder.rglob(FILES[0]))
+    places = sorted(folder / place for place in found if not any(part.startswith(".") for part in place.parts))
+    return next((place for place in places if all(os.path.lexists(place / name) for name in FILES)), None)
 
 
 def read_wals(folder: Path, languages: Sequence[str]) -> Differences:
@@ -72,25 +75,35 @@ def read_wals(folder: Path, languages: Sequence[str]) -> Differences:
         languages: codes of Universal Dependencies; those that WALS does not have are left out, with a warning.
 
     Raises:
-        Problem: a file or column is missing, or there is no feature that all languages have.
+        Problem: a file or column is missing, a value has a code that codes.csv does not know or that belongs to
+            another feature, or there is no feature that all languages have.
     """
     values = read_table(folder / FILES[0], ["Language_ID", "Parameter_ID", "Code_ID"], dtype=str)
     codes = read_table(folder / FILES[1], ["ID", "Parameter_ID", "Name"], dtype=str)
     parameters = read_table(folder / FILES[2], ["ID", "Name"], dtype=str)
-    titles = dict(zip(parameters["ID"], parameters["Name"], strict=True))
+    titles = dict(zip(parameters["ID"], parameters["Name"].fillna(""), strict=True))
     orders = {name: code for code, of, name in _columns(codes, "ID", "Parameter_ID", "Name") if of == "81A"}
     meanings = dict(zip(codes["ID"], codes["Name"], strict=True))
+    features = dict(zip(codes["ID"], codes["Parameter_ID"], strict=True))
 
     wanted = [LANGUAGES.get(code, code) for code in languages]
     known: dict[str, dict[str, set[str]]] = {}  # language -> feature -> values
+    counted, blank = FEATURES | {TWO_ORDERS}, 0
     for language, feature, code in _columns(values, "Language_ID", "Parameter_ID", "Code_ID"):
-        if language not in wanted or code in WITHOUT_VALUE:
+        if language not in wanted or code in WITHOUT_VALUE or feature not in counted:
             continue
-        if feature == TWO_ORDERS:
-            both = [orders[name] for name in str(meanings.get(code, "")).split(" or ") if name in orders]
-            known.setdefault(language, {}).setdefault("81A", set()).update(both)
-        elif feature.endswith("A") and feature[:-1].isdigit() and int(feature[:-1]) in CHAPTERS:
+        if not isinstance(code, str):  # an empty cell
+            blank += 1
+        elif features.get(code) != feature:
+            what = f"{FILES[0]}: {code!r} of {language} is no code of the feature {feature}"
+            raise Problem(what, folder / FILES[0], f"correct it, or add it to {FILES[1]}")
+        elif feature == TWO_ORDERS:
+            if both := [orders[name] for name in str(meanings[code]).split(" or ") if name in orders]:
+                known.setdefault(language, {}).setdefault("81A", set()).update(both)
+        else:
             known.setdefault(language, {}).setdefault(feature, set()).add(code)
+    if blank:
+        warnings.warn(f"{folder / FILES[0]}: {blank} rows have no Code_ID and are left out", stacklevel=2)
     if absent := [code for code, name in zip(languages, wanted, strict=True) if name not in known]:
         warnings.warn(f"WALS has no values of {', '.join(absent)}: no formal distance of theirs", stacklevel=2)
     shared = sorted(set.intersection(*(set(features) for features in known.values())) if known else [])

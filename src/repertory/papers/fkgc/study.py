@@ -382,7 +382,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
             ], []
         if source.is_file():
             return read_questions(source), []
-        paths = [path for path in sorted(source.glob("*")) if path.suffix in (".json", ".tsv", ".txt")]
+        paths = [path for path in sorted(source.glob("*")) if path.suffix.lower() in (".json", ".tsv", ".txt")]
         paths = [path for path in paths if not path.name.startswith(".")]
         if not paths:
             raise Problem("no questions here", source, LAYOUT)
