@@ -120,6 +120,7 @@ def test_hidden_folders_are_passed_over_and_a_broken_link_is_told(folder: Path, 
     (folder / "codes.csv").unlink()
     (folder / "codes.csv").symlink_to("nowhere")
     place = find_wals(tmp_path)
-    assert place is not None and place == folder
+    assert place is not None
+    assert place == folder
     with pytest.raises(Problem, match="is a link to a file that is not there"):
         read_wals(place, ["de"])
