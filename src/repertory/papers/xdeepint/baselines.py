@@ -137,11 +137,12 @@ class CIN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x0, sums = x, []
+        x = x0 = x.mT.contiguous()  # (B, K, F): one matrix product a layer
+        sums = []
         for weight in self.weights:
-            pairs = (x[:, :, None] * x0[:, None]).flatten(1, 2)  # (B, maps · F, K)
-            x = weight @ pairs
-            sums.append(x.sum(dim=2))
+            pairs = (x[..., None] * x0[:, :, None]).flatten(2)  # (B, K, maps · F)
+            x = pairs @ weight.T
+            sums.append(x.sum(dim=1))
         return torch.cat(sums, dim=1)
 
 
