@@ -61,6 +61,7 @@ def tensors(*arrays: Array) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)) for array in arrays)
 
 
+@torch.no_grad()
 def read_out(attention: nn.Module, data: Sequences) -> Array:
     """Read-outs (n, m) of the queries, in float64 on the CPU."""
     query, keys, values = tensors(data.query, data.keys, data.values)
@@ -126,9 +127,14 @@ def error_curve(
     for length in lengths:
         data = draw(rng(length), count(length), length)
         batches = [data.subset(slice(i, i + 8)) for i in range(0, len(data), 8)] if length >= 512 else [data]
-        squared = [np.square(read_out(attention, batch) - batch.mean).sum(-1) for batch in batches]
+        squared = [np.square(read_out(attention, batch) - _known(batch)).sum(-1) for batch in batches]
         curve[float(length)] = float(np.sqrt(np.concatenate(squared).mean()))
     return curve
+
+
+def _known(data: Sequences) -> Array:
+    assert data.mean is not None  # the generators give it
+    return data.mean
 
 
 # -- T6: sufficiency of the posterior ----------------------------------------------------------------
@@ -265,10 +271,10 @@ def learned_posterior(
 # -- T7: generalisation -----------------------------------------------------------------------------
 
 
-def _attend(A: Tensor, O: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: E741  as in the formula
-    """softmax(qᵀ A kᵀ) V O for R models: q (R, n, d), k (R, n, d, L), v (R, n, m, L) -> (R, n, m)."""
+def _attend(A: Tensor, W: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(qᵀ A kᵀ) V W for R models: q (R, n, d), k (R, n, d, L), v (R, n, m, L) -> (R, n, m)."""
     scores = torch.einsum("rnd,rndl->rnl", q @ A, k)
-    return torch.einsum("rnl,rnml->rnm", scores.softmax(-1), v) @ O
+    return torch.einsum("rnl,rnml->rnm", scores.softmax(-1), v) @ W
 
 
 def _risk(out: Tensor, y: Tensor) -> Tensor:
@@ -282,8 +288,8 @@ def generalisation_gap(
 ) -> list[float]:  # fmt: skip
     """T7: test risk minus training risk after empirical risk minimisation on n sequences of L tokens.
 
-    A (d, d) and O (m, m) start at 2 I and are trained by full-batch Adam at 0.05. The gap is the mean over training
-    sets. The gap of a fixed predictor, A = 2 I and O = I / C, on the same sequences is subtracted: its expectation is
+    A (d, d) and W (m, m) start at 2 I and are trained by full-batch Adam at 0.05. The gap is the mean over training
+    sets. The gap of a fixed predictor, A = 2 I and W = I / C, on the same sequences is subtracted: its expectation is
     0, and it takes most of the sampling noise with it.
 
     Args:
@@ -292,7 +298,7 @@ def generalisation_gap(
         repeats: R training sets.
         steps: of Adam.
         test: fresh sequences for each.
-        bounds: largest Frobenius norms of A and O; inf: none. One gap for each.
+        bounds: largest Frobenius norms of A and W; inf: none. One gap for each.
         d, m, sigma, tau: of the generator G1.
         progress: `Session.progress`.
     """
@@ -307,27 +313,27 @@ def generalisation_gap(
     fixed = 2 * eyes[0], eyes[1] / resultant_length(d, 2.0)
     models = []
     for bound in bounds:
-        A, O = (nn.Parameter(2 * eye.clone()) for eye in eyes)  # noqa: E741
-        optimizer = torch.optim.Adam([A, O], lr=0.05)
+        A, W = (nn.Parameter(2 * eye.clone()) for eye in eyes)
+        optimizer = torch.optim.Adam([A, W], lr=0.05)
         for step in progress(range(steps), f"n = {n}, L = {length}"):
-            loss = _risk(_attend(A, O, q, k, v), y).sum()  # models are independent: the sum trains each
+            loss = _risk(_attend(A, W, q, k, v), y).sum()  # models are independent: the sum trains each
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                for weight in (A, O):
+                for weight in (A, W):
                     norm = weight.norm(dim=(1, 2), keepdim=True)
                     weight *= (bound / norm).clamp_max(1)
             finite(loss, f"at step {step}")
-        models.append((A.detach(), O.detach()))
+        models.append((A.detach(), W.detach()))
     with torch.no_grad():
         known = _risk(_attend(*fixed, q, k, v), y)
-        gaps = [known - _risk(_attend(*model, q, k, v), y) for model in models]  # minus the training risks
+        gaps = [known - _risk(_attend(A, W, q, k, v), y) for A, W in models]  # minus the training risks
         for r in range(repeats):
-            fresh = tuple(x[None] for x in draw(test))
-            reference = _risk(_attend(*(w[:1] for w in fixed), *fresh[:3]), fresh[3])[0]
-            for gap, model in zip(gaps, models, strict=True):
-                gap[r] += _risk(_attend(*(w[r : r + 1] for w in model), *fresh[:3]), fresh[3])[0] - reference
+            q, k, v, y = (x[None] for x in draw(test))
+            reference = _risk(_attend(fixed[0][:1], fixed[1][:1], q, k, v), y)[0]
+            for gap, (A, W) in zip(gaps, models, strict=True):
+                gap[r] += _risk(_attend(A[r : r + 1], W[r : r + 1], q, k, v), y)[0] - reference
     return [float(gap.mean()) for gap in gaps]
 
 

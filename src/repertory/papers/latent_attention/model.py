@@ -170,7 +170,7 @@ class Attention(nn.Module):
             raise Problem(
                 f"q, k and v have the shapes {shapes}",
                 type(self).__name__,
-                f"give (..., {heads}Q, {self.d}), (..., {heads}L, {self.d}), (..., {heads}L, {self.m}); L is at least 1",
+                f"give (..., {heads}Q, {self.d}), (..., {heads}L, {self.d}), (..., {heads}L, {self.m}), L at least 1",
             )
 
 

@@ -140,7 +140,8 @@ class LatentAttentionConfig(Recipe):
 
 SMOKE: dict[str, Any] = {
     "lengths": (16, 32, 64, 128), "draws": 16, "gap_lengths": (16, 32, 64, 128), "gap_sequences": (16, 32, 64, 128),
-    "gap_repeats": 2, "gap_steps": 20, "gap_test": 100, "code_draws": 500, "code_lengths": (2, 5, 10, 40), "learned_lengths": (5, 10, 20, 40),
+    "gap_repeats": 2, "gap_steps": 20, "gap_test": 100, "code_draws": 500, "code_lengths": (2, 5, 10, 40),
+    "learned_lengths": (5, 10, 20, 40),
     "learned_sequences": 100, "learned_epochs": 2, "transfer_test": 500, "digits_images": 20,
     "digits_lengths": (4, 10, 24, 60), "sequences": 64, "length": 16, "epochs": 3,
 }  # fmt: skip
@@ -155,7 +156,7 @@ class LatentAttentionDesign(Design[LatentAttentionConfig]):
     Config = LatentAttentionConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": LatentAttentionConfig(seeds=1, **SMOKE),
-        "laptop": LatentAttentionConfig(seeds=5, first_seed=100),
+        "laptop": LatentAttentionConfig(seeds=5, first_seed=100, epochs=3),
         "desk": LatentAttentionConfig(
             seeds=12, first_seed=100, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096), draws=256, gap_repeats=24
         ),
