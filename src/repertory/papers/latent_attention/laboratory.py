@@ -28,6 +28,8 @@ from repertory.papers.latent_attention.generators import (
 from repertory.papers.latent_attention.model import BayesRegression, CMEAttention, resultant_length
 from repertory.papers.latent_attention.settings import LEAST_LENGTHS
 
+GRAM_ENTRIES = 2**23
+"""Entries of the Gram matrices that are in memory at a time: 64 MiB in float64."""
 Progress = Callable[..., Iterable[Any]]
 """`Session.progress`."""
 
@@ -126,7 +128,8 @@ def error_curve(
     curve = {}
     for length in lengths:
         data = draw(rng(length), count(length), length)
-        batches = [data.subset(slice(i, i + 8)) for i in range(0, len(data), 8)] if length >= 512 else [data]
+        size = max(1, GRAM_ENTRIES // length**2)
+        batches = [data.subset(slice(i, i + size)) for i in range(0, len(data), size)]
         squared = [np.square(read_out(attention, batch) - _known(batch)).sum(-1) for batch in batches]
         curve[float(length)] = float(np.sqrt(np.concatenate(squared).mean()))
     return curve

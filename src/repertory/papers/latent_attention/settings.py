@@ -158,7 +158,7 @@ class LatentAttentionDesign(Design[LatentAttentionConfig]):
         "smoke": LatentAttentionConfig(seeds=1, **SMOKE),
         "laptop": LatentAttentionConfig(seeds=5, first_seed=100, epochs=3),
         "desk": LatentAttentionConfig(
-            seeds=12, first_seed=100, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096), draws=256, gap_repeats=24
+            seeds=5, first_seed=100, lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096), draws=256, gap_repeats=24
         ),
         "paper": LatentAttentionConfig(seeds=30, draws=256, draws_longest=64, gap_repeats=24),
     }
