@@ -113,6 +113,8 @@ def test_controls_by_hand() -> None:
     torch.testing.assert_close(MeanPool(4, 3)(q, k, v), v.mean(1, keepdim=True).expand(2, 2, 3))
     nearest = (q @ k.mT).argmax(-1)
     torch.testing.assert_close(NearestKey(4, 3)(q, k, v), v.gather(1, nearest[..., None].expand(2, 2, 3)))
+    twice = torch.cat([k, k], 1), torch.cat([v, -v], 1)
+    assert NearestKey(4, 3)(q, *twice).abs().max() < 1e-12  # equally near keys share the weight
     hard = SoftmaxAttention(4, 3, kappa=1e4)(q, k, v)
     torch.testing.assert_close(NearestKey(4, 3)(q, k, v), hard, atol=1e-3, rtol=0)
 
@@ -222,6 +224,20 @@ def test_identities_hold_and_can_fail() -> None:
     excess = laboratory.code_excess(rng, 4000, 5, world)
     assert excess["posterior"] < 1e-12
     assert min(excess[code] for code in ("argmax", "merged", "token")) > 1e-4
+
+
+def test_the_token_network_attends_to_tokens() -> None:
+    """From counts it gives what softmax attention over the single tokens gives."""
+    network = laboratory.TokenClassifier(5, 3)
+    tokens = torch.tensor([[0, 2, 2, 4, 1, 2]])
+    v = network.values(F.one_hot(tokens, 5).float())[0]  # (L, h)
+    with torch.no_grad():
+        network.log_kappa.fill_(0.7)
+    weights = (math.exp(0.7) * v @ network.query).softmax(0)
+    pooled = torch.cat([weights @ v, v.sum(0), torch.tensor([math.log(6)])])
+    counts = torch.from_numpy(laboratory.token_counts(tokens.numpy(), 5)).float()
+    assert counts.tolist() == [[1, 1, 3, 0, 1]]
+    torch.testing.assert_close(network.represent(counts)[0], network.mlp(pooled))
 
 
 def test_slopes_of_the_theory() -> None:

@@ -168,9 +168,7 @@ def code_excess(rng: np.random.Generator, draws: int, length: int, world: TokenW
     """
     drawn = draw_tokens(rng, world, draws, length)
     posterior = np.exp(log_posterior(drawn.tokens, world)[:, -1])  # (n, C)
-    words = world.emission.shape[1]
-    counts = np.zeros((draws, words))
-    np.add.at(counts, (np.arange(draws)[:, None], drawn.tokens), 1)
+    counts = token_counts(drawn.tokens, world.emission.shape[1])
     full = label_from_counts(counts, world)
     sufficient = posterior @ world.labels
     merged = posterior[:, :2].sum(1, keepdims=True)
@@ -183,6 +181,12 @@ def code_excess(rng: np.random.Generator, draws: int, length: int, world: TokenW
     base = _cross_entropy(full, full)
     excess = {name: _cross_entropy(full, q) - base for name, q in codes.items()}
     return {"posterior": abs(_cross_entropy(full, sufficient) - base), **excess}
+
+
+def token_counts(tokens: NDArray[np.int64], words: int) -> Array:
+    """How often each word comes in each sequence: (n, L) -> (n, W)."""
+    places = tokens + words * np.arange(len(tokens))[:, None]
+    return np.bincount(places.ravel(), minlength=words * len(tokens)).reshape(-1, words).astype(np.float64)
 
 
 def label_from_counts(counts: Array, world: TokenWorld) -> Array:
@@ -208,9 +212,7 @@ def minimality_difference(rng: np.random.Generator, draws: int, length: int, wor
     other = np.where(rng.random(tokens.shape) < 0.5, tokens, (tokens + words) % (2 * words))
     labels = []
     for sequence in (tokens, other):
-        counts = np.zeros((draws, 2 * words))
-        np.add.at(counts, (np.arange(draws)[:, None], sequence), 1)
-        labels.append(label_from_counts(counts, twins))
+        labels.append(label_from_counts(token_counts(sequence, 2 * words), twins))
     return float(np.abs(labels[0] - labels[1]).max())
 
 
@@ -218,27 +220,27 @@ class TokenClassifier(nn.Module):
     """One attention layer over tokens, pooled, with a head for the label.
 
     Tokens -> Linear(W, h) of one-hot -> softmax attention with one learned query and κ -> mean, with the sum and log L
-    -> MLP(h), the representation -> logits.
+    -> MLP(h), the representation -> logits. Equal tokens have equal weights, so that token counts are all it needs.
     """
 
     def __init__(self, words: int, labels: int, width: int = 32) -> None:
         super().__init__()
-        self.values = nn.Embedding(words, width)
+        self.values = nn.Linear(words, width)
         self.query = nn.Parameter(torch.randn(width) / width**0.5)
         self.log_kappa = nn.Parameter(torch.zeros(()))
         self.mlp = nn.Sequential(nn.Linear(2 * width + 1, width), nn.ReLU())
         self.head = nn.Linear(width, labels)
 
-    def represent(self, tokens: Tensor) -> Tensor:
-        """(n, L) -> (n, h)."""
-        v = self.values(tokens)  # (n, L, h)
-        weights = (self.log_kappa.exp() * v @ self.query).softmax(1)
-        mean = (weights[:, :, None] * v).sum(1)
-        length = torch.full((len(tokens), 1), tokens.shape[1], dtype=v.dtype).log()
-        return self.mlp(torch.cat([mean, v.sum(1), length], 1))
+    def represent(self, counts: Tensor) -> Tensor:
+        """Token counts (n, W) -> (n, h)."""
+        v = self.values.weight.mT + self.values.bias  # (W, h), the value of each word
+        scores = self.log_kappa.exp() * v @ self.query
+        weights = counts * (scores - scores.max()).exp()  # (n, W): softmax over tokens, equal ones together
+        mean = weights @ v / weights.sum(1, keepdim=True)
+        return self.mlp(torch.cat([mean, counts @ v, counts.sum(1, keepdim=True).log()], 1))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.represent(tokens))
+    def forward(self, counts: Tensor) -> Tensor:
+        return self.head(self.represent(counts))
 
 
 def learned_posterior(
@@ -250,12 +252,13 @@ def learned_posterior(
     """
     train, test = (draw_tokens(rng, world, sequences, length) for _ in range(2))
     torch.manual_seed(int(rng.integers(2**31)))
-    network = TokenClassifier(world.emission.shape[1], world.labels.shape[1])
+    words = world.emission.shape[1]
+    network = TokenClassifier(words, world.labels.shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    tokens, labels = torch.from_numpy(train.tokens), torch.from_numpy(train.label)
+    counts, labels = torch.from_numpy(token_counts(train.tokens, words)).float(), torch.from_numpy(train.label)
     for epoch in progress(range(epochs), f"posterior, L = {length}"):
         for rows in torch.randperm(sequences).split(100):
-            loss = F.cross_entropy(network(tokens[rows]), labels[rows])
+            loss = F.cross_entropy(network(counts[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -263,7 +266,7 @@ def learned_posterior(
     x, y = [], []
     with torch.no_grad():
         for part in (train, test):
-            hidden = network.represent(torch.from_numpy(part.tokens)).double().numpy()
+            hidden = network.represent(torch.from_numpy(token_counts(part.tokens, words)).float()).double().numpy()
             x.append(np.concatenate([hidden, np.ones((sequences, 1))], 1))
             logs = log_posterior(part.tokens, world)[:, -1]
             y.append(logs - logs.mean(1, keepdims=True))

@@ -341,7 +341,10 @@ class MeanPool(Attention, PyTorchModelHubMixin):
 
 
 class NearestKey(Attention, PyTorchModelHubMixin):
-    """The value of the key with the largest qᵀk: hard attention, the limit κ → ∞ of softmax attention."""
+    """The value of the key with the largest qᵀk: hard attention, the limit κ → ∞ of softmax attention.
+
+    Keys that are equally near, up to rounding, share the weight.
+    """
 
     def __init__(self, d: int, m: int) -> None:
         super().__init__(d, m)
@@ -349,7 +352,9 @@ class NearestKey(Attention, PyTorchModelHubMixin):
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         self._check(q, k, None)
         scores = q @ k.mT
-        return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1)
+        best = scores.amax(-1, keepdim=True)
+        near = (scores >= best - 8 * torch.finfo(scores.dtype).eps * best.abs()).to(scores)
+        return near / near.sum(-1, keepdim=True)
 
 
 class BayesRegression(Attention, PyTorchModelHubMixin):

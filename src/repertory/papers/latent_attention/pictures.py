@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repertory.core.printing import figure_text
@@ -13,6 +14,12 @@ from repertory.papers.latent_attention.laboratory import fitted_slope, local_slo
 
 Curve = Mapping[float, float]
 MEASURED, PREDICTED, OTHER = "#00798c", "#d1495b", "#8d96a3"
+
+
+def _mark(axes: Axes, x: Sequence[float] | Array) -> None:
+    """Label a logarithmic axis at these places alone."""
+    axes.set_xticks(list(x), [f"{value:g}" for value in x])
+    axes.minorticks_off()
 
 
 def error_figure(arm: str, curve: Curve, predicted: float | None, origin: str) -> Figure:
@@ -24,7 +31,7 @@ def error_figure(arm: str, curve: Curve, predicted: float | None, origin: str) -
         predicted: exponent; None: nothing is predicted.
         origin: where the prediction comes from: "derived", ...
     """
-    figure = Figure(figsize=(6.5, 5.5))
+    figure = Figure(figsize=(6.5, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     lengths, errors = np.array(list(curve)), np.array(list(curve.values()))
     slope = fitted_slope(curve)
@@ -39,16 +46,17 @@ def error_figure(arm: str, curve: Curve, predicted: float | None, origin: str) -
         )  # fmt: skip
         below.axhline(predicted, linestyle="--", color=PREDICTED)
     above.set(title=figure_text(arm), ylabel="RMSE to the conditional mean")
-    above.legend()
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center")
     local = local_slopes(curve)
     below.semilogx(list(local), list(local.values()), "o-", color=MEASURED)
     below.set(xlabel="sequence length L", ylabel="local slope")
+    _mark(below, lengths)
     return figure
 
 
 def gap_figure(over_n: Mapping[str, Curve], over_length: Mapping[str, Curve]) -> Figure:
     """Generalisation gap against n and against L, for each constraint, with the predicted behaviour."""
-    figure = Figure(figsize=(9, 3.8))
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for colour, (name, curve) in zip((MEASURED, OTHER), over_n.items(), strict=True):
         left.loglog(list(curve), list(curve.values()), "o-", color=colour, label=name)
@@ -59,13 +67,15 @@ def gap_figure(over_n: Mapping[str, Curve], over_length: Mapping[str, Curve]) ->
         label="exponent −0.5 of norm-based bounds (derived, upper)",
     )  # fmt: skip
     left.set(xlabel="training sequences n", ylabel="test risk − training risk")
-    left.legend(fontsize=8)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    _mark(left, n)
     for colour, (name, curve) in zip((MEASURED, OTHER), over_length.items(), strict=True):
         right.semilogx(list(curve), list(curve.values()), "o-", color=colour, label=name)
     start = next(iter(next(iter(over_length.values())).values()))
     right.axhline(start, linestyle="--", color=PREDICTED, label="slope 0: no growth (claimed)")
     right.set(xlabel="sequence length L", ylim=(0, None))
-    right.legend(fontsize=8)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    _mark(right, list(next(iter(over_length.values()))))
     return figure
 
 
@@ -87,7 +97,9 @@ def posterior_figure(posterior: Array, title: str) -> Figure:
     axes = figure.subplots()
     steps = np.arange(1, len(posterior) + 1)
     axes.stackplot(steps, posterior.T, labels=[f"z = {z}" for z in range(posterior.shape[1])])
-    axes.set(title=figure_text(title), xlabel="tokens seen", ylabel="posterior of z", ylim=(0, 1), xlim=(1, len(steps)))
+    axes.set(title=figure_text(title), xlabel="tokens seen", ylabel="posterior of z", ylim=(0, 1))
+    axes.set(xscale="log", xlim=(1, len(steps)))
+    _mark(axes, [2**k for k in range(len(steps).bit_length())])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
