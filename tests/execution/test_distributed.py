@@ -41,8 +41,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
 
 
 def losses(study: type[Study], arm: str, processes: int, batch: int, folder: Path) -> list[float]:
-    """Training losses, one a step, of the smoke scale in double precision: torch's own batch norm errs by 3e-6."""
-    config = study.scales["smoke"].model_copy(update={"batch_size": batch})
+    """Training losses, one a step, of three smoke epochs in double precision: torch's own batch norm errs by 3e-6."""
+    config = study.scales["smoke"].model_copy(update={"batch_size": batch, "epochs": 3})
     study(config, Session(0, folder)).data()  # written once, before the processes start
     strategy = "ddp_fork" if processes > 1 else "auto"
     fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy, precision="64-true")
