@@ -91,6 +91,7 @@ class FKGCStudy(FKGCDesign, Study[FKGCConfig, Graphs, Completer]):
     metrics: ClassVar[Mapping[str, Metric]] = {
         **_metrics("", "", "", "an arm of the graph's structure, or one graph alone"),
         **_metrics("commonsense_", ", commonsense graph", "（常识图谱）", "an arm of the commonsense graph"),
+        "mrr_{x}": Metric("MRR of FAAN, {x} shots", "FAAN 的 MRR（{x} 样本）", unit="%", better="higher", decimals=1),
         "queries": Metric("queries ranked", "排序的查询数", decimals=0),
         "chance": Metric("MRR of random scores", "随机打分的 MRR", unit="%", decimals=1),
     }
