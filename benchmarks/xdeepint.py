@@ -18,6 +18,7 @@ Polars reading the whole file. Encoded rows go to disk. One JSON line a race.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -53,22 +54,20 @@ FILES = (50_000, 200_000, 800_000)
 
 def deepctr(kind: str, levels: int) -> nn.Module:
     """A network of DeepCTR-Torch: logits before its sigmoid cannot be had, so it gives probabilities."""
-    from deepctr_torch.inputs import SparseFeat
-    from deepctr_torch.models import DCN, xDeepFM
-
-    columns: Any = [SparseFeat(f"f{k}", levels, embedding_dim=DIM) for k in range(FIELDS)]
+    inputs: Any = importlib.import_module("deepctr_torch.inputs")
+    models: Any = importlib.import_module("deepctr_torch.models")
+    columns = [inputs.SparseFeat(f"f{k}", levels, embedding_dim=DIM) for k in range(FIELDS)]
     if kind == "dcn":
-        return DCN([], columns, cross_num=LAYERS, cross_parameterization="matrix", dnn_hidden_units=(1,))
-    return xDeepFM([], columns, dnn_hidden_units=(), cin_layer_size=(FIELDS,) * LAYERS, cin_split_half=False)
+        return models.DCN([], columns, cross_num=LAYERS, cross_parameterization="matrix", dnn_hidden_units=(1,))
+    return models.xDeepFM([], columns, dnn_hidden_units=(), cin_layer_size=(FIELDS,) * LAYERS, cin_split_half=False)
 
 
 def rechub(levels: int) -> Callable[[Tensor], Tensor]:
     """DCNv2 of torch-rechub, full matrices, no perceptron."""
-    from torch_rechub.basic.features import SparseFeature
-    from torch_rechub.models.ranking import DCNv2
-
-    features = [SparseFeature(f"f{k}", levels, embed_dim=DIM) for k in range(FIELDS)]
-    return DCNv2(features, LAYERS, {"dims": [1]}, "crossnet_only", use_low_rank_mixture=False)
+    basic: Any = importlib.import_module("torch_rechub.basic.features")
+    ranking: Any = importlib.import_module("torch_rechub.models.ranking")
+    features = [basic.SparseFeature(f"f{k}", levels, embed_dim=DIM) for k in range(FIELDS)]
+    return ranking.DCNv2(features, LAYERS, {"dims": [1]}, "crossnet_only", use_low_rank_mixture=False)
 
 
 def training(rounds: int, levels: int) -> list[dict[str, Any]]:
