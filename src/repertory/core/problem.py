@@ -89,6 +89,11 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def suggest(name: str, known: Iterable[str], before: str = ": ") -> str:
     """The known names that are closest to a mistyped one, as a clause for a message; "" if none is close.
 

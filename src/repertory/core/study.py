@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from repertory.core import checkpoint
 from repertory.core.files import cache_dir, replace_folder, set_aside, write_bytes, write_text
-from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
+from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, reason, system_problem
 from repertory.core.settings import C, Design, StudyConfig, real_data
 
 if TYPE_CHECKING:
@@ -389,12 +389,11 @@ class Session:
             if isinstance(error, OSError) and is_system_fault(error):
                 raise system_problem(error, point) from error
             self.fabric.barrier()  # no process is reading it any more
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if self.fabric.is_global_zero:
-                warn_set_aside(point, reason)
+                warn_set_aside(point, reason(error))
             self.fabric.barrier()
             raise SetAside(
-                f"the resume point was damaged ({reason}) and has been set aside",
+                f"the resume point was damaged ({reason(error)}) and has been set aside",
                 point,
                 "the same command starts this loop anew",
             ) from error
@@ -493,10 +492,10 @@ def _keep_seconds() -> float:
     return seconds
 
 
-def warn_set_aside(path: Path, reason: str) -> None:
+def warn_set_aside(path: Path, why: str) -> None:
     """Rename a damaged file or folder, and warn."""
     moved = set_aside(path)
-    warnings.warn(f"{path} is damaged ({reason}); kept as {moved.name}, and made anew", stacklevel=3)
+    warnings.warn(f"{path} is damaged ({why}); kept as {moved.name}, and made anew", stacklevel=3)
 
 
 @dataclass

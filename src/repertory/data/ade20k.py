@@ -29,8 +29,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.files import cache_dir, write_text
-from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, find_file, read_text, reason
+from repertory.core.problem import Problem, reason
+from repertory.data.arrays import file_size, find_file, read_lines
 from repertory.data.images import CACHE_BYTES, image_files, read_image
 from repertory.data.scenes import CORNERS, draw_scenes
 from repertory.data.splits import check_distinct_files
@@ -190,10 +190,10 @@ def _names(folder: Path, classes: int | None) -> tuple[str, ...]:
     """
     named: dict[int, str] = {}
     if path := find_file(folder, OWN_NAMES):
-        listed = [line.strip() for line in read_text(path).splitlines()]
+        listed = [line.strip() for line in read_lines(path)]
         named = {number: name for number, name in enumerate(listed, 1) if name}
     elif path := find_file(folder, NAMES):
-        cells = (line.split("\t") for line in read_text(path).splitlines()[1:])
+        cells = (line.split("\t") for line in read_lines(path)[1:])
         named = {int(row[0]): row[-1].strip() for row in cells if row[0].strip().isdecimal()}
     count = classes or max(named, default=CLASSES)
     if count >= IGNORE:
@@ -245,7 +245,7 @@ def read_frequency(file: Path, classes: int) -> list[int]:
     Raises:
         Problem: another number of lines than classes, or a line that is no whole number of 0 or more; names it.
     """
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(file) if line.strip()]
     if len(lines) != classes:
         raise Problem(
             f"{len(lines)} counts for {classes} classes", file, "give one whole number a line, a line a class"

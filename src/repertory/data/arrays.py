@@ -26,7 +26,7 @@ import numpy as np
 from scipy import io as matlab
 from scipy import sparse
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 
 LARGEST = 4 << 30
 """Bytes that a smaller file may unpack to, or claim to hold."""
@@ -142,11 +142,6 @@ def _inflate(content: bytes, path: Path, before: int) -> bytes:
         check_claim(total, path, UNKNOWN)
         content = stream.unconsumed_tail
     return b"".join(chunks) + stream.flush()
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, or its kind where it says nothing."""
-    return str(error) or type(error).__name__
 
 
 # -- NumPy ------------------------------------------------------------------------------------------

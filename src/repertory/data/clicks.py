@@ -26,8 +26,8 @@ import numpy as np
 from filelock import FileLock
 
 from repertory.core.files import cache_dir, read_json, replace_folder, write_json
-from repertory.core.problem import Problem, require, suggest
-from repertory.data.arrays import OPENERS, file_size, reason
+from repertory.core.problem import Problem, reason, require, suggest
+from repertory.data.arrays import OPENERS, file_size
 
 Split = Literal["random", "ordered", "released"]
 Progress = Callable[[Iterable[Any], str, int | None], Iterator[Any]]
@@ -333,7 +333,7 @@ def _parse(log: Log, first_line: int, block: bytes) -> tuple[Any, np.ndarray, li
             schema=schema,
         )
     except pl.exceptions.PolarsError as error:
-        what = "is not in UTF-8" if "utf-8" in str(error) else f"cannot be parsed: {str(error).splitlines()[0]}"
+        what = "is not in UTF-8" if "utf-8" in str(error) else f"cannot be parsed: {reason(error)}"
         where = f"{log.path}, from line {first_line} on"
         raise Problem(f"{log.path.name} {what}", where, "save it as text in UTF-8") from error
     if len(frame) != np.count_nonzero(~wrong):

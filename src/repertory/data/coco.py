@@ -31,8 +31,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from repertory.core.files import write_json
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import file_size, reason
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import file_size
 from repertory.data.images import read_image
 from repertory.data.scenes import draw_scenes
 

@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import CHUNK, LARGEST, file_size, find_file, read_text, reason
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import CHUNK, LARGEST, file_size, find_file, read_lines
 
 AXES = "xyz"
 PET = "PET"
@@ -157,7 +157,7 @@ def _data_files(path: Path, named: str, start: int) -> list[str]:
     if named.upper().startswith("LIST"):
         with path.open("rb") as file:
             file.seek(start)
-            names = [line.strip() for line in file.read(CHUNK).decode("latin-1").splitlines() if line.strip()]
+            names = [line.strip() for line in file.read(CHUNK).decode("latin-1").split("\n") if line.strip()]
     elif "%" in named:
         names = [named.split()[0]]
     for name in names:
@@ -259,7 +259,7 @@ def read_topas(path: Path) -> Volume:
     Raises:
         Problem: the header lacks the bins or the quantity, or bins are missing or not numbers.
     """
-    lines = read_text(path).splitlines()
+    lines = read_lines(path)
     try:
         header = "\n".join(line for line in lines if line.startswith("#"))
         bins = dict(re.findall(r"#\s*([XYZ])\s+in\s+(\d+)\s+bins?\s+of\s", header))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import check_claim, file_size, reason
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import check_claim, file_size
 
 HEAP = b"GCOL\x01\x00\x00\x00"
 """A global heap collection, version 1: arrays of variable length lie in these."""

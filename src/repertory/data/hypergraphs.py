@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from scipy import io, sparse
 
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import check_sparse, file_size, find_file, load_mat, load_pickle, reason, to_dense
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import check_sparse, file_size, find_file, load_mat, load_pickle, to_dense
 from repertory.data.splits import check_disjoint, part_ids
 from repertory.data.tables import read_table, to_numbers, without_index
 

@@ -29,8 +29,8 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from repertory.core.problem import Problem, system_problem
-from repertory.data.arrays import file_size, reason
+from repertory.core.problem import Problem, reason, system_problem
+from repertory.data.arrays import file_size
 from repertory.data.splits import check_distinct_files
 
 LAYOUT = """\

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from repertory.core.files import write_text
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.data.arrays import file_size, find_file, load_npy, read_lines, read_text
 
 PARTS = ("train", "dev", "test")
@@ -423,7 +423,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, Problem):
             raise
-        raise Problem(f"{path.name} is no JSON: {str(error).splitlines()[0]}", path, "fetch it again") from error
+        raise Problem(f"{path.name} is no JSON: {reason(error)}", path, "fetch it again") from error
     if not isinstance(content, dict):
         raise Problem(f"{path.name} holds no JSON object", path, "fetch it again")
     return content
@@ -538,7 +538,7 @@ def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:
             warnings.simplefilter("ignore")  # of an empty file, which `_picked` refuses
             vectors = np.loadtxt(path, dtype=np.float32, ndmin=2, encoding="utf-8-sig", comments=None)
     except ValueError as error:
-        raise Problem(f"{path.name} is no matrix: {str(error).splitlines()[0]}", path, "fetch it again") from error
+        raise Problem(f"{path.name} is no matrix: {reason(error)}", path, "fetch it again") from error
     return _picked(vectors, rows, path)
 
 

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import load_mat, read_text, reason
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import load_mat, read_lines
 from repertory.data.images import image_files, opened_image
 from repertory.data.tables import read_table, to_numbers
 
@@ -287,7 +287,7 @@ def shortened(names: Sequence[str]) -> str:
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Numbered lines of two words."""
-    lines = [(number, line.split()) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     for number, words in lines:
         if len(words) != 2:
             what = f"row {number} has {len(words)} words, not a file and a score: {' '.join(words)[:60]!r}"

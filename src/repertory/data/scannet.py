@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from repertory.core.problem import Problem
-from repertory.data.arrays import read_bytes, read_text, reason
+from repertory.core.problem import Problem, reason
+from repertory.data.arrays import read_bytes, read_lines, read_text
 
 IGNORE = -1
 LABELS = "scannetv2-labels.combined.tsv"
@@ -228,7 +228,7 @@ def read_split(folder: Path, split: Literal["train", "val"], ids: Path | None = 
 
 
 def _names(file: Path) -> list[str]:
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(file) if line.strip()]
     wrong = [line for line in lines if not re.fullmatch(r"[\w-]+", line)]
     if not lines or wrong or len(set(lines)) < len(lines):
         what = f"not the name of a scene: {wrong[0]!r}" if wrong else "no scenes, or one that is listed twice"
@@ -238,13 +238,13 @@ def _names(file: Path) -> list[str]:
 
 def _classes(table: Path, ids: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Names of the classes in the order of `ids`, and the class of each category."""
-    wanted = [line.strip() for line in read_text(ids).splitlines() if line.strip()]
+    wanted = [line.strip() for line in read_lines(ids) if line.strip()]
     if wrong := [line for line in wanted if not line.isdecimal()] or (["none"] if not wanted else []):
         raise Problem(f"not the number of a class: {wrong[0]!r}", ids, "give the benchmark's numbers, one a line")
     place = {int(number): k for k, number in enumerate(wanted)}
     if len(place) < len(wanted):
         raise Problem("a class is listed twice", ids, "give each number once")
-    rows = csv.DictReader(read_text(table).splitlines(), delimiter="\t")
+    rows = csv.DictReader(read_lines(table), delimiter="\t")
     if not {"id", "raw_category"} <= set(rows.fieldnames or ()):
         raise Problem("no columns id and raw_category", table, "give the table of ScanNet v2")
     numbers: dict[str, int] = {}

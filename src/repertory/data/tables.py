@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repertory.core.problem import Problem
-from repertory.data.arrays import OPENERS, file_size, read_bytes, reason
+from repertory.core.problem import Problem, reason
+from repertory.data.arrays import OPENERS, file_size, read_bytes
 
 
 def read_table(path: Path, columns: Sequence[str] = (), **options: Any) -> Any:

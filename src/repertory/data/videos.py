@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from repertory.core.problem import Problem, require
-from repertory.data.arrays import file_size, find_file, read_text, reason
+from repertory.core.problem import Problem, reason, require
+from repertory.data.arrays import file_size, find_file, read_lines, read_text
 from repertory.data.images import read_image
 
 LAYOUT = """\
@@ -333,7 +333,7 @@ def _read_lists(folder: Path, train: Path | None, val: Path, pattern: str) -> tu
 def _read_list(path: Path) -> list[tuple[int, str, int, int]]:
     """(line, folder, frames, class) of each line that is not blank."""
     entries: list[tuple[int, str, int, int]] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -356,7 +356,7 @@ def _category_names(folder: Path) -> list[str]:
     path = find_file(folder, "category.txt")
     if path is None:
         return []
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in read_lines(path) if line.strip()]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise Problem(f"two classes are called {twice[0]!r}", path, "give each class a name of its own")
@@ -427,9 +427,9 @@ def _read_something(folder: Path, files: dict[str, Path], pattern: str) -> tuple
                 rows = json.loads(read_text(files[part]))
                 ids[part] = [(str(row["id"]), re.sub(r"[\[\]]", "", row["template"])) for row in rows]
         else:
-            names = sorted(line.strip() for line in read_text(files["labels"]).splitlines() if line.strip())
+            names = sorted(line.strip() for line in read_lines(files["labels"]) if line.strip())
             for part in ("train", "validation"):
-                rows = csv.reader(read_text(files[part]).splitlines(), delimiter=";")
+                rows = csv.reader(read_lines(files[part]), delimiter=";")
                 ids[part] = [(row[0], row[1]) for row in rows if row]
     except Problem:
         raise

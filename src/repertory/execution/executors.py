@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from repertory.core.printing import print_warning
-from repertory.core.problem import Problem, require
+from repertory.core.problem import Problem, reason, require
 from repertory.execution.provenance import origin
 from repertory.execution.trials import Trial, attempt, forget_data
 from repertory.verdicts.results import MEASURE, Outcome
@@ -223,7 +223,7 @@ def _on_ray(ray: Any, trials: list[Trial], proceed: Proceed | None) -> Iterator[
                 raise error.cause from error
             outcome = Outcome(trial.name, trial.seed, {}, 0.0, str(error), **origin(trial.paper))
         except ray.exceptions.RayError as error:  # a worker or a machine is gone
-            outcome = _ended(trial, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            outcome = _ended(trial, f"{type(error).__name__}: {reason(error)}")
         yield trial, outcome
 
 

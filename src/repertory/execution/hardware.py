@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,7 +40,7 @@ class Hardware:
             )
         except (ValueError, RuntimeError, ImportError) as error:
             raise Problem(
-                f"this machine cannot run that: {str(error).splitlines()[0]}",
+                f"this machine cannot run that: {reason(error)}",
                 f"devices={self.devices} strategy={self.strategy} precision={self.precision}",
                 "see --accelerator, --devices, --strategy, --precision in `repertory run --help`",
             ) from error

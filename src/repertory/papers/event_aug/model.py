@@ -9,7 +9,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from repertory.core.arguments import check_choice, check_whole
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.nn.spiking import SpikingConvNet, mean_over_time
 from repertory.papers.event_aug.representations import CHANNELS, EST, Kernel, Representation
 
@@ -135,8 +135,7 @@ def try_network(model: nn.Module, name: str, image: tuple[int, int, int]) -> Non
         model.eval()(torch.zeros(1, *image))
     except (AssertionError, RuntimeError, ValueError) as error:
         wanted = model.pretrained_cfg["input_size"][-1]  # pyright: ignore[reportIndexIssue, reportArgumentType]
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        what = f"{name} takes no images of {image[1]} x {image[2]} pixels: {reason}"
+        what = f"{name} takes no images of {image[1]} x {image[2]} pixels: {reason(error)}"
         raise Problem(what, "network", f"set side={wanted}, or choose a convolutional network") from error
     model.train(was_training)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.data.arrays import read_lines, read_text
 
 LAYOUT = (
@@ -45,7 +45,7 @@ def _from_json(path: Path) -> list[Question]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, Problem):
             raise
-        raise Problem(f"no JSON: {str(error).splitlines()[0]}", path, LAYOUT) from error
+        raise Problem(f"no JSON: {reason(error)}", path, LAYOUT) from error
     listed = content if isinstance(content, list) else [content]
     if not listed:
         raise Problem("no query", path, LAYOUT)

@@ -33,6 +33,7 @@ from repertory.core.study import Measured, Metric, Prediction, Study
 from repertory.core.timing import medians, race
 from repertory.core.training import fit, loader
 from repertory.data import conllu, grammars, wals
+from repertory.data.arrays import read_lines
 from repertory.data.conllu import Sentence, Treebank
 from repertory.data.wals import Differences
 from repertory.nn.encoders import build_encoder
@@ -649,7 +650,7 @@ def read_sentences(path: Path) -> tuple[Sentence, ...]:
     """
     if path.suffix == ".conllu":
         return conllu.read_conllu(path)
-    lines = [line for line in conllu.read_text(path).splitlines() if line.strip()]
+    lines = [line for line in read_lines(path) if line.strip()]
     if not lines:
         raise Problem(f"{path.name} is empty", path, "give one sentence a line")
     return tuple(conllu.plain_sentence(WORDS.findall(line), str(k)) for k, line in enumerate(lines, start=1))

@@ -9,7 +9,7 @@ import timm
 from torch import Tensor
 
 from repertory.core import checkpoint
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.papers.pmt_iqa.model import PMTIQA
 
 TIMM = "timm:"
@@ -45,6 +45,5 @@ def _from_timm(name: str) -> Mapping[str, Tensor]:
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # timm and the hub raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "give a file of weights, or --set pretrained=none for random ones"
-        raise Problem(f"timm gives no weights {name!r}: {reason}", f"pretrained={TIMM}{name}", remedy) from error
+        raise Problem(f"timm gives no weights {name!r}: {reason(error)}", f"pretrained={TIMM}{name}", remedy) from error

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from repertory.core.files import write_text
-from repertory.core.problem import Problem
-from repertory.data.arrays import file_size, read_text
+from repertory.core.problem import Problem, reason
+from repertory.data.arrays import file_size, read_lines
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_knowledge(path: Path, nodes: int) -> Knowledge:
     file_size(path)
     try:
         if path.suffix == ".txt":
-            probabilities = torch.tensor(np.loadtxt(read_text(path).splitlines(), ndmin=2), dtype=torch.float32)
+            probabilities = torch.tensor(np.loadtxt(read_lines(path), ndmin=2), dtype=torch.float32)
             if not ((probabilities >= 0) & (probabilities <= 1)).all():
                 raise ValueError("values that are no probabilities")
             knowledge = Knowledge(probabilities.clamp(min=1e-6).log(), probabilities.new_zeros(len(probabilities), 0))
@@ -59,9 +59,8 @@ def read_knowledge(path: Path, nodes: int) -> Knowledge:
     except Problem:
         raise
     except Exception as error:  # torch.load raises many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(
-            f"no teacher's knowledge: {reason}", path, "give CPF's output.txt or GraphAKD's .pth.tar"
+            f"no teacher's knowledge: {reason(error)}", path, "give CPF's output.txt or GraphAKD's .pth.tar"
         ) from error
     parts = {"logits": knowledge.logits, "embedding": knowledge.embedding}
     for name, part in parts.items():

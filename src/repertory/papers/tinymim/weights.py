@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from repertory.core import checkpoint
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.papers.tinymim.model import TinyMIM, check_heads, last_block
 
 TIMM = "timm:"
@@ -118,9 +118,8 @@ def _from_timm(name: str, image_size: int) -> VisionTransformer:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size)
     except Exception as error:  # timm and the hub raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         known = "timm.list_models('vit_*', pretrained=True) names them"
-        raise Problem(f"timm gives no model {name!r}: {reason}", f"teacher={TIMM}{name}", known) from error
+        raise Problem(f"timm gives no model {name!r}: {reason(error)}", f"teacher={TIMM}{name}", known) from error
     if not isinstance(model, VisionTransformer):
         remedy = "choose a plain ViT, such as vit_base_patch16_224.mae"
         raise Problem(f"{name} is a {type(model).__name__}", f"teacher={TIMM}{name}", remedy)

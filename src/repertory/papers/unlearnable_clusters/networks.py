@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from repertory.core import checkpoint
 from repertory.core.arguments import check_whole
-from repertory.core.problem import Problem, suggest
+from repertory.core.problem import Problem, reason, suggest
 from repertory.nn.backbone import check_images
 
 HALF = (0.5, 0.5, 0.5)
@@ -116,10 +116,9 @@ def build(name: str, classes: int = 0, *, pretrained: bool = False) -> nn.Module
     except Exception as error:  # each library has its own
         if pretrained:
             raise no_download(name, error) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         known = timm.list_models() if library == "timm" else torchvision.models.list_models()
         remedy = f"check the name{suggest(model.partition('.')[0], known)}"
-        raise Problem(f"{library} gives no model {model!r}: {reason}", name, remedy) from error
+        raise Problem(f"{library} gives no model {model!r}: {reason(error)}", name, remedy) from error
     return _with_head(network, classes)
 
 
@@ -130,10 +129,9 @@ def _published(model: str) -> Any:
 
 def no_download(name: str, error: Exception) -> Problem:
     """The Problem of weights that are not here and cannot be had: names the file and its keys."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     expected = EXPECTED.get(name, f"a state dict of {name}")
     remedy = f"set surrogate_weights to a file: {expected}; or set surrogate=small, a weak one that is trained here"
-    return Problem(f"the weights of {name} cannot be downloaded: {reason}", name, remedy)
+    return Problem(f"the weights of {name} cannot be downloaded: {reason(error)}", name, remedy)
 
 
 def _with_head(network: nn.Module, classes: int) -> nn.Module:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 
 REMEDY = "give the folder of perturbation_0.pth, perturbation_1.pth, … with the .pth of the clusters beside them"
 NUMPY = [np.ndarray, np.dtype, np.empty(0).__reduce__()[0], *(type(np.dtype(k)) for k in ("f4", "f8", "i4", "i8"))]
@@ -62,8 +62,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(NUMPY):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Problem(f"cannot be read: {reason}", path, REMEDY) from error
+        raise Problem(f"cannot be read: {reason(error)}", path, REMEDY) from error
     if not isinstance(content, Mapping):
         raise Problem("holds no dictionary", path, REMEDY)
     return content
