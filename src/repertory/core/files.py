@@ -227,7 +227,7 @@ def check_output(folder: Path, *, empty: bool = False, remedy: str = "choose ano
         with temporary_folder(place, folder.name):
             pass
     except OSError as error:
-        raise system_problem(error, folder, remedy) from error
+        raise system_problem(error, folder.absolute(), remedy) from error
     finally:
         for path in reversed(made):
             with suppress(OSError):

@@ -256,7 +256,8 @@ class iRMB(nn.Module):
         height, width = u.shape[-2:]
         # As torch.export can follow: whole windows less the map, instead of a remainder.
         window = self.window_size
-        below, right = (-(-side // window) * window - side if window > 0 else 0 for side in (height, width))
+        # No -side // window: ONNX divides integers towards zero.
+        below, right = ((side + window - 1) // window * window - side if window > 0 else 0 for side in (height, width))
         symbolic = not (isinstance(height, int) and isinstance(width, int))  # torch.export: no question may be asked
         if not symbolic and not right and not below:
             return u, None
