@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,8 +70,9 @@ def usual_velocities(scenes: Sequence[Scene], modes: int, future: int, seed: int
     mean = np.stack([scene.future[-1] for scene in whole]) / (STEP * future)
     side = np.stack((-last[:, 1], last[:, 0]), -1)
     ways = np.stack(((mean * last).sum(1), (mean * side).sum(1)), -1) / (last**2).sum(1, keepdims=True)
-    found = KMeans(min(modes, len(ways)), n_init=10, random_state=seed).fit(ways)
-    shares = np.bincount(found.labels_, minlength=found.n_clusters) / len(ways)
+    starts: Any = 10  # the stubs know "auto" alone
+    found = KMeans(min(modes, len(ways)), n_init=starts, random_state=seed).fit(ways)
+    shares = np.bincount(found.predict(ways), minlength=len(found.cluster_centers_)) / len(ways)
     return Velocities(found.cluster_centers_.tolist(), shares.tolist(), future)
 
 

@@ -5,8 +5,8 @@ The report names a K-means ensemble; the algorithm is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from repertory.core.problem import Problem
 from repertory.papers.tenet.model import TENET
 
 Floats = NDArray[np.float64]
+Features = Literal["endpoint", "trajectory"]
 MAX_ITERATIONS = 50
 """Of Lloyd's algorithm."""
 EVERY = 10
@@ -36,7 +37,7 @@ def kmeans_fuse(
     trajectories: Floats,
     probabilities: Floats,
     modes: int = 6,
-    features: Literal["endpoint", "trajectory"] = "endpoint",
+    features: Features = "endpoint",
 ) -> Fused:
     """Cluster the pooled futures of each scenario, with their probabilities as weights.
 
@@ -152,7 +153,7 @@ class Ensemble(nn.Module, PyTorchModelHubMixin):
         self,
         members: Sequence[Mapping[str, Any]],
         fusion: str = "kmeans",
-        features: Literal["endpoint", "trajectory"] = "endpoint",
+        features: Features = "endpoint",
         radius: float = 2.0,
     ) -> None:
         check_choice("Ensemble", ("kmeans", "top"), fusion=fusion)
@@ -160,13 +161,14 @@ class Ensemble(nn.Module, PyTorchModelHubMixin):
         if not members:
             raise Problem("no members", "Ensemble", "give the arguments of at least one TENET")
         super().__init__()
-        self.members = nn.ModuleList(TENET(**member) for member in members)
-        self.fusion, self.features, self.radius = fusion, features, radius
-        self.modes: int = self.members[0].modes
+        networks = [TENET(**member) for member in members]
+        self.members = nn.ModuleList(networks)
+        self.fusion, self.radius, self.modes = fusion, radius, networks[0].modes
+        self.features: Features = features
 
     def candidates(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The futures of all members, (B, n K, T, 2) and (B, n K); probabilities sum to 1 for each member."""
-        found = [member.forecast(batch) for member in self.members]
+        found = [member.forecast(batch) for member in cast("Iterable[TENET]", self.members)]
         return torch.cat([x for x, _ in found], 1), torch.cat([p for _, p in found], 1)
 
     def fuse(self, trajectories: Floats, probabilities: Floats) -> Fused:

@@ -203,6 +203,8 @@ class TENET(nn.Module, PyTorchModelHubMixin):
         self.norm = nn.LayerNorm(dim)
         self.regression = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2 * step_points))
         self.score = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+        self.agent_scale: Tensor
+        self.lane_scale: Tensor
         self.register_buffer("agent_scale", _scale(AGENT_FEATURES, (0, 1, 4, 5)), persistent=False)
         self.register_buffer("lane_scale", _scale(LANE_FEATURES, (0, 1)), persistent=False)
         self.reset_parameters()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import colormaps
@@ -89,11 +89,11 @@ def _plain(text: str) -> str:
     return visible(text, lines=False).replace("$", r"\$")
 
 
-def modes_picture(wins: Sequence[float]) -> Figure:
+def modes_picture(wins: NDArray[np.float64]) -> Figure:
     """Share of the scenarios in which each mode is the best: one tall bar is a collapse of the modes."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     ax = figure.add_subplot()
-    ax.bar(range(1, len(wins) + 1), 100 * np.asarray(wins))
+    ax.bar(range(1, len(wins) + 1), 100 * wins)
     ax.set_xlabel("mode")
     ax.set_ylabel("scenarios that it wins (%)")
     return figure

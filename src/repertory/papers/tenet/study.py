@@ -10,7 +10,7 @@ repertory predict model/ av2/test/ --set ensemble=model2,model3        # K-means
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,7 @@ def _error(en: str, zh: str) -> Metric:
 class TenetStudy(TenetDesign, Study[TenetConfig, Data, nn.Module]):
     """Train on scenarios with reduced input, forecast others with enlarged input."""
 
-    metrics: ClassVar[dict[str, Metric]] = {
+    metrics: ClassVar[Mapping[str, Metric]] = {
         "min_ade": _error("minADE6", "minADE6"),
         "min_fde": _error("minFDE6", "minFDE6"),
         "miss_rate": Metric("MR6, final error above 2 m", "MR6（终点误差大于 2 米）", better="lower", decimals=3),
