@@ -245,7 +245,7 @@ class TENET(nn.Module, PyTorchModelHubMixin):
         scene = torch.cat((agents[:, 0], agents[:, :, -1], streets), 1)
         valid = torch.cat((seen[:, 0], seen[:, :, -1], mapped), 1)
         x = self.mode_embedding[:, None] + self.future_embedding  # (K, F, D)
-        x = x.expand(len(agents), -1, -1, -1)
+        x = x.expand(agents.shape[0], -1, -1, -1)
         for layer in self.decoder:
             x = layer(x, scene, valid)
         return self.norm(x)
@@ -253,7 +253,7 @@ class TENET(nn.Module, PyTorchModelHubMixin):
     def forward(self, agents: Tensor, lanes: Tensor) -> Forecast:
         """agents (B, A, T, 19), lanes (B, M, L, 10), see `scenes`; A >= 1, M >= 0."""
         if lanes.shape[1] == 0:
-            lanes = lanes.new_zeros(len(lanes), 1, *lanes.shape[2:])  # no map: one invalid polyline
+            lanes = lanes.new_zeros(lanes.shape[0], 1, *lanes.shape[2:])  # no map: one invalid polyline
         x, streets = self.encode(agents, lanes)
         features = self.decode(x, streets, *self.masks(agents, lanes))
         points = UNIT * self.regression(features).unflatten(-1, (-1, 2)).flatten(2, 3)  # (B, K, F s, 2)
