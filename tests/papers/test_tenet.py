@@ -669,7 +669,7 @@ def test_predict_one_scenario(trained: Path, scenario_file: Path, tmp_path: Path
     error = scores(sent.trajectories, sent.probabilities, truth)["min_fde"][0]
     assert row["min_fde"] == pytest.approx(error, abs=1e-3)
     lines = found.figures["scenario-1"].axes[0].lines
-    assert sum(len(line.get_xdata()) == 61 for line in lines) >= 6  # the futures, from the present on
+    assert sum(np.size(line.get_xdata()) == 61 for line in lines) >= 6  # the futures, from the present on
 
 
 def test_predict_tracks_without_map(trained: Path, scenario_file: Path, tmp_path: Path) -> None:

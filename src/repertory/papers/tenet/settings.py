@@ -151,9 +151,9 @@ class TenetDesign(Design[TenetConfig]):
             sample_train=8, sample_val=4, sample_test=2, sample_share=1.0, speed_rounds=0, pictures=2,
         ),
         "laptop": TenetConfig(
-            seeds=5, first_seed=100, dim=48, heads=4, encoder_layers=2, decoder_layers=1, patch=5, train_agents=8,
-            train_lanes=24, test_agents=12, test_lanes=48, epochs=12, batch_size=32, lr=1e-3, weight_decay=1e-4,
-            min_lr=1e-6, warmup_epochs=0.6, clip_norm=5.0, dropout=0.0, cache=True,
+            seeds=5, first_seed=100, dim=32, heads=4, encoder_layers=1, decoder_layers=1, patch=5, train_agents=8,
+            train_lanes=24, test_agents=12, test_lanes=48, epochs=30, batch_size=32, lr=2e-3, weight_decay=1e-4,
+            min_lr=1e-6, warmup_epochs=1.5, clip_norm=5.0, dropout=0.0, cache=True,
         ),
         "paper": TenetConfig(seeds=1, **FULL),
     }  # fmt: skip
