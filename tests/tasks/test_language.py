@@ -15,10 +15,10 @@ from repertory.core.study import Session
 from repertory.tasks.language import (
     Decoding,
     LanguageModel,
-    blocks,
     collate_rows,
     decode,
     load_tokenizer,
+    packed,
     small_gpt2,
     special_ids,
     token_losses,
@@ -81,9 +81,9 @@ def test_training_learns_a_text(tmp_path: Path) -> None:
         train_language_model(Session(0, tmp_path / "b"), model, [[1] * 9], Recipe())
 
 
-def test_blocks_drop_the_rest() -> None:
-    assert blocks([[1, 2], [3], [4, 5]], 2) == [[1, 2], [3, 4]]
-    assert blocks([[1]], 2) == []
+def test_long_texts_are_cut_and_none_is_lost() -> None:
+    assert packed([[9] * 9, [5], [6, 7], [8]], 6, 2, 3) == [[2, 9, 9, 9, 9, 3], [2, 5, 6, 7, 8, 3]]
+    assert packed([], 6, 2, 3) == []
 
 
 class Markov:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -232,15 +232,21 @@ def collate_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
-def blocks(rows: Iterable[Sequence[int]], length: int) -> list[list[int]]:
-    """Rows laid end to end and cut into blocks of one length; what is left at the end is dropped.
+def packed(texts: Iterable[Sequence[int]], length: int, start: int, stop: int) -> list[list[int]]:
+    """Consecutive texts joined into rows of at most `length` tokens with `start` and `stop`; longer texts are cut.
 
     Example:
-        >>> blocks([[1, 2, 3], [4, 5]], 2)
-        [[1, 2], [3, 4]]
+        >>> packed([[5, 6], [7], [8, 9]], 5, start=2, stop=3)
+        [[2, 5, 6, 7, 3], [2, 8, 9, 3]]
     """
-    line = list(itertools.chain.from_iterable(rows))
-    return [line[start : start + length] for start in range(0, len(line) - length + 1, length)]
+    rows: list[list[int]] = []
+    row: list[int] = []
+    for text in texts:
+        if row and len(row) + len(text) > length - 2:
+            rows.append([start, *row, stop])
+            row = []
+        row += text[: length - 2]
+    return [*rows, [start, *row, stop]] if row else rows
 
 
 def next_token_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -258,7 +264,7 @@ def train_language_model(
     Args:
         session: of the trial.
         model: trained in place.
-        rows: token numbers of the texts; see `blocks` for rows of one length.
+        rows: token numbers of the texts; see `packed` for short ones.
         recipe: epochs, optimizer, schedule.
         part: name of the loop.
 
@@ -274,17 +280,19 @@ def train_language_model(
 
 
 @torch.no_grad()
-def token_losses(model: LanguageModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[float, int]]:
+def token_losses(
+    logits: Callable[[Tensor, Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[float, int]]:
     """Negative log-likelihood of each row, in nats, and how many tokens it is of: all but the first.
 
     Args:
-        model: in evaluation mode.
+        logits: ids and mask (B, L) -> (B, L, V), a `LanguageModel` in evaluation mode.
         batches: as `collate_rows` gives them.
     """
     for ids, mask in batches:
         labels = ids.masked_fill(~mask, NO_TARGET)[:, 1:]
-        logits = model(ids, mask)[:, :-1].transpose(1, 2)
-        losses = F.cross_entropy(logits, labels, ignore_index=NO_TARGET, reduction="none").sum(1)
+        found = logits(ids, mask)[:, :-1].transpose(1, 2)
+        losses = F.cross_entropy(found, labels, ignore_index=NO_TARGET, reduction="none").sum(1)
         yield from zip(losses.tolist(), (labels != NO_TARGET).sum(1).tolist(), strict=True)
 
 
