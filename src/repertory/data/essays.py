@@ -301,6 +301,7 @@ a the this every these many some in on at for of and but because then later howe
 days long time night near without beside with before people nobody knows why it is often said that everybody once upon
 whenever where is are
 """.split()  # noqa: SIM905  a line of words
+SHORTEST, LONGEST = 30, 60
 MENTION = 0.6
 SECOND_THEME = 0.25
 RARER = 0.7
@@ -366,7 +367,13 @@ class Writer:
         return [*subject, verb if plural else third_person(verb), *item, *end]
 
     def essay(self, topics: Sequence[str]) -> str:
-        """Four to six clauses, each on one of the topics."""
+        """Four to six clauses, each on one of the topics; 30 to 60 words and signs."""
+        words: list[str] = []
+        while not SHORTEST <= len(words) <= LONGEST:
+            words = self._clauses(topics)
+        return " ".join(words)
+
+    def _clauses(self, topics: Sequence[str]) -> list[str]:
         clauses = []
         for _ in range(self.rng.randint(4, 6)):
             opening = self.rng.choice(OPENINGS).split() if self.rng.random() < 0.3 else []
@@ -374,7 +381,7 @@ class Writer:
         words = list(clauses[0])
         for clause in clauses[1:]:
             words += [*self.rng.choice(LINKS).split(), *clause]
-        return " ".join([*words, "."])
+        return [*words, "."]
 
     def sentence(self) -> str:
         """A sentence of a text without topics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -81,6 +82,11 @@ def text_rank(words: Sequence[str], skip: Collection[str], most: int) -> list[st
     for _ in range(ITERATIONS):
         rank = 1 - DAMPING + DAMPING * flow @ rank
     return [nodes[k] for k in np.argsort(-rank, kind="stable")[:most]]
+
+
+def has_jieba() -> bool:
+    """Whether jieba is installed."""
+    return importlib.util.find_spec("jieba") is not None
 
 
 def jieba_keywords(most: int) -> Callable[[str], list[str]]:

@@ -250,7 +250,7 @@ class TegFormer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             raise Problem(f'fusion="{fusion}" needs a GPT-2', "TegFormer", 'give its config, or fusion="domain"')
         self.vocab, self.width, self.words, self.padding = vocab, d, words, padding
         self.positions, self.gpt2_dropout = positions, gpt2_dropout
-        self.gpt2 = None if gpt2 is None else build_encoder(gpt2, "AutoModelForCausalLM").requires_grad_(False)
+        self.gpt2: Any = None if gpt2 is None else build_encoder(gpt2, "AutoModelForCausalLM").requires_grad_(False)
         self.topic_table, self.word_table = nn.Embedding(topics, d), nn.Embedding(words + 1, d)
         self.register_buffer("neighbours", torch.full((topics, most_words), words))
         width = 768 if self.gpt2 is None else self.gpt2.config.hidden_size
@@ -287,7 +287,6 @@ class TegFormer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def states(self, ids: Tensor) -> Tensor:
         """GPT-2's last hidden states of tokens (B, L), after its final norm; no mask is passed. (B, L, G)."""
-        assert self.gpt2 is not None
         with torch.no_grad():
             return self.gpt2.base_model(input_ids=ids).last_hidden_state
 
@@ -344,7 +343,6 @@ class CachedDecoder:
         """The next tokens (B,) -> log-probabilities (B, V) of those after them."""
         model, states = self.model, ids[:, None]
         if model.reads_gpt2:
-            assert model.gpt2 is not None
             read = model.gpt2.base_model(input_ids=ids[:, None], past_key_values=self.gpt2, use_cache=True)
             states, self.gpt2 = read.last_hidden_state, read.past_key_values
         x = model.fusion(ids[:, None], states)  # (B, 1, d)
