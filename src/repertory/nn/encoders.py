@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,3 +80,23 @@ def load_encoder(name: str | Path, kind: Kind = "AutoModel") -> PretrainedEncode
     # Names with _ tell where the encoder lay on this machine.
     config = {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
     return PretrainedEncoder(config, text, module)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of a causal model of transformers, for steps of one's own; `generate` has its own cache.
+
+    Attributes:
+        values: filled in place by each call of the model; has `reorder_cache`.
+        arguments: of the model's call, further ones.
+    """
+
+    values: Any
+    arguments: dict[str, Any]
+
+
+def new_cache(network: Any) -> Cache:
+    """An empty cache; transformers has called the argument by two names."""
+    values = require("transformers", EXTRA).DynamicCache()
+    names = inspect.signature(network.forward).parameters
+    return Cache(values, {"cache" if "cache" in names else "past_key_values": values, "use_cache": True})

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from repertory.core.arguments import check_choice, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout
-from repertory.nn.encoders import build_encoder
+from repertory.nn.encoders import build_encoder, new_cache
 
 Fusion = Literal["gate", "sigmoid", "domain", "gpt2"]
 FUSIONS: tuple[Fusion, ...] = ("gate", "sigmoid", "domain", "gpt2")
@@ -336,15 +336,14 @@ class CachedDecoder:
         layers = cast("list[DecoderLayer]", [*model.decoder])
         self.topics = [layer.cross.keys(memory) for layer in layers]
         self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(layers)
-        self.gpt2: Any = None
+        self.gpt2 = new_cache(model.gpt2.base_model) if model.reads_gpt2 else None
         self.place = 0
 
     def step(self, ids: Tensor) -> Tensor:
         """The next tokens (B,) -> log-probabilities (B, V) of those after them."""
         model, states = self.model, ids[:, None]
-        if model.reads_gpt2:
-            read = model.gpt2.base_model(input_ids=ids[:, None], past_key_values=self.gpt2, use_cache=True)
-            states, self.gpt2 = read.last_hidden_state, read.past_key_values
+        if self.gpt2 is not None:
+            states = model.gpt2.base_model(input_ids=states, **self.gpt2.arguments).last_hidden_state
         x = model.fusion(ids[:, None], states)  # (B, 1, d)
         if model.positions:
             x = x + sinusoids(self.place, 1, model.width, ids.device)
@@ -369,7 +368,7 @@ class CachedDecoder:
         """Go on with these rows; those of one text have the same topics."""
         self.past = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.past]
         if self.gpt2 is not None:
-            self.gpt2.reorder_cache(rows)
+            self.gpt2.values.reorder_cache(rows)
 
 
 def check_arguments(
