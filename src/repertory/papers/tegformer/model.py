@@ -39,8 +39,8 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        return self.weight * centred / (x.std(-1, keepdim=True) + self.eps) + self.bias
+        var, mean = torch.var_mean(x, -1, keepdim=True)
+        return self.weight * ((x - mean) / (var.sqrt() + self.eps)) + self.bias
 
 
 class Sublayer(nn.Module):

@@ -159,8 +159,9 @@ class TegFormerDesign(Design[TegFormerConfig]):
             least_topics=1, sample_train=200, sample_dev=10, sample_test=20, sample_general=200,
         ),
         "laptop": TegFormerConfig(
-            seeds=5, first_seed=100, epochs=12, batch_size=32, d=64, ff=128, heads=4, encoder_layers=2,
-            decoder_layers=2, domain=16, prompted_lr=1e-3, max_length=64, most=63, resplit=True, speed_rounds=10,
+            seeds=5, first_seed=100, epochs=6, batch_size=32, lr=3e-3, schedule="onecycle", gpt2_steps=300, d=64,
+            ff=128, heads=4, encoder_layers=2, decoder_layers=2, domain=16, prompted_lr=1e-3, max_length=64, most=63,
+            resplit=True, speed_rounds=10,
         ),
         "paper": TegFormerConfig(
             seeds=5, gpt2=ZHIHU_GPT2, max_length=130, held_out=1 / 11, mined_essays=50_000, extension_words=2430,
@@ -172,3 +173,4 @@ class TegFormerDesign(Design[TegFormerConfig]):
     }  # fmt: skip
     own: ClassVar[StudyConfig | None] = TegFormerConfig(gpt2=ZHIHU_GPT2, keep_best=True)
     own_batch = 128
+    takes_text = True
