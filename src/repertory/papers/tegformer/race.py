@@ -43,4 +43,6 @@ def race_inputs(texts: int, seed: int = 0) -> tuple[TegFormer, Tensor, Tensor]:
     """A network with random weights, and topics of some texts."""
     torch.manual_seed(seed)
     model = TegFormer(**RACE).eval()
+    with torch.no_grad():
+        model.generator.bias[model.padding] = -1e4  # the padding token is no word: only training masks it
     return model, torch.randint(RACE["topics"], (texts, 5)), torch.ones(texts, 5, dtype=torch.bool)

@@ -444,7 +444,7 @@ class TegFormerStudy(TegFormerDesign, Study[TegFormerConfig, EssayData, Author])
         if not rounds:
             return {}
         model, topics, mask = race_inputs(RACE_TEXTS)
-        first, greedy = torch.zeros(RACE_TEXTS, dtype=torch.long), Decoding("greedy")
+        first, greedy = torch.ones(RACE_TEXTS, dtype=torch.long), Decoding("greedy")
         never = model.vocab  # no token ends a text
         times = race(
             {
