@@ -161,7 +161,7 @@ class TegFormerDesign(Design[TegFormerConfig]):
         "laptop": TegFormerConfig(
             seeds=5, first_seed=100, epochs=6, batch_size=32, lr=3e-3, schedule="onecycle", gpt2_steps=300, d=64,
             ff=128, heads=4, encoder_layers=2, decoder_layers=2, domain=16, prompted_lr=1e-3, max_length=64, most=63,
-            resplit=True, speed_rounds=10,
+            resplit=True, speed_rounds=5,
         ),
         "paper": TegFormerConfig(
             seeds=5, gpt2=ZHIHU_GPT2, max_length=130, held_out=1 / 11, mined_essays=50_000, extension_words=2430,
