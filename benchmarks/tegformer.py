@@ -5,7 +5,7 @@
 Prints one JSON line a race: medians in seconds, the ratio peer / ours with its spread over the rounds, and the peak
 memory of the process.
 
-- decoding, greedy and by 4 beams: 4 texts of the published length of 150 tokens by a network of half the published width and layers. Peer: the
+- decoding, greedy and by 4 beams: 4 texts of 150 tokens by a network of half the published width and layers. Peer: the
   same network that reads the whole text anew for every token, as the authors' inference does.
 - training step: 32 essays of 60 tokens. Ours: GPT-2's states computed once and stored. Peer: GPT-2 in every step.
 

@@ -439,7 +439,7 @@ class TegFormerStudy(TegFormerDesign, Study[TegFormerConfig, EssayData, Author])
 
     @torch.no_grad()
     def measure(self) -> Mapping[str, Measured]:
-        """Race of greedy decoding, 4 texts of the published length of 150 tokens: with cache and without; one thread."""
+        """Race of greedy decoding, 4 texts of 150 tokens as published: with cache and without; one thread."""
         rounds = self.config.speed_rounds
         if not rounds:
             return {}
