@@ -444,14 +444,14 @@ def evaluate(
 @app.command(epilog=examples("predict my_model/ photo.jpg", "predict my_model/ photos/ --out answers/"))
 def predict(
     model: Annotated[Path, typer.Argument(help="model directory")],
-    source: Annotated[Path, typer.Argument(help="your input: a file or a folder")],
+    source: Annotated[Path, typer.Argument(help="your input: a file or a folder; for some papers, words in quotes")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="folder for tables, pictures and arrays")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input. Files are written with --out alone."""
     changes = _settings(settings)
-    if not source.exists():
+    if not source.exists() and not catalog.design(str(checkpoint.about(model).get("paper", ""))).takes_text:
         raise Problem("no such file or folder", source, "give the path of the input to predict")
     if out_dir:
         check_output(

@@ -172,6 +172,8 @@ class Design(Generic[C]):
     fits to the data. None: the laptop scale."""
     own_batch: ClassVar[int] = 1
     """Samples a step, over all processes, that the learning rate of `own` is meant for."""
+    takes_text: ClassVar[bool] = False
+    """Whether `Study.predict` takes words in place of a path: what names no file is given to it as it is."""
 
 
 def study_config(design: type[Design[Any]], scale: str, changes: Mapping[str, Any] | None = None) -> StudyConfig:

@@ -643,7 +643,7 @@ class Study(Design[C], ABC, Generic[C, D, M]):
         return {}
 
     def predict(self, model: M, source: Path) -> Prediction:
-        """Apply a trained module to the user's own input."""
+        """Apply a trained module to the user's own input: a path, or words where `takes_text`."""
         raise Problem(f"{self.paper} has no predict", self.paper, f"repertory show {self.paper} tells what it offers")
 
     def convert(self, source: Path, variant: str = "") -> M:

@@ -76,8 +76,12 @@ def predict(
     console: Console | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Prediction:
-    """What a saved model says about the user's own input; `settings` change fields of its configuration."""
-    if not source.exists():
-        raise Problem("no such file or folder", source, "give the path of the input to predict")
+    """What a saved model says about the user's own input; `settings` change fields of its configuration.
+
+    Raises:
+        Problem: not a model directory, or no such input, unless the paper takes words in place of a path.
+    """
     with open_model(model_dir, None, out, console, settings) as (study, model):
+        if not source.exists() and not study.takes_text:
+            raise Problem("no such file or folder", source, "give the path of the input to predict")
         return study.predict(model, source)
