@@ -328,8 +328,9 @@ def read_grooves(
 ) -> Grooves:
     """The beats of a data set by part.
 
-    With info.csv: its `split`; fills, sessions other than 1 to 3 and other time signatures are left out, as in the
-    authors' code. Without: every .mid in or below the folder, split 80 : 10 : 10 in the order of a hash of its name.
+    With info.csv, in the folder or in one below it: its `split`; fills, sessions other than 1 to 3 and other time
+    signatures are left out, as in the authors' code. Without: every .mid in or below the folder, split 80 : 10 : 10 in
+    the order of a hash of its name.
 
     Args:
         folder: see `LAYOUT`.
@@ -342,9 +343,9 @@ def read_grooves(
     Raises:
         Problem: info.csv is damaged, lacks a column or names a file that does not exist; no file can be used.
     """
-    listed = folder / "info.csv"
+    listed = [path for path in (folder / "info.csv", *sorted(folder.glob("*/info.csv"))) if path.is_file()]
     left: dict[str, list[str]] = {}
-    files = _listed(listed, signatures, left) if listed.is_file() else _hashed(folder)
+    files = _listed(listed[0], signatures, left) if listed else _hashed(folder)
     parts: dict[str, list[Groove]] = {part: [] for part in PARTS}
     for part, name, path, style in progress(files, "read grooves"):
         try:

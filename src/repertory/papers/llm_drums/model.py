@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from repertory.core.arguments import check_whole
 from repertory.core.files import write_json
-from repertory.core.problem import Problem, require
+from repertory.core.problem import Damaged, Problem, require
 from repertory.data.drums import COLUMNS, HIT, MEASURES, REST, ROWS, Drums, Grid, grid_text
 from repertory.papers.llm_drums.language import (
     EXTRA,
@@ -241,10 +241,14 @@ class Drummer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             folder = Path(fetched)
         arguments = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["arguments"]
         lora, base = arguments.pop("lora"), arguments["base"]
+        peft = require("peft", EXTRA)
         if lora is None:
-            return cls.from_folder(folder, **arguments).to(map_location)
+            try:
+                return cls.from_folder(folder, **arguments).to(map_location)
+            except Problem as problem:
+                raise Damaged(problem.what, folder, "it may be damaged, or of another version") from problem
         model = cls.from_folder(base, **arguments)
-        model.lm = require("peft", EXTRA).PeftModel.from_pretrained(model.lm, str(folder))
+        model.lm = peft.PeftModel.from_pretrained(model.lm, str(folder))
         model.lora = lora
         return model.to(map_location)
 

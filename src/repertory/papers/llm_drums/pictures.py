@@ -73,6 +73,7 @@ def stability_picture(curves: Mapping[str, Sequence[Stabilities]], first: int) -
     axes.set(xlabel="measure", ylabel="edit distance to the nearer neighbour")
     axes.set_ylim(bottom=-1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -134,8 +134,8 @@ class DrumsDesign(Design[DrumsConfig]):
             max_new_tokens=60, constrained=True, wav=False,
         ),
         "laptop": DrumsConfig(
-            seeds=5, first_seed=100, epochs=8, warmup_epochs=0.8, lr=2e-3, context=512, measures=4,
-            pretrain_steps=750, split="drawn", train_grooves=60, continuations=4, speed_rounds=10,
+            seeds=5, first_seed=100, epochs=16, warmup_epochs=1.6, batch_size=2, lr=2e-3, eval_every=4, context=512,
+            measures=4, pretrain_steps=750, split="drawn", train_grooves=60, continuations=4, speed_rounds=10,
         ),
         "desk": DrumsConfig(
             seeds=5, first_seed=100, real="groove_midi", epochs=8, warmup_epochs=0.8, lr=2e-3, split="drawn",

@@ -41,6 +41,7 @@ from repertory.papers.llm_drums.language import (
     small_gpt2,
 )
 from repertory.papers.llm_drums.model import (
+    EMPTY,
     Drummer,
     Example,
     Rule,
@@ -90,12 +91,14 @@ class Given:
     Attributes:
         prompt: its first measures.
         rows: all of its rows, without the silence at its beginning.
+        start: number of the first measure that is left, from 1.
         tempo: microseconds a beat.
         numerator: of the time signature.
     """
 
     prompt: str
     rows: list[str]
+    start: int
     tempo: int
     numerator: int
 
@@ -397,6 +400,7 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
     def predict(self, model: AnyDrummer, source: Path) -> Prediction:
         """Continue the first measures of a .mid, of a groove in text (.txt), or of all such files in a folder.
 
+        Measures at the beginning whose first 4 sixteenth notes are silent are left out, as in training: `from_measure`.
         Every groove is written as NAME.mid with the source's tempo, NAME.txt (raw, as the model wrote it) and NAME.wav.
 
         Raises:
@@ -418,6 +422,7 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
             table.append(
                 {
                     "file": name,
+                    "from_measure": given.start,
                     "measures": len(grid) / ROWS,
                     "hits": int(grid[model.given * ROWS :].sum()),
                     "bpm": round(60e6 / given.tempo, 1),
@@ -452,12 +457,14 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
             found = drums.read_midi(path, c.time_signatures, drums.parse_note_map(c.note_map))
             grid, tempo, numerator = found.grid, found.tempo, found.numerator
         rows = sounding(drums.grid_text(grid))
-        return Given(make_prompt(rows, model.given, path), rows, tempo, numerator)
+        start = 1 + (len(grid) - len(rows)) // ROWS
+        return Given(make_prompt(rows, model.given, path), rows, start, tempo, numerator)
 
     def _continued(self, model: AnyDrummer, given: Sequence[Given]) -> list[str]:
         if isinstance(model, RuleDrummer):
             rng = self.session.rng("rule")
-            return [model.groove("".join(f"{row}\n" for row in one.rows), rng) for one in given]
+            rows = (one.rows + [EMPTY] * (model.measures * ROWS - len(one.rows)) for one in given)
+            return [model.groove("".join(f"{row}\n" for row in groove), rng) for groove in rows]
         return self._complete(model, [one.prompt for one in given], "continue")
 
 
