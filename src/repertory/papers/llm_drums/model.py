@@ -324,9 +324,13 @@ class Drummer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
         writer = Writer(self.grammar, len(rows), constrained)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        sampling = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            if temperature
+            else {"do_sample": False}
+        )
         generated = self.lm.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=room, top_k=0, top_p=1.0, pad_token_id=0,
+            input_ids=ids, attention_mask=mask, max_new_tokens=room, pad_token_id=0,
             use_cache=use_cache, logits_processor=[writer.mask], stopping_criteria=[writer.stop], **sampling,
         )  # fmt: skip
         texts = self.tokenizer.decode_batch(generated[:, longest:].tolist(), skip_special_tokens=True)
