@@ -603,11 +603,12 @@ def test_a_groove_is_continued_as_midi_text_sound_and_picture(tmp_path: Path) ->
     drums.write_midi(source, random_grid(), 400_000)
     s = study(tmp_path, wav=True, max_new_tokens=300)
     found = s.predict(tiny(measures=4), source)
-    assert set(found.files) == {f"groove-continued.{ending}" for ending in ("mid", "txt", "wav")}
-    text = found.files["groove-continued.txt"].read_text(encoding="utf-8")
+    folder = found.files["continued"]
+    assert {path.name for path in folder.iterdir()} == {f"groove-continued.{e}" for e in ("mid", "txt", "wav")}
+    text = (folder / "groove-continued.txt").read_text(encoding="utf-8")
     assert text == found.text
     assert text.splitlines()[:32] == grid_text(random_grid()).splitlines()[:32]
-    written = read_midi(found.files["groove-continued.mid"])
+    written = read_midi(folder / "groove-continued.mid")
     assert written.tempo == 400_000
     assert (written.grid[: text.count("\n")] == text_grid(text)).all()
     assert found.table[0]["bpm"] == 150

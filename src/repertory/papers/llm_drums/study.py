@@ -414,6 +414,7 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
         named = {relative_name(paths[k], source): self._given(model, paths[k]) for k in good}
         played = self._continued(model, list(named.values()))
         table: list[dict[str, Any]] = []
+        folder = self.session.out_dir / "continued"
         files: dict[str, Path] = {}
         figures = {}
         for (name, given), text in zip(named.items(), played, strict=False):
@@ -430,7 +431,7 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
                 }
             )
             for ending in ("mid", "txt", *(["wav"] if c.wav else [])):
-                files[f"{stem}.{ending}"] = self.session.out_dir / f"{stem}.{ending}"
+                files[f"{stem}.{ending}"] = folder / f"{stem}.{ending}"
             drums.write_midi(files[f"{stem}.mid"], grid, given.tempo, given.numerator)
             write_text(files[f"{stem}.txt"], text)
             if c.wav:
@@ -445,7 +446,7 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
             text=played[0] if len(named) == 1 else "",
             table=with_problems(table, paths, problems, source),
             figures=figures,
-            files=files,
+            files={"continued": folder},
         )
 
     def _given(self, model: AnyDrummer, path: Path) -> Given:
