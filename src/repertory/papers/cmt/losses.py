@@ -33,8 +33,8 @@ def box_code(boxes: Tensor) -> Tensor:
 
 def from_code(code: Tensor) -> Tensor:
     """The inverse of `box_code`, (..., 10) -> (..., 9)."""
-    x, y, dx, dy, z, dz, sine, cosine, vx, vy = code.unbind(-1)
-    return torch.stack([x, y, z, dx.exp(), dy.exp(), dz.exp(), torch.atan2(sine, cosine), vx, vy], -1)
+    xy, across, z, height, sine, cosine, velocity = code.split([2, 2, 1, 1, 1, 1, 2], -1)
+    return torch.cat([xy, z, across.exp(), height.exp(), torch.atan2(sine, cosine), velocity], -1)
 
 
 def code_of(predictions: Mapping[str, Tensor]) -> Tensor:
