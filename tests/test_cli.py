@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 from repertory import __version__, catalog, cli
 from repertory.core.printing import print_warning
+from repertory.core.study import Prediction
 from repertory.execution import provenance
 from repertory.execution.experiment import Experiment
 from tests.toy import CARD, importable, install
@@ -384,3 +385,14 @@ def test_a_mistyped_metric_on_a_card_is_refused_at_once(say, tmp_path: Path) -> 
 ])  # fmt: skip
 def test_ray_may_stand_without_an_address(words: list[str], spelt: list[str]) -> None:
     assert cli._with_ray_address(words) == spelt
+
+
+def test_a_prediction_saves_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "results.json"):
+        (tmp_path / name).write_text(name)
+    found = Prediction(files={"adapted": tmp_path / "model", "boxes.json": tmp_path / "results.json"})
+    for _ in range(2):  # a second answer replaces the first
+        cli._save_prediction(found, tmp_path / "out")
+    assert (tmp_path / "out" / "adapted" / "config.json").read_text() == "model/config.json"
+    assert (tmp_path / "out" / "boxes.json").read_text() == "results.json"

@@ -19,7 +19,7 @@ import typer
 
 from repertory import __version__, catalog
 from repertory.core import checkpoint
-from repertory.core.files import check_output, replace_folder, scratch_folder, write_text
+from repertory.core.files import check_output, replace_folder, scratch_folder, write_bytes, write_text
 from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
 from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
@@ -518,6 +518,9 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
             np.save(written[-1], array)
     for name, path in prediction.files.items():
         written.append(folder / name)
+        if path.is_file():
+            write_bytes(written[-1], path.read_bytes())
+            continue
         with replace_folder(written[-1]) as fresh:
             shutil.copytree(path, fresh, dirs_exist_ok=True)
     return written
