@@ -78,7 +78,6 @@ def test_list_show_and_search(say) -> None:
         (("predict", "nowhere", "."), "not a model directory"),
         (("show", "emo", "--lang", "fr"), "no language 'fr'"),
         (("search", "zzqxv"), "nothing in the repertory"),
-        (("predict", "nowhere", "photo.jpg"), "photo.jpg"),
         (("convert", "ccgc", "absent.pth", "out"), "absent.pth"),
         (("new", "Bad Name"), "not an identifier"),
         (("train", "emoo", "--out", "m"), "did you mean emo"),
@@ -271,6 +270,8 @@ def test_train_evaluate_predict_sample(say, toy_net: str, tmp_path: Path) -> Non
     before = {path.name for path in tmp_path.iterdir()}
     assert "probability" in say("predict", "model", "data").out
     assert {path.name for path in tmp_path.iterdir()} == before, "nothing is written without --out"
+    absent = say("predict", "model", "photo.jpg")
+    assert (absent.code, absent.err.splitlines()[:2]) == (2, ["no such file or folder", "where: photo.jpg"])
     said = say("predict", "model", "data", "--out", "answers")
     assert "probability" in said.out
     assert (tmp_path / "answers" / "table.csv").read_text().startswith("label,probability")
