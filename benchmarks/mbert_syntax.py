@@ -24,7 +24,7 @@ import conllu
 import numpy as np
 import torch
 
-from repertory.core.timing import high_water, race, ratio
+from repertory.core.timing import race_line
 from repertory.data import grammars
 from repertory.data.conllu import read_conllu
 from repertory.papers.mbert_syntax.race import distance_matrix_by_pairs, race_clouds, spanning_tree_by_networkx
@@ -34,18 +34,7 @@ from repertory.papers.mbert_syntax.trees import spanning_tree
 
 def run(name: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> None:
     """Race the two and print the outcome."""
-    times = race({"ours": ours, "peer": peer}, range(1 + rounds))
-    ratios = times["peer"] / times["ours"]
-    outcome = {
-        "race": name,
-        "ours_s": round(float(np.median(times["ours"])), 4),
-        "peer_s": round(float(np.median(times["peer"])), 4),
-        "ratio": round(ratio(times, "ours", "peer"), 1),
-        "spread": [round(float(ratios.min()), 1), round(float(ratios.max()), 1)],
-        "threads": torch.get_num_threads(),
-        "peak_mib": round(high_water()),
-    }
-    print(json.dumps(outcome), flush=True)
+    print(json.dumps(race_line(name, ours, peer, rounds)), flush=True)
 
 
 def main() -> None:

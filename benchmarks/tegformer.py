@@ -18,10 +18,9 @@ import argparse
 import json
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from repertory.core.timing import high_water, race, ratio
+from repertory.core.timing import race_line
 from repertory.papers.tegformer.model import smoothed_loss
 from repertory.papers.tegformer.race import Recomputing, race_inputs
 from repertory.tasks.language import Decoding, decode
@@ -32,18 +31,7 @@ ESSAYS, LENGTH = 32, 60
 
 def run(name: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> None:
     """Race the two and print the outcome."""
-    times = race({"ours": ours, "peer": peer}, range(1 + rounds))
-    ratios = times["peer"] / times["ours"]
-    outcome = {
-        "race": name,
-        "ours_s": round(float(np.median(times["ours"])), 4),
-        "peer_s": round(float(np.median(times["peer"])), 4),
-        "ratio": round(ratio(times, "ours", "peer"), 1),
-        "spread": [round(float(ratios.min()), 1), round(float(ratios.max()), 1)],
-        "threads": torch.get_num_threads(),
-        "peak_mib": round(high_water()),
-    }
-    print(json.dumps(outcome), flush=True)
+    print(json.dumps(race_line(name, ours, peer, rounds)), flush=True)
 
 
 def main() -> None:

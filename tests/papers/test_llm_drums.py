@@ -23,9 +23,10 @@ from repertory.core.problem import Damaged, Problem
 from repertory.core.study import Session
 from repertory.data import drums, grooves
 from repertory.data.drums import Drums, grid_text, read_midi, text_grid
+from repertory.nn.encoders import build_encoder, load_encoder
 from repertory.papers.llm_drums import language
 from repertory.papers.llm_drums.endpoint import KEY, HTTPDrummer, write_jsonl
-from repertory.papers.llm_drums.language import Windows, byte_tokenizer, docstrings, load_causal_lm, small_gpt2
+from repertory.papers.llm_drums.language import Windows, byte_tokenizer, docstrings, small_gpt2
 from repertory.papers.llm_drums.model import (
     EMPTY,
     Drummer,
@@ -244,7 +245,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pieces: str) -> Path:
     path = tmp_path_factory.mktemp("gpt2")
     torch.manual_seed(0)
     vocabulary = Tokenizer.from_str(pieces).get_vocab_size()
-    language.save_causal_lm(language.build_causal_lm({**TINY, "vocab_size": vocabulary}), pieces, path)
+    network = build_encoder({**TINY, "vocab_size": vocabulary}, "AutoModelForCausalLM")
+    language.save_causal_lm(network, pieces, path)
     return path
 
 
@@ -282,12 +284,12 @@ def test_damaged_folders_are_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "model/drummer.json").unlink()
     with pytest.raises(Damaged):
         checkpoint.load(tmp_path / "model")
-    with pytest.raises(Problem, match="no language model of Hugging Face here"):
-        load_causal_lm(tmp_path)
+    with pytest.raises(Problem, match="no causal language model of Hugging Face here"):
+        load_encoder(tmp_path, "AutoModelForCausalLM")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    with pytest.raises(Problem, match="the language model cannot be loaded"):
-        load_causal_lm(tmp_path)
-    with pytest.raises(Problem, match="transformers cannot build the model"):
+    with pytest.raises(Problem, match="the causal language model cannot be loaded"):
+        load_encoder(tmp_path, "AutoModelForCausalLM")
+    with pytest.raises(Problem, match="transformers cannot build the causal language model"):
         Drummer({"model_type": "gpt77"}, byte_tokenizer())
     with pytest.raises(Problem, match="given=4 of measures=4"):
         Drummer(TINY, byte_tokenizer(), given=4, measures=4)

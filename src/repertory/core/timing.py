@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,30 @@ def medians(times: Mapping[str, NDArray[np.float64]], one: str, peer: str, count
     """
     speeds = times[peer] / times[one]
     return [float(np.median(speeds[first::count])) for first in range(min(count, len(speeds)))]
+
+
+def race_line(name: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> dict[str, Any]:
+    """Race two functions; medians in seconds, the ratio peer / ours, its spread over the rounds, threads and memory.
+
+    Args:
+        name: of the race.
+        ours: one of the two.
+        peer: the other one.
+        rounds: that count; one more comes first, to warm up.
+    """
+    import torch  # here: the rest of this module needs none
+
+    times = race({"ours": ours, "peer": peer}, range(1 + rounds))
+    ratios = times["peer"] / times["ours"]
+    return {
+        "race": name,
+        "ours_s": round(float(np.median(times["ours"])), 5),
+        "peer_s": round(float(np.median(times["peer"])), 5),
+        "ratio": round(ratio(times, "ours", "peer"), 1),
+        "spread": [round(float(ratios.min()), 1), round(float(ratios.max()), 1)],
+        "threads": torch.get_num_threads(),
+        "peak_mib": round(high_water()),
+    }
 
 
 def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:

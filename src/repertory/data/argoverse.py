@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repertory.core.files import write_bytes, write_text
-from repertory.core.problem import Problem, require, suggest
+from repertory.core.problem import Problem, reason, require, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,8 +169,7 @@ def read_scenario(path: Path, history: int = HISTORY, future: int = FUTURE) -> S
     except OSError as error:
         raise Problem(f"cannot read the scenario: {error.strerror or error}", path, "check the file") from error
     except Exception as error:  # pyarrow has a family of its own
-        reason = str(error).splitlines()[0]
-        raise Problem(f"the scenario is damaged: {reason}", path, "fetch the file again") from error
+        raise Problem(f"the scenario is damaged: {reason(error)}", path, "fetch the file again") from error
     return _scenario(table, path, history, future, "")
 
 

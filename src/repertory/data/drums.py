@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from repertory.core.files import write_bytes
 from repertory.core.problem import Problem, require, suggest
-from repertory.data.arrays import read_bytes, read_text
+from repertory.data.arrays import read_bytes, read_lines, read_text
 
 EXTRA = "music"
 LAYOUT = """\
@@ -304,7 +304,7 @@ def read_grid(path: Path) -> Grid:
         Problem: no such file, no text, a row that is not of six "o" and "-" (names the line), or no rows.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         line = line.rstrip()
         if line in ("", "SEP", "END"):
             continue

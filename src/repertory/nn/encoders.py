@@ -61,7 +61,8 @@ def load_encoder(name: str | Path, kind: Kind = "AutoModel") -> PretrainedEncode
         kind: an encoder or a causal language model.
 
     Raises:
-        Problem: no such folder, no such network or fast tokenizer in it, or the package is not installed.
+        Problem: no such folder, no such network or fast tokenizer in it, a language model that lacks weights, or the
+            package is not installed.
     """
     transformers = require("transformers", EXTRA)
     transformers.logging.disable_progress_bar()
@@ -69,16 +70,25 @@ def load_encoder(name: str | Path, kind: Kind = "AutoModel") -> PretrainedEncode
     if not (folder / "config.json").is_file():
         raise Problem(f"no {NAMES[kind]} of Hugging Face here", folder, "give a folder with config.json and weights")
     try:
-        module = getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True).float()
+        module, told = getattr(transformers, kind).from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         text = tokenizer.backend_tokenizer.to_str()
     except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
         raise Problem(
             f"the {NAMES[kind]} cannot be loaded: {reason(error)}", folder, "save it with save_pretrained"
         ) from error
-    # Names with _ tell where the encoder lay on this machine.
-    config = {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
-    return PretrainedEncoder(config, text, module)
+    missing = sorted(told["missing_keys"]) if kind == "AutoModelForCausalLM" else []  # an encoder may lack its pooler
+    if missing:
+        what = f"{len(missing)} weights are missing (first: {missing[0]})"
+        raise Problem(what, folder, "give the folder of a causal model")
+    return PretrainedEncoder(config_of(module), text, module.float())
+
+
+def config_of(module: Any) -> dict[str, Any]:
+    """The configuration of a network, as `build_encoder` takes it; names with _ tell where it lay on this machine."""
+    return {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from repertory.core.arguments import check_choice, check_positive, check_whole
 from repertory.core.files import replace_folder
-from repertory.core.problem import Problem, require
+from repertory.core.problem import Problem, reason, require
 from repertory.core.settings import Recipe
 from repertory.core.study import Session
 from repertory.core.training import fit
@@ -49,8 +49,8 @@ def load_tokenizer(folder: str | Path) -> str:
     except Problem:
         raise
     except Exception as error:  # transformers and tokenizers raise many kinds on a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise Problem(f"the tokenizer cannot be loaded: {reason}", path, "save it with save_pretrained") from error
+        what = f"the tokenizer cannot be loaded: {reason(error)}"
+        raise Problem(what, path, "save it with save_pretrained") from error
 
 
 def tokenizer_from(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Causal language models of Hugging Face: built, loaded from a folder, saved to one; bytes as tokens; a text to learn.
+"""What the drummer needs beyond `tasks.language`: LoRA, bytes as tokens, saved folders, and a text to learn.
 
 Nothing here knows of drums.
 """
@@ -11,7 +11,6 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,77 +20,12 @@ from torch.utils.data import Dataset
 
 from repertory.core.files import cache_dir, write_text
 from repertory.core.problem import Problem, require
+from repertory.nn.encoders import EXTRA
+from repertory.tasks import language
 
-EXTRA = "language"
-IGNORED = ("transformers_version", "dtype", "torch_dtype")
-"""Of a configuration: what says how a file was written, and nothing of the network."""
 SKIPPED = frozenset({"test", "tests", "site-packages", "dist-packages", "idle_test", "__pycache__"})
 """Folders of the standard library without text of its own."""
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A causal language model with its weights.
-
-    Attributes:
-        network: configuration of transformers, with `model_type`; `build_causal_lm` takes it.
-        tokenizer: JSON of the library tokenizers.
-        module: the model.
-    """
-
-    network: dict[str, Any]
-    tokenizer: str
-    module: Any
-
-
-def build_causal_lm(network: Mapping[str, Any]) -> Any:
-    """An untrained causal language model of transformers, in float32.
-
-    Raises:
-        Problem: transformers is not installed, or knows no such model.
-    """
-    transformers = require("transformers", EXTRA)
-    arguments = {name: value for name, value in network.items() if name not in IGNORED}
-    try:
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**arguments))
-    except (KeyError, ValueError, TypeError) as error:
-        raise Problem(f"transformers cannot build the model: {error}", "model", "check its config.json") from error
-
-
-def load_causal_lm(folder: Path) -> Pretrained:
-    """A trained causal language model in float32, from a folder as `save_pretrained` of transformers writes it.
-
-    Raises:
-        Problem: no such folder, no causal language model in it, weights that are missing, or no fast tokenizer.
-    """
-    transformers = require("transformers", EXTRA)
-    transformers.logging.disable_progress_bar()
-    if not (folder / "config.json").is_file():
-        raise Problem(
-            "no language model of Hugging Face here", folder, "give a folder with config.json, weights, tokenizer"
-        )
-    try:
-        module, told = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        text = tokenizer.backend_tokenizer.to_str()
-    except Exception as error:  # transformers, tokenizers and safetensors raise many kinds on a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise Problem(f"the language model cannot be loaded: {reason}", folder, "save it with save_pretrained") from (
-            error
-        )
-    if missing := sorted(told["missing_keys"]):
-        raise Problem(
-            f"{len(missing)} weights are missing (first: {missing[0]})", folder, "give the folder of a causal model"
-        )
-    return Pretrained(network_of(module), text, module.float())
-
-
-def network_of(module: Any) -> dict[str, Any]:
-    """The configuration of a model of transformers; names with _ tell where it lay on this machine."""
-    return {key: value for key, value in module.config.to_dict().items() if key[0] != "_" and key not in IGNORED}
 
 
 def save_causal_lm(module: Any, tokenizer: str, folder: Path) -> None:
@@ -99,7 +33,7 @@ def save_causal_lm(module: Any, tokenizer: str, folder: Path) -> None:
     transformers = require("transformers", EXTRA)
     transformers.logging.disable_progress_bar()
     module.save_pretrained(folder, max_shard_size="1TB")
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(tokenizer))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=language.tokenizer_from(tokenizer))
     fast.save_pretrained(folder)
 
 
@@ -109,10 +43,6 @@ def with_lora(module: Any, lora: Mapping[str, Any]) -> Any:
     conv1d = any(type(part).__name__ == "Conv1D" for part in module.modules())  # GPT-2 keeps weights transposed
     settings = {"target_modules": "all-linear", "fan_in_fan_out": conv1d, **lora}
     return peft.get_peft_model(module, peft.LoraConfig(task_type="CAUSAL_LM", **settings))
-
-
-def _tokenizer(text: str) -> Any:
-    return require("tokenizers", EXTRA).Tokenizer.from_str(text)
 
 
 def byte_tokenizer() -> str:
@@ -128,11 +58,8 @@ def byte_tokenizer() -> str:
 
 def small_gpt2(width: int, layers: int, heads: int, context: int, vocabulary: int = 256) -> dict[str, Any]:
     """Configuration of a small GPT-2 without dropout."""
-    return {
-        "model_type": "gpt2", "vocab_size": vocabulary, "n_positions": context, "n_embd": width, "n_layer": layers,
-        "n_head": heads, "activation_function": "gelu_pytorch_tanh", "attn_pdrop": 0.0, "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None,
-    }  # fmt: skip
+    fast = {"activation_function": "gelu_pytorch_tanh", "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    return language.small_gpt2(vocabulary, width, layers, heads, context) | fast
 
 
 # -- a text that is at hand ---------------------------------------------------------------------

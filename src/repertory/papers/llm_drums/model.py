@@ -21,14 +21,9 @@ from repertory.core.arguments import check_whole
 from repertory.core.files import write_json
 from repertory.core.problem import Damaged, Problem, require
 from repertory.data.drums import COLUMNS, HIT, MEASURES, REST, ROWS, Drums, Grid, grid_text
-from repertory.papers.llm_drums.language import (
-    EXTRA,
-    build_causal_lm,
-    load_causal_lm,
-    network_of,
-    save_causal_lm,
-    with_lora,
-)
+from repertory.nn.encoders import EXTRA, build_encoder, config_of, load_encoder
+from repertory.papers.llm_drums.language import save_causal_lm, with_lora
+from repertory.tasks.language import tokenizer_from
 
 SEPARATOR, END = "SEP\n", "END"
 EMPTY = REST * len(COLUMNS)
@@ -184,11 +179,9 @@ class Drummer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.given, self.measures, self.base = given, measures, base
         self.lora: dict[str, Any] | None = None
         self.json = tokenizer
-        self.tokenizer: Any = require("tokenizers", EXTRA).Tokenizer.from_str(tokenizer)
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.lm: Any = build_causal_lm(network)
-        self.network = network_of(self.lm)
+        self.tokenizer: Any = tokenizer_from(tokenizer)
+        self.lm: Any = build_encoder(network, "AutoModelForCausalLM")
+        self.network = config_of(self.lm)
         self.start: list[int] = self.tokenizer.encode("").ids
         """What the tokenizer puts before a text."""
         self.context: int = getattr(self.lm.config, "max_position_embeddings", 1 << 30)
@@ -198,10 +191,10 @@ class Drummer(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     @classmethod
     def from_folder(cls, folder: str | Path, **options: Any) -> Drummer:
-        """A trained language model, see `load_causal_lm`, that knows nothing of drums yet."""
-        trained = load_causal_lm(Path(folder))
+        """A trained language model, see `load_encoder`, that knows nothing of drums yet."""
+        trained = load_encoder(folder, "AutoModelForCausalLM")
         with torch.device("meta"):  # no weights that are thrown away at once
-            model = cls(trained.network, trained.tokenizer, **options)
+            model = cls(trained.config, trained.tokenizer, **options)
         model.lm = trained.module
         return model
 

@@ -30,13 +30,13 @@ from repertory.core.timing import medians, race
 from repertory.core.training import fit, loader
 from repertory.data import drums, grooves
 from repertory.data.drums import DEFAULT_TEMPO, MEASURES, PARTS, ROWS, Groove, Grooves
+from repertory.nn.encoders import load_encoder
 from repertory.papers.llm_drums import pictures
 from repertory.papers.llm_drums.endpoint import HTTPDrummer, write_jsonl
 from repertory.papers.llm_drums.language import (
     Windows,
     byte_tokenizer,
     docstrings,
-    load_causal_lm,
     next_token_loss,
     small_gpt2,
 )
@@ -222,10 +222,10 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
             return Drummer.from_folder(folder, **options, base=str(folder.resolve()) if c.lora else "")
         network, tokenizer = small_gpt2(c.width, c.layers, c.heads, c.context), byte_tokenizer()
         if given:
-            trained = load_causal_lm(self._folder())
+            trained = load_encoder(self._folder(), "AutoModelForCausalLM")
             tokenizer = trained.tokenizer
             small = c.scratch == "small" and not text
-            network = network | {"vocab_size": trained.network["vocab_size"]} if small else trained.network
+            network = network | {"vocab_size": trained.config["vocab_size"]} if small else trained.config
         if text:
             return self.session.shared(f"language-{text}", lambda: self._pretrained(network, tokenizer, text, options))
         self.session.reseed("fresh weights")

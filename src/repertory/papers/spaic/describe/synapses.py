@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from repertory.core.problem import Problem
+from repertory.core.problem import Problem, reason
 from repertory.papers.spaic.describe.neurons import decay
 
 Shape = tuple[int, ...]
@@ -32,9 +32,8 @@ class Op:
             try:
                 found = self.module(inside, target, 1.0).eval()(torch.zeros(1, *inside)).shape[1:]
             except (RuntimeError, IndexError, ValueError) as error:
-                reason = str(error).splitlines()[0]
                 raise Problem(
-                    f"{self} cannot take shape {inside}: {reason}", "projection", "check the chain"
+                    f"{self} cannot take shape {inside}: {reason(error)}", "projection", "check the chain"
                 ) from error
         return tuple(found)
 
