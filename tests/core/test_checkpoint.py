@@ -67,6 +67,20 @@ def test_a_model_comes_back_as_it_was(saved: tuple[ToyNet, Path]) -> None:
     assert sorted(load_file(folder / "model.safetensors")) == sorted(model.state_dict())
 
 
+def test_weights_that_share_one_buffer_are_saved(tmp_path: Path) -> None:
+    """As cuDNN keeps the weights of an LSTM."""
+    model = ToyNet(hidden=4)
+    buffer, at = torch.zeros(100), 0
+    for parameter in model.parameters():
+        part = buffer[at : at + parameter.numel()].view_as(parameter).copy_(parameter.detach())
+        parameter.data, at = part, at + parameter.numel()
+    checkpoint.save(model, tmp_path / "model")
+    again = checkpoint.load(tmp_path / "model", PACKAGE)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+    assert len({parameter.untyped_storage().data_ptr() for parameter in model.parameters()}) == 1  # untouched
+
+
 def test_a_model_comes_back_in_another_process(toy: Path, tmp_path: Path) -> None:
     """Of a class that lives in another package, named by its import path alone."""
     from toy_room.study import ToyNet as Foreign  # pyright: ignore[reportMissingImports]

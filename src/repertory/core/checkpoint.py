@@ -8,9 +8,11 @@ the class and the paper, so that `repertory predict my_model/ photo.jpg` needs n
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import importlib
 import io
+import itertools
 import os
 import pickle
 import re
@@ -50,11 +52,24 @@ def save(model: nn.Module, folder: Path, *, empty: bool = False, **about: Any) -
         raise TypeError(f"{type(model).__name__} cannot be saved: derive it from PyTorchModelHubMixin")
     try:
         with replace_folder(Path(folder), empty=empty) as fresh:
-            model.save_pretrained(fresh)
+            _with_own_storage(model).save_pretrained(fresh)
             give_default_mode(fresh)  # safetensors writes for its owner alone
             write_json(fresh / ABOUT, {"class": f"{type(model).__module__}:{type(model).__qualname__}", **about})
     except (OSError, SafetensorError) as error:
         raise write_problem(error, folder) from error
+
+
+def _with_own_storage(model: Any) -> Any:
+    """The model, or a copy of it where a tensor is a part of a larger storage, which safetensors refuses.
+
+    cuDNN keeps all weights of a recurrent layer in one buffer.
+    """
+    if all(tensor.nbytes == tensor.untyped_storage().nbytes() for tensor in model.state_dict().values()):
+        return model
+    apart = copy.deepcopy(model)
+    for tensor in itertools.chain(apart.parameters(), apart.buffers()):
+        tensor.data = tensor.data.clone()
+    return apart
 
 
 def write_problem(error: Exception, path: Path) -> Exception:

@@ -26,9 +26,9 @@ HASHED_BYTES = 64 * 2**20
 
 def provenance() -> dict[str, Any]:
     """Date, versions, commit and machine, as results carry them."""
-    cores = os.cpu_count()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {cores} cores"
-    return {"date": now(), "versions": versions(), "commit": commit(), "machine": device}
+    host = f"{platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{torch.cuda.get_device_name()}, {host}" if torch.cuda.is_available() else host
+    return {"date": now(), "versions": versions(), "commit": commit(), "machine": machine}
 
 
 def origin(paper: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class DrumsDesign(Design[DrumsConfig]):
         ),
         "desk": DrumsConfig(
             seeds=5, first_seed=100, real="groove_midi", epochs=8, warmup_epochs=0.8, lr=2e-3, split="drawn",
-            max_new_tokens=2000, continuations=2,
+            max_new_tokens=2000, continuations=2, speed_rounds=10,
         ),
         "paper": DrumsConfig(seeds=5, model="gpt2", lora=True),
     }  # fmt: skip

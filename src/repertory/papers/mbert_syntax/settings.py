@@ -136,6 +136,7 @@ class SyntaxDesign(Design[SyntaxConfig]):
         "desk": SyntaxConfig(
             seeds=5, first_seed=100, real="ud_pud", encoder="multilingual_encoder", epochs=3, lr=1e-3, arc_dim=256,
             normalise=True, vectors=1500, outer=1000, probe_vectors=1500, alphas=(1e-5, 1e-3), sentences=300,
+            speed_rounds=15,
         ),
         "paper": SyntaxConfig(seeds=5, sources=0, encoder="bert-base-multilingual-cased"),
     }  # fmt: skip
