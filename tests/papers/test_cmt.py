@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,40 @@ def test_own_data_train_save_load_predict(tmp_path: Path, town: Path) -> None:
         study(tmp_path / "two", town, frame="nothing").predict(loaded, town)
     with pytest.raises(Problem, match="no data for cmt here"):
         own.predict(loaded, tmp_path)
+
+
+def test_a_broken_frame_among_good_ones_has_a_row_with_the_reason(tmp_path: Path, town: Path) -> None:
+    folder = shutil.copytree(town, tmp_path / "town")
+    own = study(tmp_path / "own", folder, least_score=0.0)
+    data = own.read(folder)
+    model = CMT(data.classes, **VARIANTS["tiny"]).eval()
+    broken, *good = data.test
+    broken.cameras[0].path.write_bytes(b"no image")
+    prediction = own.predict(model, folder)
+    (row,) = [row for row in prediction.table if row["problem"]]
+    assert row["frame"] == broken.token
+    assert "not an image" in row["problem"]
+    assert {row["frame"] for row in prediction.table} == {broken.token, *(frame.token for frame in good)}
+    assert set(json.loads(prediction.files["results.json"].read_text())["results"]) == {frame.token for frame in good}
+
+
+def test_head_compiles_and_exports() -> None:
+    torch.manual_seed(0)
+    sizes = {"bounds": (-12.8, -12.8, -3.0, 12.8, 12.8, 3.0), "dim": 16, "heads": 2, "layers": 2, "ffn": 32}
+    head = CMTHead(8, 2, depths=4, queries=5, head_channels=8, **sizes).eval()
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        return torch.rand(batch, 8, 4, 4), torch.rand(batch, 6, 16, 2, 3), cameras(32, 64).expand(batch, 6, 4, 4)
+
+    few, more, image = inputs(2), inputs(3), (32, 64)
+    with torch.no_grad():
+        compiled = torch.compile(head, backend="eager", fullgraph=True)(*few, image)
+        dynamic = {0: torch.export.Dim("batch", min=2)}
+        shapes = {"bev": dynamic, "features": dynamic, "lidar2img": dynamic, "image": (None, None)}
+        exported = torch.export.export(head, (*few, image), dynamic_shapes=shapes).module()(*more, image)
+        for found, expected in ((compiled, head(*few, image)), (exported, head(*more, image))):
+            for name, values in expected.items():
+                torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_names_of_the_authors_checkpoints() -> None:

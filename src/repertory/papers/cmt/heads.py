@@ -229,7 +229,7 @@ class CMTHead(nn.Module):
                 encoding = self.image_encoding(img2lidar, size, image)
             tokens.append(features.movedim(2, -1).flatten(1, 3))  # (B, V h w, C)
             positions.append(encoding.flatten(1, 3).expand_as(tokens[-1]))
-        points = self.reference_points.weight.expand(len(tokens[0]), -1, -1)  # (B, Q, 3)
+        points = self.reference_points.weight.expand(tokens[0].shape[0], -1, -1)  # (B, Q, 3)
         if noised is not None:
             points = torch.cat([noised.points, points], 1)
         queries = self.query_encoding(points, lidar2img, img2lidar, image)
@@ -302,12 +302,10 @@ def decode(
     """
     logits, codes = predictions["cls_logits"][-1], code_of({name: predictions[name][-1] for name in OUTPUTS})
     classes = logits.shape[-1]
-    scores, index = logits.sigmoid().flatten(1).topk(min(most, logits[0].numel()))  # (B, M)
+    best, index = logits.flatten(1).topk(min(most, logits[0].numel()))  # (B, M)
     code = codes.gather(1, (index // classes)[..., None].expand(-1, -1, codes.shape[-1]))
-    boxes = from_code(code)
-    corners = boxes.new_tensor(beyond)
-    inside = ((boxes[..., :3] >= corners[:3]) & (boxes[..., :3] <= corners[3:])).all(-1)
-    return [
-        (one[keep], score[keep], label[keep])
-        for one, score, label, keep in zip(boxes, scores, index % classes, inside, strict=True)
-    ]
+    boxes, scores, labels = from_code(code), best.sigmoid(), index % classes
+    low, high = boxes.new_tensor(beyond).view(2, 3)
+    inside = (boxes[..., :3].clamp(low, high) == boxes[..., :3]).all(-1)
+    rows = [keep.nonzero()[:, 0] for keep in inside]
+    return [(boxes[b, kept], scores[b, kept], labels[b, kept]) for b, kept in enumerate(rows)]
