@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from filelock import FileLock
-from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
+from repertory.core.fabric import Fabric
 from repertory.core.files import cache_dir, replace_folder, set_aside, write_bytes, write_text
 from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, reason, system_problem
 from repertory.core.settings import C, Design, StudyConfig, real_data

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from repertory.core.batchnorm import over_processes, plain_norms
+from repertory.core.fabric import Fabric
 from repertory.core.loops import Diverged as Diverged
 from repertory.core.loops import diverged, finite_weights
 from repertory.core.problem import Problem

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import zoom
-from sklearn.datasets import load_digits
 
 from repertory.core.problem import Problem
 from repertory.data.events import NMNIST, make_events, pick, write_atis
@@ -217,6 +216,8 @@ def write_saccade_digits(folder: Path, train: int = 40, test: int = 30, strength
         test: recordings of each digit and kind for testing, at most 50: of the last scans, which other people wrote.
         strength: exponent of the changing light's gain; 0 leaves it constant.
     """
+    from sklearn.datasets import load_digits  # slow to import
+
     scans, labels = load_digits(return_X_y=True)
     scans = np.asarray(zoom(scans.reshape(-1, 8, 8) / 16, (1, 2.2, 2.2), order=1))
     of_digits = [np.flatnonzero(labels == digit) for digit in range(10)]

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from repertory.core.problem import Problem
 from repertory.data.arrays import read_bytes
@@ -123,6 +121,9 @@ def write_part(folder: Path, part: str, data: Labelled) -> None:
 
 def digits(size: int = 16) -> tuple[Labelled, Labelled]:
     """scikit-learn's 1797 handwritten digits, enlarged to `size`: 1347 to train, 450 to test, stratified."""
+    from sklearn.datasets import load_digits  # slow to import
+    from sklearn.model_selection import train_test_split
+
     found: Any = load_digits()
     pixels = np.round(found.images / 16 * 255).astype(np.uint8)
     images = np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pixels])

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
-from sklearn.datasets import load_digits
 from timm.data import auto_augment, create_transform
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -434,6 +433,8 @@ def write_digits(folder: Path, size: int = 32, train: int = 50, val: int = 80) -
         train: images of each digit for training, at most 90.
         val: images of each digit held out, at most 84: the last ones, which other writers wrote.
     """
+    from sklearn.datasets import load_digits  # slow to import
+
     pixels, labels = load_digits(return_X_y=True)
     for digit in range(10):
         scans = (pixels[labels == digit].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

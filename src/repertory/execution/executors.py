@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from repertory.core.fabric import Fabric
 from repertory.core.printing import print_warning
 from repertory.core.problem import Problem, reason, require
 from repertory.execution.provenance import origin

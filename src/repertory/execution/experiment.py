@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.progress import Progress
@@ -31,6 +30,7 @@ from torch import nn
 from repertory import catalog
 from repertory.core import checkpoint
 from repertory.core.card import Card
+from repertory.core.fabric import Fabric
 from repertory.core.files import (
     check_output,
     read_json,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from repertory.core.problem import Problem, reason
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from repertory.core.fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights stay in float32: evaluation runs the module by itself, outside the training loop's casts."""
@@ -28,7 +28,7 @@ class Hardware:
         """Raises `Problem` when this machine cannot provide it."""
         if self.precision not in PRECISIONS:
             raise Problem(f"no precision {self.precision!r}", "--precision", f"choose from {', '.join(PRECISIONS)}")
-        from lightning_fabric import Fabric  # takes seconds to import
+        from repertory.core.fabric import Fabric  # takes seconds to import
 
         try:
             return Fabric(

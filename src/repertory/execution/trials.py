@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import nn
 
 from repertory import catalog
 from repertory.core import checkpoint
+from repertory.core.fabric import Fabric
 from repertory.core.files import write_json
 from repertory.core.loops import Diverged
 from repertory.core.problem import Damaged, Problem, SetAside, is_system_fault, reason, system_problem
