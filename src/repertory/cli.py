@@ -19,6 +19,7 @@ import typer
 
 from repertory import __version__, catalog
 from repertory.core import checkpoint
+from repertory.core.allocator import keep_memory
 from repertory.core.files import check_output, replace_folder, scratch_folder, write_bytes, write_text
 from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
@@ -53,6 +54,7 @@ def main() -> None:
     warnings.showwarning = print_warning
     sys.excepthook = _print_traceback
     try:
+        keep_memory()
         app(args=_with_ray_address(sys.argv[1:]) or ["--help"])
     except (Problem, OSError) as error:
         if _debug or (isinstance(error, OSError) and not is_system_fault(error)):

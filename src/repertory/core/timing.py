@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repertory.core.allocator import keep_memory
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -21,8 +23,10 @@ def race(contestants: Mapping[str, Callable[[], object]], rounds: Iterable[int])
     """Seconds of each contestant in each round; the contestants alternate.
 
     The load of the machine varies over time: compare only times of the same round, see `ratio`. The first round is a
-    warm-up and is dropped.
+    warm-up and is dropped. From here on the process keeps the memory that it frees, see `keep_memory`: whether it does
+    can decide a race.
     """
+    keep_memory()
     times = [[_seconds(run) for run in contestants.values()] for _ in rounds]
     return dict(zip(contestants, np.array(times)[1:].T, strict=True))
 
@@ -92,6 +96,7 @@ def race_line(name: str, ours: Callable[[], object], peer: Callable[[], object],
         "ratio": round(ratio(times, "ours", "peer"), 1),
         "spread": [round(float(ratios.min()), 1), round(float(ratios.max()), 1)],
         "threads": torch.get_num_threads(),
+        "keeps_memory": keep_memory(),
         "peak_mib": round(high_water()),
     }
 

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from repertory.core.allocator import keep_memory
 from repertory.core.fabric import Fabric
 from repertory.core.printing import print_warning
 from repertory.core.problem import Problem, reason, require
@@ -134,6 +135,7 @@ def _interrupts_blocked() -> Iterator[None]:
 def _serve(connection: Connection, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_memory()
     warnings.showwarning = print_warning
     while True:
         try:
@@ -287,6 +289,7 @@ def _run_file(trial: Trial) -> bytes:
 
 def _attempt_elsewhere(trial: Trial, run_file: bytes) -> Outcome:
     """Execute a trial on a worker of Ray; on a machine that does not share the run directory, bring its files back."""
+    keep_memory()
     outcome = attempt(trial)
     if _run_file(trial) != run_file:
         left_out = ("tensorboard", "resume")

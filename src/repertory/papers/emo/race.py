@@ -1,15 +1,14 @@
-"""EMO-1M against timm's EdgeNeXt-XXS on the CPU, in a process of its own with a stated memory allocator.
+"""EMO-1M against timm's EdgeNeXt-XXS on the CPU, in a process of its own.
 
     python -m repertory.papers.emo.race times.json ROUNDS THREADS
 
 Both networks free maps of several MB in every layer. Whether glibc's malloc hands them back to the system, to take them
 again page by page in the next layer, depends on what the process did before; that alone moves the ratio of the two from
-0.67 to 1.2. The environment `KEEP_MEMORY` makes malloc keep what is freed. It is read when a process starts.
+0.67 to 1.2. In a process of its own, `race` makes malloc keep what is freed from the start.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ from repertory.core.study import Session
 from repertory.core.timing import race
 from repertory.papers.emo.model import EMO, VARIANTS
 
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-"""glibc: nothing below 1 GiB is given back, nothing below 32 MiB (the largest value it takes) is mapped by itself."""
 IMAGES = 8
 """Of a round: one by one, or as one batch."""
 BATCHES = (1, IMAGES)
@@ -49,7 +46,7 @@ def race_apart(session: Session, rounds: int) -> dict[str, NDArray[np.float64]]:
         rounds = 1
     output = session.out_dir / "race.json"
     command = [sys.executable, "-P", "-m", __name__, str(output), str(rounds), str(torch.get_num_threads())]
-    with subprocess.Popen(command, env={**os.environ, **KEEP_MEMORY}, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             for _ in session.progress(process.stdout, "race", total=1 + rounds):
