@@ -56,9 +56,9 @@ class Index:
         self._words: set[str] = set()
         self._papers: list[str] = []
         for card in cards:
-            fields = [" ".join(tokens(text)) for text in _fields(card).values()]
-            self._base.execute(f"INSERT INTO cards VALUES ({', '.join('?' * len(WEIGHTS))})", fields)
-            self._words.update(word for text in fields for word in text.split())
+            texts = [" ".join(tokens(text)) for text in fields(card).values()]
+            self._base.execute(f"INSERT INTO cards VALUES ({', '.join('?' * len(WEIGHTS))})", texts)
+            self._words.update(word for text in texts for word in text.split())
             self._papers.append(card.id)
 
     def search(self, query: str) -> list[tuple[str, float]]:
@@ -126,7 +126,7 @@ def _runs(text: str, ends: bool = False) -> list[list[str]]:
     return runs
 
 
-def _fields(card: Card) -> dict[str, str]:
+def fields(card: Card) -> dict[str, str]:
     """The words of each field; keywords and names stand as they are, both languages side by side."""
     return {
         "id": card.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -10,10 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from repertory import catalog
 from repertory.core.files import write_text
+from repertory.reports.forest import HEIGHT
+from repertory.reports.views import slug
 from repertory.reports.words import (
     axis_of,
     claimed_metrics,
@@ -59,10 +62,18 @@ def cell(text: object) -> str:
 
 def template(name: str) -> Template:
     """A template of ours; HTML is escaped, and `cell` makes text fit for a table of Markdown."""
+    return _environment().get_template(name)
+
+
+@functools.cache
+def _environment() -> Environment:
     folder = str(files("repertory.reports") / "templates")
-    found = Environment(loader=FileSystemLoader(folder), autoescape=name.endswith(".html"), trim_blocks=True)
-    found.filters["cell"] = cell
-    return found.get_template(name)
+    found = Environment(
+        loader=FileSystemLoader(folder), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters |= {"cell": cell, "slug": slug}
+    found.globals["height"] = HEIGHT
+    return found
 
 
 def _page(result: Result) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from repertory import catalog
 from repertory.core.card import Claim, Compare, Published, Test, Trend
+from repertory.core.problem import Problem
 from repertory.core.study import Metric, find_metric
 from repertory.verdicts.decisions import Finding
 from repertory.verdicts.judge import Verdict, survivors
@@ -24,7 +25,10 @@ WORDS = {
         "at most": "at most {}", "between": "{} to {}", "points": "points", "matters": "matters from {} on",
         "small": "but by less than matters",
         "multiplicity": "{kept} of {of} claims decided by an interval survive the Benjamini-Hochberg correction at 5 %",
-        "looks": "looks at {} seeds",
+        "looks": "looks at {} seeds", "comma": ", ",
+        "own axis": "on its own axis", "legend seeds": "each seed", "legend interval": "estimate, 95 % interval",
+        "legend accepted": "where the claim holds", "legend matters": "effect that matters from here on",
+        "legend published": "published, on its own axis where the data differ",
     },
     "zh": {
         "published": "发表", "measured": "实测", "test": "检验", "reason": "原因", "scale": "规模",
@@ -35,7 +39,10 @@ WORDS = {
         "at most": "至多 {}", "between": "{} 至 {}", "points": "个百分点", "matters": "自 {} 起才有意义",
         "small": "但差异小于有意义的幅度",
         "multiplicity": "在由区间判定的 {of} 条主张中，{kept} 条通过 Benjamini-Hochberg 校正（5%）",
-        "looks": "在 {} 个种子时判定",
+        "looks": "在 {} 个种子时判定", "comma": "，",
+        "own axis": "另用坐标轴", "legend seeds": "每个种子", "legend interval": "估计值与 95% 区间",
+        "legend accepted": "主张成立的区域", "legend matters": "由此开始差异才有意义",
+        "legend published": "发表值；数据不同时另用坐标轴",
     },
 }  # fmt: skip
 
@@ -54,6 +61,19 @@ def number(value: float, decimals: int | None = None) -> str:
     if abs(value) <= 1e-12:  # what rounding leaves of equal means
         return "0"
     return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+
+
+def rounded(value: float, decimals: int | None = None) -> str:
+    """Three significant digits, or so many decimals, with a true minus sign: for plots and the lines beside them.
+
+    Example:
+        >>> rounded(-4.8934), rounded(0.5159, 1), rounded(1361168.0), rounded(float("-inf"))
+        ('−4.89', '0.5', '1,361,168', '−∞')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.3g}" if decimals is None and math.isfinite(value) and abs(value) < 1000 else number(value, decimals)
+    return ("0" if abs(value) <= 1e-12 else text).replace("-", "−")
 
 
 def spread(values: Sequence[float], decimals: int | None = None) -> str:
@@ -78,8 +98,11 @@ def seeds_of(result: Result) -> str:
 
 
 def metrics_of(result: Result) -> Mapping[str, Metric]:
-    """What the result's study declares."""
-    return catalog.load(result.paper).metrics
+    """What the result's study declares; nothing where an optional dependency of the study is absent."""
+    try:
+        return catalog.load(result.paper).metrics
+    except Problem:
+        return {}
 
 
 def metric_named(metrics: Mapping[str, Metric], name: str) -> Metric:

@@ -1,0 +1,99 @@
+"""What the pages say around cards and results, in both languages."""
+
+from __future__ import annotations
+
+from repertory.reports import words
+
+LANGUAGES = ("en", "zh")
+
+TOPICS = {
+    "vision": ("Vision", "视觉"), "video": ("Video", "视频"), "driving": ("Driving", "自动驾驶"),
+    "graphs": ("Graphs", "图学习"), "spiking": ("Spiking networks", "脉冲网络"), "language": ("Language", "语言"),
+    "music": ("Music", "音乐"), "generation": ("Generation", "生成"), "security": ("Security", "安全"),
+    "recommendation": ("Recommendation", "推荐"), "medicine": ("Medicine", "医学"), "theory": ("Theory", "理论"),
+}  # fmt: skip
+
+EN = {
+    "tagline": "Does the published claim hold?",
+    "lead": "repertory keeps {papers} published deep-learning methods runnable and tests what they claim: {claims} claims, "
+    "each with its published figure, a measurement and a statistical verdict.",
+    "shown": "One claim of many:", "its page": "see its page",
+    "claims measured": "{} claims, tested at laptop scale", "also": "and {} more verdicts on larger, real data",
+    "papers": "Papers", "open": "Fails and undecided", "compare": "Compare", "method": "How claims are tested",
+    "contribute": "Add a paper", "api": "API", "skip": "Skip to the content", "other": "中文", "menu": "Pages",
+    "search": "Search", "search hint": "graph clustering, domain shift, 图神经网络 …", "nothing": "No paper matches.",
+    "topic": "topic", "verdict": "verdict", "year": "year", "fidelity": "fidelity", "minutes": "minutes", "any": "any",
+    "gpu": "data and GPU", "gpu yes": "some claims need a GPU", "gpu no": "a laptop is enough", "at most": "at most {}",
+    "reset": "Show all", "found": "{} papers",
+    "exact": "exact", "partial": "partial", "reconstruction": "reconstruction",
+    "fidelity exact": "matches the authors' code", "fidelity partial": "matches in part",
+    "fidelity reconstruction": "rebuilt without the authors' code",
+    "run": "Test its claims", "takes": "about {} min on two cores", "copy": "Copy", "copied": "Copied",
+    "not recorded": "not recorded yet", "verdicts": "Verdicts", "claims": "Claims", "use": "Use it",
+    "command line": "Command line", "python": "Python", "own data": "Your own data",
+    "sample": "writes the sample ({}) in this layout", "train": "trains on your data", "predict": "uses the result",
+    "notes": "Decisions and findings", "decisions": "{} decisions", "findings": "{} findings",
+    "decision": "decision", "finding": "finding", "history": "Recorded runs", "scale": "scale", "data": "data",
+    "seeds": "seeds", "looks": "looks at", "computing": "computing", "date": "date", "machine": "machine",
+    "versions": "code", "changed": "changed settings", "none": "none", "multiplicity": "corrected for their number",
+    "details": "Seeds, arms and tests", "published": "published", "measured": "measured", "arm": "arm",
+    "metric": "metric", "value": "value", "source": "source", "test": "test", "estimate": "estimate",
+    "interval": "95 % interval", "method of": "method", "claimed": "accepted", "mean": "mean ± sd",
+    "arms": "Arms", "what": "what it is", "the method": "the method", "cite": "Cite", "for others": "JSON and badges",
+    "badge": "Badge for a README", "json": "This claim as JSON (ClaimReview)", "all json": "All claims as JSON",
+    "code": "authors' code", "no code": "no code released", "not tested here": "Not tested here", "untested": "not tested",
+    "for data": "Who has the data types", "local": "local run", "related": "Related papers",
+    "open lead": "A claim that fails, or that the data cannot decide, is a result. {fails} claims fail and {undecided} are "
+    "undecided in the recorded results; the plots show by how much.",
+    "fails": "Fails", "undecided": "Undecided", "holds": "holds", "decide": "More seeds, where they are needed:",
+    "compare lead": "Papers of one topic side by side. A verdict speaks for the data and the scale it was measured on.",
+    "paper": "paper", "decided": "decided", "of": "{} of {}", "updated": "Recorded up to {}", "source code": "Results, with "
+    "every trial, are in results/ of the source checkout.", "belongs": "The papers belong to their authors.",
+    "version": "repertory {}", "local lead": "With the runs of this machine in {}.", "full": "Summary",
+    "pages": "in {} papers", "reasons": "what would decide them", "jump": "Claims of this paper",
+}  # fmt: skip
+
+ZH = {
+    "tagline": "论文的主张成立吗？",
+    "lead": "repertory 让 {papers} 篇深度学习论文的方法保持可运行，并检验其主张：共 {claims} 条，每条都列出发表数值、本库实测与统计判定。",
+    "shown": "其中一条主张：", "its page": "查看论文页",
+    "claims measured": "{} 条主张，在 laptop 规模上检验", "also": "另有 {} 条判定来自更大的真实数据",
+    "papers": "论文", "open": "不成立与未定", "compare": "对比", "method": "如何检验主张",
+    "contribute": "添加论文", "api": "API", "skip": "跳到正文", "other": "English", "menu": "页面",
+    "search": "搜索", "search hint": "图聚类、领域偏移、spiking …", "nothing": "没有匹配的论文。",
+    "topic": "领域", "verdict": "判定", "year": "年份", "fidelity": "忠实度", "minutes": "分钟", "any": "不限",
+    "gpu": "数据与 GPU", "gpu yes": "部分主张需要 GPU", "gpu no": "笔记本即可", "at most": "至多 {}",
+    "reset": "显示全部", "found": "{} 篇论文",
+    "exact": "一致", "partial": "部分一致", "reconstruction": "重构",
+    "fidelity exact": "与作者代码一致", "fidelity partial": "部分一致", "fidelity reconstruction": "无作者代码，重新构建",
+    "run": "检验其主张", "takes": "双核约 {} 分钟", "copy": "复制", "copied": "已复制",
+    "not recorded": "尚无记录", "verdicts": "判定", "claims": "主张", "use": "使用",
+    "command line": "命令行", "python": "Python", "own data": "自己的数据",
+    "sample": "按此格式写出样例数据（{}）", "train": "在自己的数据上训练", "predict": "使用所得模型",
+    "notes": "取舍与发现", "decisions": "{} 项取舍", "findings": "{} 项发现",
+    "decision": "取舍", "finding": "发现", "history": "运行记录", "scale": "规模", "data": "数据",
+    "seeds": "种子", "looks": "判定时种子数", "computing": "计算时间", "date": "日期", "machine": "机器",
+    "versions": "代码", "changed": "改动的设置", "none": "无", "multiplicity": "多重检验校正",
+    "details": "种子、实验组与检验", "published": "发表", "measured": "实测", "arm": "实验组",
+    "metric": "指标", "value": "数值", "source": "来源", "test": "检验", "estimate": "估计值",
+    "interval": "95% 区间", "method of": "方法", "claimed": "接受范围", "mean": "均值 ± 标准差",
+    "arms": "实验组", "what": "说明", "the method": "论文方法", "cite": "引用", "for others": "JSON 与徽章",
+    "badge": "README 徽章", "json": "本主张的 JSON（ClaimReview）", "all json": "全部主张的 JSON",
+    "code": "作者代码", "no code": "未公开代码", "not tested here": "此处未检验", "untested": "未检验",
+    "for data": "有数据者可运行", "local": "本机运行", "related": "相关论文",
+    "open lead": "不成立，或数据不足以判定，同样是结果。已记录的结果中有 {fails} 条不成立、{undecided} 条未定；图中可见差距。",
+    "fails": "不成立", "undecided": "未定", "holds": "成立", "decide": "在需要之处增加种子：",
+    "compare lead": "同一领域的论文并列。判定只对其所用数据与规模有效。",
+    "paper": "论文", "decided": "已判定", "of": "{} / {}", "updated": "记录截至 {}",
+    "source code": "结果及每次试验见源码中的 results/。", "belongs": "论文归其作者所有。",
+    "version": "repertory {}", "local lead": "包含本机 {} 中的运行。", "full": "摘要",
+    "pages": "出自 {} 篇论文", "reasons": "如何才能判定", "jump": "本文主张",
+}  # fmt: skip
+
+WORDS = {"en": {**words.WORDS["en"], **EN}, "zh": {**words.WORDS["zh"], **ZH}}
+"""Words of the reports, then those of the pages."""
+
+
+def topic_of(topic: str, lang: str) -> str:
+    """The heading of a topic."""
+    return TOPICS[topic][LANGUAGES.index(lang)]
