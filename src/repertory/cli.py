@@ -20,7 +20,7 @@ import typer
 from repertory import __version__, catalog
 from repertory.core import checkpoint
 from repertory.core.allocator import keep_memory
-from repertory.core.files import check_output, replace_folder, scratch_folder, write_bytes, write_text
+from repertory.core.files import cache_dir, check_output, replace_folder, scratch_folder, write_bytes, write_text
 from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
 from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
@@ -29,6 +29,8 @@ from repertory.interrupts import interruptible
 if TYPE_CHECKING:
     from repertory.core.study import Prediction
     from repertory.execution.hardware import Hardware
+    from repertory.reports.html import Report
+    from repertory.reports.site import Built
     from repertory.verdicts.results import Result
 
 
@@ -233,19 +235,25 @@ def show(paper: Paper, lang: Lang = "en", as_json: Json = False) -> None:
     _lang(lang)
     _warn_of_broken_packages()
     if as_json:
-        print_json(card.model_dump(mode="json"))
+        kept = ("scale", "data", "date", "commit", "verdicts")
+        recorded = [{name: result[name] for name in kept} for result in catalog.recorded(paper).get(paper, [])]
+        print_json({**card.model_dump(mode="json"), "recorded": recorded})
         return
     from repertory.reports.card import show_card
 
     out.print(show_card(card, lang))
 
 
-@app.command(epilog=examples("search graph clustering", "search 图神经网络"))
-def search(words: list[str], lang: Lang = "en") -> None:
+@app.command(epilog=examples("search graph clustering", "search 图神经网络", "search SNN --json"))
+def search(words: list[str], lang: Lang = "en", as_json: Json = False) -> None:
     """Find papers by English or Chinese words."""
     _lang(lang)
     found = catalog.search(" ".join(words))
     _warn_of_broken_packages()
+    if as_json:
+        names = ("id", "topic", "year", "title")
+        print_json([{**card.model_dump(include=set(names)), "score": round(score, 4)} for card, score in found])
+        return
     if not found:
         raise Problem(f"nothing in the repertory matches {' '.join(words)!r}", "repertory search", "try other words")
     for card, score in found:
@@ -308,6 +316,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="two steps per loop: does the recipe build?")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget earlier trials of this run directory")] = False,
     as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="each test with its figures, and all arms")] = False,
     lang: Lang = "en",
 ) -> None:
     """Test a paper's claims: every arm, every seed, verdicts, report.
@@ -345,24 +354,27 @@ def run(
                 **until,
             )
         if experiment.lead:
-            _print_result(result, lang, as_json)
+            _print_result(result, lang, as_json, verbose)
         failed |= bool(result.failures)
     if failed:
         raise typer.Exit(1)
 
 
-def _print_result(result: Result, lang: str, as_json: bool) -> None:
+def _print_result(result: Report, lang: str, as_json: bool = False, verbose: bool = False) -> None:
     from repertory.reports import terminal
 
     if as_json:
         print_json(result.to_json())
         return
-    out.print(terminal.report(result, lang))
+    out.print(terminal.report(result, lang) if verbose else terminal.summary(result, lang))
+    if lang != "en" and result.folder:  # the run wrote it in English
+        result.write_html(result.folder / "report.html", lang)
     if computed := _computed_by(result):
         out.print(computed, style="yellow", highlight=False)
     if result.closing:
         out.print(f"\n{result.closing}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"\nreport: {result.folder}/report.html", soft_wrap=True, highlight=False)
+    out.print(terminal.count(result.verdicts, lang), soft_wrap=True)
 
 
 def _computed_by(result: Result) -> str:
@@ -572,6 +584,52 @@ def convert(
     out.print(f"model: {folder}", soft_wrap=True, highlight=False)
 
 
+# -- the gallery --------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=examples("site public/", "site public/ --url https://example.org/repertory/", "site out/ --runs runs/")
+)
+def site(
+    folder: Annotated[Path, typer.Argument(help="a new or empty folder, or one that `repertory site` wrote")],
+    runs: Annotated[Path | None, typer.Option(help="folder of local runs to show too; default: none")] = None,
+    url: Annotated[str, typer.Option(help="where it will stand; default: addresses are relative")] = "",
+) -> None:
+    """Write the gallery of all papers, English and Chinese: plain files for any host, or to open from the disk."""
+    built = _build_site(folder, runs, url)
+    out.print(f"{built.files} files, {built.size / 1e6:.1f} MB; open {built.home}", soft_wrap=True, highlight=False)
+
+
+@app.command(epilog=examples("serve", "serve --runs runs/ --port 8000", "serve --no-open"))
+def serve(
+    runs: Annotated[Path, typer.Option(help="folder of local runs to show beside the recorded results")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on 127.0.0.1; 0: a free one")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="only print the address")] = False,
+) -> None:
+    """Build the gallery with the runs of this machine, and open it in the browser; Ctrl-C ends it."""
+    from repertory.reports.site.serve import address, served, show
+
+    built = _build_site(cache_dir() / "site", runs if runs.is_dir() else None)
+    with served(built.folder, port) as server, interruptible("stopped"):
+        out.print(f"{address(server)} (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        if not no_open:
+            show(address(server))
+        server.serve_forever()
+
+
+def _build_site(folder: Path, runs: Path | None, url: str = "") -> Built:
+    if runs is not None and not runs.is_dir():
+        raise Problem("no such folder of runs", runs, "give the folder that `repertory run` wrote to, such as runs/")
+    err.print("reading papers and results ...", style="dim", highlight=False)
+    from repertory.reports.site import build
+
+    with interruptible(), err.status("writing the pages"):
+        built = build(folder, runs, url)
+    for problem in built.problems:
+        err.print(f"left out: {problem.what} ({problem.where})", style="yellow", markup=False, soft_wrap=True)
+    return built
+
+
 # -- for those who keep the house ---------------------------------------------------------------
 
 
@@ -672,7 +730,7 @@ def record(
             result = experiment.run(
                 fresh=anew, jobs=jobs, console=out, on_look=lambda result, to=target: result.save(to), **until
             )
-        _print_result(result, "en", as_json=False)
+        _print_result(result, "en")
     table()
 
 

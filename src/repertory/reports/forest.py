@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from matplotlib.ticker import MaxNLocator
 
@@ -23,11 +24,13 @@ from repertory.reports.words import (
     metric_named,
     metrics_of,
     rounded,
+    signed,
     with_unit,
 )
 from repertory.verdicts.decisions import Finding, Word
 from repertory.verdicts.judge import Verdict
 from repertory.verdicts.results import Result
+from repertory.verdicts.statistics import mean_interval
 
 ROOM = 0.06
 """Share of an axis that stays free on either side."""
@@ -74,9 +77,10 @@ def _tick(value: float) -> str:
 class Row:
     """One test: a line of a forest plot."""
 
-    test: Test
+    test: Test | None
     label: str
-    word: Word
+    word: Word | Literal["mean"]
+    """The verdict of the test; "mean" where an arm is shown as it is."""
     dots: tuple[float, ...]
     """What each seed gave."""
     estimate: float
@@ -113,15 +117,22 @@ class Plot:
     least: float
     label: str
     exact: bool
-    """No row has an interval: the axis says nothing that the figures do not."""
+    """No row has an interval: an axis says nothing that the figures do not."""
     elsewhere: tuple[tuple[str, tuple[Mark, ...], Axis], ...] = ()
     """(what is published, differences, axis) on other data."""
 
     @property
-    def shade(self) -> tuple[float, float]:
-        """(start, width) of the accepted region in percent."""
+    def shade(self) -> tuple[float, float] | None:
+        """(start, width) of the accepted region in percent; None where nothing is tested."""
+        if math.isinf(self.accepted[0]) and math.isinf(self.accepted[1]):
+            return None
         start, end = map(self.axis.at, self.accepted)
         return start, round(max(end - start, 0.4), 2)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is something to see: an exact figure that must equal another is only told."""
+        return not (self.exact and math.isclose(*self.accepted, rel_tol=1e-6))
 
     @property
     def edges(self) -> list[float]:
@@ -214,6 +225,25 @@ def _row(claim: Claim, test: Test, finding: Finding, result: Result, lang: str) 
     )
 
 
+def arms_plot(result: Result, metric: str, lang: str = "en") -> Plot:
+    """A metric of every arm: each seed, the mean and its 95 % interval."""
+    declared, rows = metric_named(metrics_of(result), metric), []
+    for arm, seeds in result.metrics.items():
+        values = [found[metric] for found in seeds.values() if math.isfinite(found.get(metric, math.nan))]
+        if not values:
+            continue
+        found = mean_interval(values)
+        exact = found.low == found.high or not math.isfinite(found.low + found.high)
+        ends = ", ".join(rounded(end, declared.decimals) for end in (found.low, found.high))
+        said = with_unit(rounded(found.estimate, declared.decimals), declared.unit)
+        rows.append(
+            Row(None, arm, "mean", tuple(values), found.estimate, found.low, found.high, len(values), said,
+                "" if exact else f"[{ends}]", "", found.method, "")
+        )  # fmt: skip
+    finite = (value for row in rows for value in (*row.dots, row.low, row.high))
+    return Plot(tuple(rows), Axis.over(finite), (-math.inf, math.inf), 0.0, axis_of(declared, lang), False)
+
+
 def _digits(test: Test, finding: Finding, result: Result) -> int | None:
     """Decimals of the metric, where they show the interval at all; else None: significant digits."""
     decimals = metric_named(metrics_of(result), getattr(test, "metric", "")).decimals
@@ -270,7 +300,7 @@ def _elsewhere(
         for figure, value in published_differences(claim, test):
             if not _same_data(figure, result):
                 over = test.over if isinstance(test, Compare) and len(tests) > 1 else ""
-                said = f"{rounded(value)}{f' ({over})' if over else ''}"
+                said = f"{signed(value)}{f' ({over})' if over else ''}"
                 found.setdefault(f"{figure.metric}, {figure.data}", []).append((value, said))
     for where, marks in found.items():
         axis = Axis.over([0.0, *(value for value, _ in marks)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
 import math
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,9 +14,11 @@ from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from repertory import catalog
 from repertory.core.files import write_text
-from repertory.reports.forest import HEIGHT
-from repertory.reports.views import slug
+from repertory.reports.forest import HEIGHT, arms_plot
+from repertory.reports.reasons import reason_of
+from repertory.reports.views import changed_settings, claim_views, counts_of, place_of, slug
 from repertory.reports.words import (
+    WORDS,
     axis_of,
     claimed_metrics,
     duration,
@@ -39,20 +40,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-HEX = {"holds": "#1a7f37", "fails": "#cf222e", "undecided": "#9a6700", "not tested": "#6e7781"}
-
-
 class Report(Result):
     """A result that shows itself as the report: in a notebook, or as a file."""
 
-    def write_html(self, path: Path) -> Path:
-        """One self-contained file: verdicts, figures and all metrics."""
-        write_text(path, template("report.html").render(**_page(self)))
+    def write_html(self, path: Path, lang: str = "en") -> Path:
+        """One self-contained file in one language: verdicts, plots and all metrics."""
+        write_text(path, template("report.html").render(**_page(self, lang)))
         return path
 
     def _repr_html_(self) -> str:
         """The same without the page around it, for notebooks."""
-        return template("body.html").render(**_page(self))
+        return template("body.html").render(**_page(self, "en"))
 
 
 def cell(text: object) -> str:
@@ -76,21 +74,19 @@ def _environment() -> Environment:
     return found
 
 
-def _page(result: Result) -> dict[str, Any]:
-    card, declared = catalog.card(result.paper), metrics_of(result)
+def _page(result: Result, lang: str) -> dict[str, Any]:
+    card, declared, words = catalog.card(result.paper), metrics_of(result), WORDS[lang]
     claims = [
         {
-            "claim": claim,
-            "verdict": verdict,
-            "colour": HEX[verdict.word],
-            "published": [figure_of(p) for p in claim.published],
-            "measured": measured_in(claim, result),
+            "found": view.findings[0],
+            "published": [figure_of(p) for p in view.claim.published],
+            "measured": measured_in(view.claim, result, lang),
             "findings": [
-                (interval_of(test, finding, declared), finding.word, HEX[finding.word], finding.reason)
-                for test, finding in zip(claim.elementary, verdict.findings, strict=True)
+                (interval_of(test, finding, declared, lang), finding.word, reason_of(test, finding, lang))
+                for test, finding in zip(view.claim.elementary, view.findings[0].verdict.findings, strict=True)
             ],
         }
-        for claim, verdict in zip(card.claim, result.verdicts, strict=True)
+        for view in claim_views(card, [result], lang)
     ]
     names = dict.fromkeys(name for outcome in result.outcomes for name in outcome.metrics)
     metrics = {name: metric_named(declared, name) for name in names}
@@ -102,11 +98,10 @@ def _page(result: Result) -> dict[str, Any]:
         for arm, seeds in result.metrics.items()
     ]
     figures = [
-        (what.en, with_unit(number(value, what.decimals), what.unit))
+        (what[lang], with_unit(number(value, what.decimals), what.unit))
         for name, value in result.figures.items()
         for what in [metric_named(declared, name)]
     ]
-    charts = [(metrics[name].en, _data_uri(chart(result, name))) for name in claimed_metrics(result)]
     pictures = (
         []
         if result.folder is None
@@ -115,10 +110,19 @@ def _page(result: Result) -> dict[str, Any]:
             for path in _first_seed_figures(result)
         ]
     )
+    parts = {
+        "claims": True, "arms": True, "figures": figures, "pictures": pictures,
+        "notes": card.note or card.fidelity_note, "run": True,
+    }  # fmt: skip
+    titles = {"figures": "no training", "run": "this run"}
     return {
-        "card": card, "result": result, "claims": claims, "heads": [head_of(metric) for metric in metrics.values()],
-        "rows": rows, "figures": figures, "charts": charts, "pictures": pictures, "duration": duration(result.seconds),
-        "multiplicity": multiplicity_of(result.verdicts),
+        "lang": lang, "w": words, "card": card, "result": result, "claims": claims,
+        "place": place_of(result, lang), "counts": counts_of(result.verdicts),
+        "contents": [(name, words[titles.get(name, name)]) for name, there in parts.items() if there],
+        "heads": [head_of(metric, lang) for metric in metrics.values()], "rows": rows, "figures": figures,
+        "charts": [arms_plot(result, name, lang) for name in claimed_metrics(result)], "pictures": pictures,
+        "duration": duration(result.seconds), "changed": changed_settings(result),
+        "multiplicity": multiplicity_of(result.verdicts, lang),
     }  # fmt: skip
 
 
@@ -152,12 +156,6 @@ def chart(result: Result, metric: str, lang: str = "en", arms: Sequence[str] | N
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _data_uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return _png_uri(buffer.getvalue())
 
 
 def _png_uri(content: bytes) -> str:

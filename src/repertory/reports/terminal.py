@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -13,6 +14,8 @@ from rich.text import Text as Line
 from repertory import catalog
 from repertory.core.card import Claim
 from repertory.reports.card import COLOURS
+from repertory.reports.reasons import reason_of
+from repertory.reports.views import SIGNS, claim_views, counts_of, place_of
 from repertory.reports.words import (
     WORDS,
     claimed_metrics,
@@ -57,6 +60,48 @@ def report(result: Result, lang: str = "en") -> RenderableType:
     )
 
 
+def summary(result: Result, lang: str = "en") -> RenderableType:
+    """One line a claim, the verdict first: what is seen of a run without `--verbose`."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for view in claim_views(catalog.card(result.paper), [result], lang):
+        (found,) = view.findings
+        row = next((row for plot in found.plots for row in plot.rows if row.word == found.word), None)
+        told = Line(view.text)
+        if row:
+            interval = f" {row.interval}, n = {row.n}" if row.interval else ""
+            told.append(f" {row.said}{interval}", style="dim")
+        elif found.reasons:
+            told.append(f" {found.reasons[0]}", style="dim")
+        table.add_row(Line(f"{found.sign} {WORDS[lang][found.word]}", COLOURS[found.word]), told)
+    return Group(
+        "",
+        Line(f"{result.paper}: {place_of(result, lang)}", "bold"),
+        *_dry(result, lang),
+        table,
+        *_failed(result, lang),
+    )
+
+
+def count(verdicts: Sequence[Verdict], lang: str = "en") -> Line:
+    """How many claims have each verdict: the last line of a run.
+
+    Example:
+        >>> count([]).plain
+        '● 0 holds · ◐ 0 undecided · ○ 0 fails · – 0 not tested'
+    """
+    parts = [
+        Line(f"{SIGNS[word]} {number} {WORDS[lang][word]}", COLOURS[word])
+        for word, number in counts_of(verdicts).items()
+    ]
+    return Line(" · ").join(parts)
+
+
+def _dry(result: Result, lang: str) -> list[RenderableType]:
+    return [Line(WORDS[lang]["dry run"], "bold red")] if result.dry_run else []
+
+
 def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> RenderableType:
     colour, words = COLOURS[verdict.word], WORDS[lang]
     width = 11 if lang == "en" else 6  # a Chinese character takes two columns
@@ -74,12 +119,15 @@ def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> Rendera
         line = Line.assemble(heads["test"], interval_of(test, finding, metrics, lang)) if finding.label else Line()
         if len(verdict.findings) > 1 and finding.label:
             line.append(f"  {words[finding.word]}", style=COLOURS[finding.word])
-        reason = test.reason[lang] if test.kind == "untested" and finding.word == "not tested" else finding.reason
-        if reason:
+        if reason := reason_of(test, finding, lang):
             line.append(f"{indent}{reason}" if finding.label else f"{heads['reason'][0]}{reason}", style="italic")
         body.append(line)
     title = Line.assemble(
-        "\n", ("● ", colour), (claim.text[lang], "bold"), "  ", (verdict_of(verdict, lang), f"bold {colour}")
+        "\n",
+        (f"{SIGNS[verdict.word]} ", colour),
+        (claim.text[lang], "bold"),
+        "  ",
+        (verdict_of(verdict, lang), f"bold {colour}"),
     )
     return Group(title, Padding(Group(*body), (0, 0, 0, 2)))
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from repertory import catalog
 from repertory.core.card import Card, Claim
 from repertory.reports.forest import Curve, Plot, plots, published_differences
 from repertory.reports.reasons import reason_of
-from repertory.reports.words import WORDS, metrics_of, rounded, seeds_of, spread, verdict_of
+from repertory.reports.words import WORDS, metrics_of, rounded, seeds_of, signed, spread, verdict_of
 from repertory.verdicts.decisions import Word
 from repertory.verdicts.judge import Verdict
 from repertory.verdicts.results import Result
@@ -74,16 +75,16 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """Published beside measured: "published +2.1 points (ImageNet-1K) · measured −4.9 [−8.1, −1.6] (digits, n = 5)".
+        """Published beside measured: "published +2.1 (ImageNet-1K) · measured −4.9 [−8.1, −1.6] (digits, n = 5)".
 
-        Of several tests, the one that decides the verdict; "" where nothing was measured.
+        Of several tests, the first with the verdict of the claim; "" for exact figures, which the plot tells alone.
         """
         words, rows = WORDS[self.lang], [row for plot in self.plots for row in plot.rows]
         row = next((row for row in rows if row.word == self.word), None)
-        if row is None:
+        if row is None or not row.interval:
             return ""
         parts = [
-            f"{words['published']} {'+' if value > 0 else ''}{rounded(value)} ({figure.data})"
+            f"{words['published']} {signed(value)} ({figure.data})"
             for figure, value in published_differences(self.claim, row.test)[:1]
         ]
         where = self.verdict.data if row.n <= 1 else f"{self.verdict.data}{words['comma']}n = {row.n}"
@@ -118,9 +119,14 @@ class ClaimView:
         return self.claim.text[self.lang]
 
     @property
-    def words(self) -> list[Word]:
-        """Its distinct verdicts."""
-        return list(dict.fromkeys(finding.word for finding in self.findings))
+    def alike(self) -> list[list[Finding]]:
+        """Its findings, those together that show the very same: exact figures do not change with the data."""
+        groups: dict[object, list[Finding]] = {}
+        for finding in self.findings:
+            rows = [row for plot in finding.plots for row in plot.rows]
+            shown = tuple((row.label, row.said, row.interval, row.dots) for row in rows)
+            groups.setdefault((finding.word, shown, tuple(finding.reasons)), []).append(finding)
+        return list(groups.values())
 
     @property
     def reasons(self) -> list[str]:
@@ -131,9 +137,7 @@ class ClaimView:
 def claim_views(card: Card, results: Sequence[Result], lang: str) -> list[ClaimView]:
     """The claims of a card in some results."""
     return [
-        ClaimView(
-            claim, tuple(Finding(claim, result.verdicts[position], result, lang) for result in results), lang
-        )
+        ClaimView(claim, tuple(Finding(claim, result.verdicts[position], result, lang) for result in results), lang)
         for position, claim in enumerate(card.claim)
     ]
 
@@ -143,3 +147,12 @@ def place_of(result: Result, lang: str) -> str:
     seeds = seeds_of(result)
     count = f"{seeds} seed{'s' * (seeds != '1')}" if lang == "en" else f"{seeds} 个种子"
     return WORDS[lang]["comma"].join([result.data, result.scale, count])
+
+
+def changed_settings(result: Result) -> str:
+    """The settings in which a result differs from its scale as it is now."""
+    scales = catalog.design(result.paper).scales
+    if result.scale not in scales:
+        return ""
+    now = scales[result.scale].model_dump(mode="json")
+    return ", ".join(f"{name} = {value}" for name, value in result.config.items() if now.get(name) != value)

@@ -29,6 +29,10 @@ WORDS = {
         "own axis": "on its own axis", "legend seeds": "each seed", "legend interval": "estimate, 95 % interval",
         "legend accepted": "where the claim holds", "legend matters": "effect that matters from here on",
         "legend published": "published, on its own axis where the data differ",
+        "contents": "contents", "claims": "Claims", "details": "Details", "arms": "Arms", "notes": "Notes",
+        "decision": "decision", "finding": "finding", "no training": "Figures that need no training",
+        "pictures": "Pictures", "this run": "This run", "changed": "changed settings", "none": "none",
+        "all settings": "all settings", "dry run": "This was a dry run of two steps: the figures mean nothing.",
     },
     "zh": {
         "published": "发表", "measured": "实测", "test": "检验", "reason": "原因", "scale": "规模",
@@ -43,6 +47,10 @@ WORDS = {
         "own axis": "另用坐标轴", "legend seeds": "每个种子", "legend interval": "估计值与 95% 区间",
         "legend accepted": "主张成立的区域", "legend matters": "由此开始差异才有意义",
         "legend published": "发表值；数据不同时另用坐标轴",
+        "contents": "目录", "claims": "主张", "details": "详情", "arms": "实验组", "notes": "说明",
+        "decision": "取舍", "finding": "发现", "no training": "无需训练的数值",
+        "pictures": "图片", "this run": "本次运行", "changed": "改动的设置", "none": "无",
+        "all settings": "全部设置", "dry run": "这是只有两步的试运行：数值没有意义。",
     },
 }  # fmt: skip
 
@@ -72,8 +80,15 @@ def rounded(value: float, decimals: int | None = None) -> str:
     """
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    text = f"{value:.3g}" if decimals is None and math.isfinite(value) and abs(value) < 1000 else number(value, decimals)
+    text = (
+        f"{value:.3g}" if decimals is None and math.isfinite(value) and abs(value) < 1000 else number(value, decimals)
+    )
     return ("0" if abs(value) <= 1e-12 else text).replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """A difference, rounded, with its sign: "+3.1"."""
+    return f"{'+' if value > 0 else ''}{rounded(value)}"
 
 
 def spread(values: Sequence[float], decimals: int | None = None) -> str:

@@ -20,7 +20,7 @@ from repertory.reports.site import exports, searching
 from repertory.reports.site.pictures import ICON, TOPIC_ICONS
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.words import LANGUAGES, WORDS, topic_of
-from repertory.reports.views import Finding, claim_views, counts_of, place_of, slug
+from repertory.reports.views import Finding, changed_settings, claim_views, counts_of, place_of, slug
 from repertory.reports.words import duration, multiplicity_of, seeds_of
 from repertory.verdicts.results import Result
 
@@ -82,7 +82,9 @@ def _earlier(folder: Path) -> set[str]:
     except FileNotFoundError:
         check_output(folder, empty=True, remedy=remedy)
         return set()
-    inside = {name for name in content.get("files", []) if ".." not in Path(name).parts and not Path(name).is_absolute()}
+    inside = {
+        name for name in content.get("files", []) if ".." not in Path(name).parts and not Path(name).is_absolute()
+    }
     check_output(folder, remedy=remedy)
     return inside
 
@@ -113,7 +115,9 @@ def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "
 def _tidy(text: str) -> str:
     """Without the blank lines and indents that templates leave, but for those of `pre`."""
     parts = re.split(r"(<pre\b.*?</pre>)", text, flags=re.S)
-    return "".join(part if part.startswith("<pre") else re.sub(r"\s*\n\s*", "\n", part) for part in parts).strip() + "\n"
+    return (
+        "".join(part if part.startswith("<pre") else re.sub(r"\s*\n\s*", "\n", part) for part in parts).strip() + "\n"
+    )
 
 
 def _pages(cards: Sequence[Card], results: Results, lang: str, local: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -133,7 +137,9 @@ def _pages(cards: Sequence[Card], results: Results, lang: str, local: str) -> It
 def _home(cards: Sequence[Card], results: Results, lang: str, local: str) -> dict[str, Any]:
     words = WORDS[lang]
     found = [result for card in cards for result in results.get(card.id, ())]
-    first = [verdict for result in found if result.scale == "laptop" and not result.folder for verdict in result.verdicts]
+    first = [
+        verdict for result in found if result.scale == "laptop" and not result.folder for verdict in result.verdicts
+    ]
     rest = [verdict for result in found if result.scale != "laptop" for verdict in result.verdicts]
     claims = sum(len(card.claim) for card in cards)
     topics = [
@@ -243,31 +249,23 @@ def _history(result: Result, lang: str) -> Iterator[tuple[str, str]]:
     yield "machine", result.machine
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     yield "versions", f"{result.commit}; {versions}" if result.commit else versions
-    yield "changed", _changed(result) or words["none"]
+    yield "changed", changed_settings(result) or words["none"]
     if told := multiplicity_of(result.verdicts, lang):
         yield "multiplicity", told
-
-
-def _changed(result: Result) -> str:
-    """The settings in which a result differs from its scale as it is now."""
-    scales = catalog.design(result.paper).scales
-    if result.scale not in scales:
-        return ""
-    now = scales[result.scale].model_dump(mode="json")
-    return ", ".join(f"{name} = {value}" for name, value in result.config.items() if now.get(name) != value)
 
 
 # -- across papers ------------------------------------------------------------------------------
 
 
 def _open(cards: Sequence[Card], results: Results, lang: str) -> dict[str, Any]:
-    found = {
-        card.id: [finding for view in claim_views(card, results.get(card.id, ()), lang) for finding in view.findings]
-        for card in cards
-    }
-    waiting = [(card, [one for one in found[card.id] if one.word == "undecided"]) for card in cards]
+    views = {card.id: claim_views(card, results.get(card.id, ()), lang) for card in cards}
+    alike = [ones for of in views.values() for view in of for ones in view.alike if ones[0].word == "fails"]
+    waiting = [
+        (card, [one for view in views[card.id] for one in view.findings if one.word == "undecided"]) for card in cards
+    ]
     return {
-        "failing": [one for findings in found.values() for one in findings if one.word == "fails"],
+        "failing": alike,
+        "fails": sum(map(len, alike)),
         "waiting": sum(len(ones) for _, ones in waiting),
         "undecided": [(card, ones) for card, ones in waiting if ones],
     }
@@ -277,7 +275,8 @@ def _compare(cards: Sequence[Card], results: Results, lang: str) -> dict[str, An
     def rows(card: Card) -> list[tuple[Any, ...]]:
         found = results.get(card.id, ())
         told = [
-            (counts_of(r.verdicts), place_of(r, lang), r.date[:10], [verdict.word for verdict in r.verdicts]) for r in found
+            (counts_of(r.verdicts), place_of(r, lang), r.date[:10], [verdict.word for verdict in r.verdicts])
+            for r in found
         ]
         return told or [({}, "", "", [])]
 
@@ -304,7 +303,9 @@ def _assets(cards: Sequence[Card]) -> Iterator[tuple[str, str]]:
 
 
 def _for_machines(cards: Sequence[Card], results: Results, url: str) -> dict[str, str]:
-    made = {"index.json": json_text(exports.index_json([(card, results.get(card.id, ())) for card in cards], url)) + "\n"}
+    made = {
+        "index.json": json_text(exports.index_json([(card, results.get(card.id, ())) for card in cards], url)) + "\n"
+    }
     for card in cards:
         for k, claim in enumerate(card.claim):
             verdicts = [(result, result.verdicts[k]) for result in results.get(card.id, ())]
