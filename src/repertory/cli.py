@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from repertory.core.study import Prediction
     from repertory.execution.hardware import Hardware
     from repertory.reports.html import Report
-    from repertory.reports.site import Built
+    from repertory.reports.site.build import Built
     from repertory.verdicts.results import Result
 
 
@@ -621,7 +621,7 @@ def _build_site(folder: Path, runs: Path | None, url: str = "") -> Built:
     if runs is not None and not runs.is_dir():
         raise Problem("no such folder of runs", runs, "give the folder that `repertory run` wrote to, such as runs/")
     err.print("reading papers and results ...", style="dim", highlight=False)
-    from repertory.reports.site import build
+    from repertory.reports.site.build import build
 
     with interruptible(), err.status("writing the pages"):
         built = build(folder, runs, url)

@@ -55,8 +55,13 @@ def printed(renderable: Any, width: int = 200) -> str:
     return console.export_text()
 
 
-def page(of: Report, folder: Path) -> str:
-    return of.write_html(folder / "report.html").read_text(encoding="utf-8")
+def page(of: Report, folder: Path, lang: str = "en") -> str:
+    return of.write_html(folder / "report.html", lang).read_text(encoding="utf-8")
+
+
+def plain(text: str) -> str:
+    """What a reader sees of HTML."""
+    return escaping.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", "", text, flags=re.S))
 
 
 # -- numbers ------------------------------------------------------------------------------------
@@ -172,12 +177,44 @@ def test_the_terminal_report_sets_claim_published_measured_and_verdict_side_by_s
 
 
 def test_each_claim_stands_with_its_own_verdict(toy: Path) -> None:
-    lines = [line for line in printed(terminal.report(result())).splitlines() if line.startswith("● ")]
+    lines = [line for line in printed(terminal.report(result())).splitlines() if line[:2] in ("● ", "◐ ", "○ ", "– ")]
     words = [re.split(r"\s{2,}", line)[-1] for line in lines]
     assert words == [
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "holds on rings, laptop",
         "not tested",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lang", "rows", "last"),
+    [
+        (
+            "en",
+            ("● holds ", "○ fails ", "◐ undecided ", "● holds ", "– not tested "),
+            "● 2 holds · ◐ 1 undecided · ○ 1 fails · – 1 not tested",
+        ),
+        (
+            "zh",
+            ("● 成立 ", "○ 不成立 ", "◐ 未定 ", "● 成立 ", "– 未检验 "),
+            "● 2 成立 · ◐ 1 未定 · ○ 1 不成立 · – 1 未检验",
+        ),
+    ],
+)
+def test_the_summary_has_a_line_for_each_claim_with_the_verdict_first(
+    toy: Path, lang: str, rows: tuple[str, ...], last: str
+) -> None:
+    lines = [line for line in printed(terminal.summary(result(), lang)).splitlines() if line]
+    assert lines[0].startswith("toy: rings")
+    assert all(line.startswith(row) for line, row in zip(lines[1:], rows, strict=True))
+    assert "[29.7, 31.3], n = 5" in lines[1]
+    assert lines[5].rstrip().endswith("needs a billion rings" if lang == "en" else "需要十亿个圆环")
+    assert terminal.count(result().verdicts, lang).plain == last
+
+
+def test_reasons_are_told_in_chinese(toy: Path) -> None:
+    text = printed(terminal.report(result(failed=True), lang="zh"))
+    assert "与 plain 的 6 对中有 1 对缺少有限的指标 (seeds 5)" in text
+    assert "各种子取值相同，无法估计离散程度" in text
 
 
 def test_the_terminal_report_in_chinese(toy: Path) -> None:
@@ -195,7 +232,7 @@ def test_failed_trials_are_named_and_counted_out(toy: Path) -> None:
     assert "failed: wide seed 5: ZeroDivisionError: <division> by zero" in text
     assert "1 of 6 pairs" in text
     assert "seeds 5" in text
-    assert "● The network with a hidden layer is more accurate than the linear model.  undecided" in text
+    assert "◐ The network with a hidden layer is more accurate than the linear model.  undecided" in text
 
 
 def test_what_the_data_cannot_give_is_told(toy: Path, tmp_path: Path) -> None:
@@ -233,18 +270,39 @@ def test_a_dry_run_says_so(toy: Path, tmp_path: Path) -> None:
 
 
 def test_the_html_report_says_all_that_the_terminal_says(toy: Path, tmp_path: Path) -> None:
-    text = escaping.unescape(re.sub(r"<[^>]+>", "", page(result(failed=True), tmp_path)))
+    text = plain(page(result(failed=True), tmp_path))
     for words in (
         "Rings Need a Hidden Layer", "Ada Toy, Bo Example", "Journal of Toys 2024", "arXiv 2401.00001",
-        "A hidden layer separates a ring", "隐藏层能够把圆环",
+        "A hidden layer separates a ring",
         "scale laptop, data: rings; 17 s of computing", "repertory 0.1.0 (abc123), torch 2.10; a small machine",
-        "带隐藏层的网络比线性模型更准确。", "wide: accuracy 97.25 ± 0.5 (rings; abstract)", "91.5 ± 1.1",
+        "The network with a hidden layer is more accurate", "wide: accuracy 97.25 ± 0.5 (rings; abstract)",
+        "91.5 ± 1.1",
         "95 % interval [29.73, 31.27], n = 5 (t, group-sequential); claimed: above 5, matters from 7 on",
         "holds on rings, laptop", "fails on rings, laptop", "undecided on rings, laptop", "not tested",
         "needs a billion rings", "failed: wide seed 5", "ZeroDivisionError: <division> by zero",
-        "parameters, 8 hidden units", "There is no paper.", "The radius is ours.", "半径由我们选定。", "epochs", "0.05",
+        "parameters, 8 hidden units", "There is no paper.", "The radius is ours.", "epochs", "0.05",
+        "changed settings: none",
     ):  # fmt: skip
         assert words in text, words
+    assert text.index("1 holds") < text.index("A hidden layer separates"), "verdicts come first"
+
+
+def test_the_html_report_speaks_one_language(toy: Path, tmp_path: Path) -> None:
+    english, chinese = (plain(page(result(failed=True), tmp_path, lang)) for lang in ("en", "zh"))
+    assert not re.search("[\u3400-\u9fff]", english)
+    for words in (
+        "隐藏层能够把圆环", "带隐藏层的网络比线性模型更准确。", "半径由我们选定。",
+        "成立（rings，laptop）", "需要十亿个圆环",
+        "与 plain 的 6 对中有 1 对缺少有限的指标", "失败", "改动的设置",
+    ):  # fmt: skip
+        assert words in chinese, words
+    for words in ("undecided", "not tested", "interval", "claimed", "The network", "seeds that"):
+        assert words not in chinese, words
+
+
+def test_the_html_report_names_changed_settings_alone(toy: Path, tmp_path: Path) -> None:
+    text = plain(page(result(config={"epochs": 80, "lr": 0.05}), tmp_path))
+    assert "changed settings: epochs = 80" in text
 
 
 def test_the_html_report_is_one_file_that_needs_no_other(toy: Path, tmp_path: Path) -> None:
@@ -252,14 +310,15 @@ def test_the_html_report_is_one_file_that_needs_no_other(toy: Path, tmp_path: Pa
     assert text.startswith("<!doctype html>")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.html"]
     links = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'>\s]+)""", text)
-    assert [link for link in links if not link.startswith("data:image/png;base64,")] == [
-        "https://arxiv.org/abs/2401.00001"
-    ]
+    outside = [link for link in links if not link.startswith(("data:image/png;base64,", "#"))]
+    assert outside == ["https://arxiv.org/abs/2401.00001"]
+    inside = {link[1:] for link in links if link.startswith("#")}
+    assert inside <= set(re.findall(r'id="([^"]+)"', text))
     assert "<script" not in text
     assert "<link" not in text
     assert "@import" not in text
     assert not re.search(r"url\(\s*['\"]?(?!data:)", text)
-    assert text.count("data:image/png;base64,") == 2  # a chart of each metric
+    assert text.count('<circle class="seed"') >= 2 * 10  # each seed of both arms, in a plot of each metric
 
 
 def test_text_from_cards_and_errors_is_escaped(toy: Path, tmp_path: Path) -> None:
@@ -272,10 +331,11 @@ def test_text_from_cards_and_errors_is_escaped(toy: Path, tmp_path: Path) -> Non
 def test_a_notebook_shows_the_report(toy: Path, tmp_path: Path) -> None:
     body = result()._repr_html_()
     assert "<html" not in body
-    assert body.count("<h1>") == 1
+    assert body.count("<h1") == 1
     assert "holds on rings, laptop" in body
     # What a notebook has around it must not be restyled.
     (style,) = re.findall(r"<style>(.*?)</style>", body, flags=re.S)
+    style = re.sub(r"@media[^{]+\{", "", style)
     selectors = [part.strip() for rule in re.findall(r"([^{}]+)\{", style) for part in rule.split(",")]
     assert all(selector.startswith(".repertory") for selector in selectors)
     assert body.strip() in page(result(), tmp_path)
@@ -301,11 +361,11 @@ def test_a_real_run_shows_its_pictures(toy: Path, tmp_path: Path) -> None:
     ran = Experiment("toy", "smoke", out=tmp_path / "run").run(seeds=2)
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert not ran.failures
-    # Pictures of the first seed of each arm, a chart of each metric.
+    # Pictures of the first seed of each arm.
     assert text.count("<figcaption") == 2
     assert "plain-0: rings" in text
     assert "wide-0: rings" in text
-    assert text.count("data:image/png;base64,") == 4
+    assert text.count("data:image/png;base64,") == 2
     table = ran.table()
     assert list(table.columns) == ["arm", "seed", "accuracy", "classes", "seconds", "error"]
     assert sorted(zip(table["arm"], table["seed"], strict=True)) == [

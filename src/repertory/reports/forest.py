@@ -63,7 +63,7 @@ class Axis:
     @cached_property
     def ticks(self) -> list[tuple[float, str]]:
         """(position, label) of about four round values."""
-        values = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         inside = [float(value) for value in values if self.low <= value <= self.high]
         return [(self.at(value), _tick(value)) for value in inside]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,6 +54,10 @@ WORDS = {
         "all settings": "全部设置", "dry run": "这是只有两步的试运行：数值没有意义。",
     },
 }  # fmt: skip
+
+
+REPRODUCED = (r"^(.+) of (.+), published (.+)$", r"\2 的 \1，发表值 \3")
+"""How the label of a reproduced figure is written, and how in Chinese."""
 
 
 def number(value: float, decimals: int | None = None) -> str:
@@ -234,7 +239,7 @@ def _label(test: Test, finding: Finding, metrics: Mapping[str, Metric], lang: st
         slope = f"slope of {curve} over x" if lang == "en" else f"{curve} 对 x 的斜率"
         return slope + (" (log-log)" if test.log else ""), ""
     if test.kind == "untested":
-        return finding.label, ""
+        return finding.label if lang == "en" else re.sub(*REPRODUCED, finding.label), ""
     metric = metric_named(metrics, test.metric)
     if not test.arm:
         return metric[lang], metric.unit
