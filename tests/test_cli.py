@@ -6,6 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,59 @@ def test_list_show_and_search(say) -> None:
         assert "78.4" in shown.out
     assert "ccgc" in say("search", "图聚类").out.splitlines()[0]
     assert "proton_dose" in say("search", "radiotherapy", "range").out.splitlines()[0]
-    assert json.loads(say("show", "emo", "--json").out)["id"] == "emo"
+    shown = say("show", "emo").out
+    for words in ("repertory run emo --scale desk", "both (the method)", "], n = 5"):
+        assert words in shown, words
+    said = json.loads(say("show", "emo", "--json").out)
+    assert said["id"] == "emo"
+    stored = catalog.recorded("emo")["emo"]
+    assert [result["verdicts"] for result in said["recorded"]] == [result["verdicts"] for result in stored]
+    found = json.loads(say("search", "图聚类", "--json").out)
+    assert (found[0]["id"], found[0]["score"]) == ("ccgc", 1.0)
+    assert json.loads(say("search", "zzqxv", "--json").out) == []
+
+
+def test_site_writes_the_gallery_and_refuses_folders_of_others(say, tmp_path: Path) -> None:
+    said = say("site", "public", "--url", "https://example.org")
+    assert said.code == 0
+    assert "public/index.html" in said.out
+    text = (tmp_path / "public" / "zh" / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://example.org/en/index.html"' in text
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("x", encoding="utf-8")
+    for words, complaint in ((("site", "mine"), "not empty"), (("site", "new", "--runs", "nowhere"), "no such folder")):
+        refused = say(*words)
+        assert refused.code == 2
+        assert complaint in refused.err
+
+
+def test_serve_builds_and_listens_until_it_is_stopped(say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REPERTORY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalog, "cards", lambda built_in=False: [catalog.card("ceco")])
+
+    def stop(server: ThreadingHTTPServer) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/en/papers/ceco.html") as answer:
+            assert b"<h1" in answer.read()
+        raise KeyboardInterrupt
+
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+
+    def serve_then_stop(server: ThreadingHTTPServer) -> None:
+        thread = threading.Thread(target=server_forever, args=(server,))
+        thread.start()
+        try:
+            stop(server)
+        finally:
+            server.shutdown()
+            thread.join()
+
+    server_forever = ThreadingHTTPServer.serve_forever
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", serve_then_stop)
+    said = say("serve")
+    assert said.code == 130
+    assert "stopped" in said.err
+    assert opened == [said.out.partition(" (Ctrl-C")[0].splitlines()[-1]]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +227,16 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_run_prints_the_report_and_writes_it(say, toy_net: str, tmp_path: Path) -> None:
     said = say("run", toy_net, "--scale", "smoke", "--seeds", "2")
     assert said.code == 0
-    assert "on digits, smoke" in said.out
+    assert "toy_net: digits, smoke, 2 seeds" in said.out
+    assert said.out.splitlines()[-1] == "● 0 holds · ◐ 1 undecided · ○ 0 fails · – 0 not tested"
     assert "toy_net seed 1" in said.out, "progress is told where no bar can be drawn"
     assert (tmp_path / "runs" / toy_net / "smoke" / "report.html").exists()
+    report = tmp_path / "runs" / toy_net / "smoke" / "report.html"
+    assert 'lang="en"' in report.read_text(encoding="utf-8")
+    told = say("run", toy_net, "--scale", "smoke", "--seeds", "2", "--verbose", "--lang", "zh").out
+    assert "各随机种子的均值 ± 标准差" in told
+    assert told.splitlines()[-1] == "● 0 成立 · ◐ 1 未定 · ○ 0 不成立 · – 0 未检验"
+    assert 'lang="zh-Hans"' in report.read_text(encoding="utf-8")
     machine = json.loads(say("run", toy_net, "--scale", "smoke", "--seeds", "2", "--json").out)
     assert machine["paper"] == toy_net
     assert len(machine["trials"]) == 4
@@ -203,7 +265,7 @@ def test_a_run_until_decided_ends_with_what_is_open_and_why(say, toy: Path, tmp_
     after = said.out[said.out.index(head) :].splitlines()
     assert "  size: holds" in after
     assert "  same-classes: open; 5 seeds of wide, plain, the last look, do not decide it" in after
-    assert after[-1].startswith("report: ")
+    assert after[-2].startswith("report: ")
     machine = json.loads(say(*command, "--json").out)
     assert (machine["looks"], machine["scheduled"]) == ([5], True)
 
