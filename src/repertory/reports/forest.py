@@ -259,11 +259,11 @@ def _unit(test: Test, result: Result, lang: str) -> str:
 
 
 def _dots(test: Test, finding: Finding, result: Result) -> list[float]:
-    """What each seed gave of that which is tested: differences of a comparison, values, slopes left out."""
+    """What each seed gave: differences of a comparison, also where the test is Welch's; values; of a trend nothing."""
     if isinstance(test, Compare):
         pairs, _ = result.evidence.paired((test.arm, test.metric), (finding.over, test.over_metric or test.metric))
         sign = 1.0 if test.better == "higher" else -1.0
-        return [sign * (ours - theirs) for ours, theirs in pairs] if test.paired else []
+        return [sign * (ours - theirs) for ours, theirs in pairs]
     if test.kind == "value":
         if test.arm:
             return result.evidence.column(test.arm, test.metric)[0]

@@ -74,6 +74,11 @@ class Finding:
         return list(dict.fromkeys(filter(None, (reason_of(test, finding, self.lang) for test, finding in tests))))
 
     @property
+    def beside(self) -> str:
+        """The line of published and measured; "" where nothing was published."""
+        return self.line if self.claim.published else ""
+
+    @property
     def line(self) -> str:
         """Published beside measured: "published +2.1 (ImageNet-1K) · measured −4.9 [−8.1, −1.6] (digits, n = 5)".
 
@@ -83,10 +88,11 @@ class Finding:
         row = next((row for row in rows if row.word == self.word), None)
         if row is None or not row.interval:
             return ""
-        parts = [
-            f"{words['published']} {signed(value)} ({figure.data})"
-            for figure, value in published_differences(self.claim, row.test)[:1]
-        ]
+        found = published_differences(self.claim, row.test) if row.test else []
+        told = [f"{signed(value)} ({figure.data})" for figure, value in found[:1]]
+        told = told or [f"{p.arm} {rounded(p.value)} ({p.data}, {p.metric})" for p in self.claim.published[:2]]
+        parts = [f"{words['published']} {'; '.join(told)}{' …' * (len(self.claim.published) > 2 and not found)}"]
+        parts = parts if told else []
         where = self.verdict.data if row.n <= 1 else f"{self.verdict.data}{words['comma']}n = {row.n}"
         measured = f"{words['measured']} {row.said}{f' {row.interval}' if row.interval else ''} ({where})"
         return " · ".join([*parts, measured])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from repertory.core.card import Card
@@ -40,7 +40,7 @@ def index(cards: Sequence[Card]) -> dict[str, object]:
     """
     weighted, lengths = [], []
     for card in cards:
-        counts: Counter[str] = Counter()
+        counts: defaultdict[str, float] = defaultdict(float)
         length = 0
         for field, text in fields(card).items():
             words = [stem(token) for token in tokens(text)]
