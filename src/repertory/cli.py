@@ -594,9 +594,10 @@ def site(
     folder: Annotated[Path, typer.Argument(help="a new or empty folder, or one that `repertory site` wrote")],
     runs: Annotated[Path | None, typer.Option(help="folder of local runs to show too; default: none")] = None,
     url: Annotated[str, typer.Option(help="where it will stand; default: addresses are relative")] = "",
+    api: Annotated[bool, typer.Option("--api", help="with the API reference; needs the extra `site`")] = False,
 ) -> None:
     """Write the gallery of all papers, English and Chinese: plain files for any host, or to open from the disk."""
-    built = _build_site(folder, runs, url)
+    built = _build_site(folder, runs, url, api)
     out.print(f"{built.files} files, {built.size / 1e6:.1f} MB; open {built.home}", soft_wrap=True, highlight=False)
 
 
@@ -617,14 +618,14 @@ def serve(
         server.serve_forever()
 
 
-def _build_site(folder: Path, runs: Path | None, url: str = "") -> Built:
+def _build_site(folder: Path, runs: Path | None, url: str = "", api: bool = False) -> Built:
     if runs is not None and not runs.is_dir():
         raise Problem("no such folder of runs", runs, "give the folder that `repertory run` wrote to, such as runs/")
     err.print("reading papers and results ...", style="dim", highlight=False)
     from repertory.reports.site.build import build
 
     with interruptible(), err.status("writing the pages"):
-        built = build(folder, runs, url)
+        built = build(folder, runs, url, api)
     for problem in built.problems:
         err.print(f"left out: {problem.what} ({problem.where})", style="yellow", markup=False, soft_wrap=True)
     return built

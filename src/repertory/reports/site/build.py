@@ -17,6 +17,7 @@ from repertory.core.problem import Problem
 from repertory.reports.docs import PICTURE
 from repertory.reports.html import template
 from repertory.reports.site import exports, searching
+from repertory.reports.site.api import reference
 from repertory.reports.site.pictures import ICON, TOPIC_ICONS
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.words import LANGUAGES, WORDS, topic_of
@@ -47,13 +48,14 @@ class Built:
         return self.folder / "index.html"
 
 
-def build(folder: Path, runs: Path | None = None, url: str = "") -> Built:
+def build(folder: Path, runs: Path | None = None, url: str = "", api: bool = False) -> Built:
     """Write the site, and remove what an earlier build wrote and this one does not.
 
     Args:
         folder: absent, empty, or of an earlier build.
         runs: local runs to show beside the recorded results; None: none.
         url: where the site will stand, for search engines; "" writes relative addresses.
+        api: with the API reference, which pdoc makes.
 
     Raises:
         Problem: a folder with files of somebody else, or one that cannot be written to.
@@ -65,7 +67,8 @@ def build(folder: Path, runs: Path | None = None, url: str = "") -> Built:
         results = {paper: [*results.get(paper, ()), *local.get(paper, ())] for paper in {**results, **local}}
     if url and not url.endswith("/"):
         url += "/"
-    made = pages(catalog.cards(), results, url, str(runs) if runs else "")
+    extra = {f"api/{name}": text for name, text in reference().items()} if api else {}
+    made = pages(catalog.cards(), results, url, str(runs) if runs else "", api) | extra
     for name, text in made.items():
         write_text(folder / name, text)
     write_text(folder / MANIFEST, json_text({"generator": "repertory", "files": sorted(made)}) + "\n")
@@ -89,7 +92,7 @@ def _earlier(folder: Path) -> set[str]:
     return inside
 
 
-def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "") -> dict[str, str]:
+def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "", api: bool = False) -> dict[str, str]:
     """Path -> content of every file of the site.
 
     Args:
@@ -97,10 +100,11 @@ def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "
         results: of each paper, laptop scale first.
         url: where the site will stand; "" for relative addresses.
         local: folder of the local runs among the results, as it is told on the home page.
+        api: whether `api/` will hold the API reference.
     """
     cards = sorted(cards, key=lambda card: (TOPICS.index(card.topic), card.id))
     dates = sorted(result.date[:10] for found in results.values() for result in found)
-    shared = {"version": __version__, "url": url, "updated": dates[-1] if dates else "", "nav": NAVIGATION}
+    shared = {"version": __version__, "url": url, "updated": dates[-1] if dates else "", "nav": NAVIGATION, "api": api}
     made = dict(_assets(cards))
     for lang in LANGUAGES:
         for here, name, fields in _pages(cards, results, lang, local):
