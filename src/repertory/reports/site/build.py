@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -67,8 +68,10 @@ def build(folder: Path, runs: Path | None = None, url: str = "", api: bool = Fal
         results = {paper: [*results.get(paper, ()), *local.get(paper, ())] for paper in {**results, **local}}
     if url and not url.endswith("/"):
         url += "/"
-    extra = {f"api/{name}": text for name, text in reference().items()} if api else {}
-    made = pages(catalog.cards(), results, url, str(runs) if runs else "", api) | extra
+    documented = reference() if api else {}
+    modules = [name.removesuffix(".html").replace("/", ".") for name in documented if name.startswith("repertory")]
+    made = pages(catalog.cards(), results, url, str(runs) if runs else "", modules)
+    made |= {f"api/{name}": text for name, text in documented.items()}
     for name, text in made.items():
         write_text(folder / name, text)
     write_text(folder / MANIFEST, json_text({"generator": "repertory", "files": sorted(made)}) + "\n")
@@ -92,7 +95,9 @@ def _earlier(folder: Path) -> set[str]:
     return inside
 
 
-def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "", api: bool = False) -> dict[str, str]:
+def pages(
+    cards: Sequence[Card], results: Results, url: str = "", local: str = "", api: Sequence[str] = ()
+) -> dict[str, str]:
     """Path -> content of every file of the site.
 
     Args:
@@ -100,14 +105,20 @@ def pages(cards: Sequence[Card], results: Results, url: str = "", local: str = "
         results: of each paper, laptop scale first.
         url: where the site will stand; "" for relative addresses.
         local: folder of the local runs among the results, as it is told on the home page.
-        api: whether `api/` will hold the API reference.
+        api: modules that `api/` will hold the reference of.
     """
     cards = sorted(cards, key=lambda card: (TOPICS.index(card.topic), card.id))
     dates = sorted(result.date[:10] for found in results.values() for result in found)
-    shared = {"version": __version__, "url": url, "updated": dates[-1] if dates else "", "nav": NAVIGATION, "api": api}
+    shared = {
+        "version": __version__,
+        "url": url,
+        "updated": dates[-1] if dates else "",
+        "nav": NAVIGATION,
+        "api": bool(api),
+    }
     made = dict(_assets(cards))
     for lang in LANGUAGES:
-        for here, name, fields in _pages(cards, results, lang, local):
+        for here, name, fields in _pages(cards, results, lang, local, api):
             depth = here.count("/")
             where = {"here": here, "root": "../" * depth, "up": "../" * (depth + 1), "lang": lang, "w": WORDS[lang]}
             made[f"{lang}/{here}"] = _tidy(template(f"site/{name}").render(**shared, **where, **fields))
@@ -124,7 +135,9 @@ def _tidy(text: str) -> str:
     )
 
 
-def _pages(cards: Sequence[Card], results: Results, lang: str, local: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _pages(
+    cards: Sequence[Card], results: Results, lang: str, local: str, api: Sequence[str]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(path, template, fields) of every page of a language."""
     yield "index.html", "home.html", _home(cards, results, lang, local)
     for card in cards:
@@ -133,6 +146,8 @@ def _pages(cards: Sequence[Card], results: Results, lang: str, local: str) -> It
     yield "compare.html", "compare.html", _compare(cards, results, lang)
     yield "method.html", f"method.{lang}.html", {"shown": _shown(results, lang)}
     yield "contribute.html", f"contribute.{lang}.html", {}
+    if api:
+        yield "api.html", "api.html", _api(cards, api, lang)
 
 
 # -- home ---------------------------------------------------------------------------------------
@@ -291,6 +306,20 @@ def _compare(cards: Sequence[Card], results: Results, lang: str) -> dict[str, An
             for topic in topics
         ]
     }
+
+
+def _api(cards: Sequence[Card], modules: Sequence[str], lang: str) -> dict[str, Any]:
+    """Modules with their first line, shared ones and those of papers apart."""
+    papers = {catalog.packages()[card.id]: card for card in cards}
+    shared = [name for name in modules if name not in papers]
+    return {
+        "shared": [(name, _address(name), (sys.modules[name].__doc__ or "").partition("\n")[0]) for name in shared],
+        "of_papers": [(name, _address(name), card.clause[lang]) for name, card in papers.items() if name in modules],
+    }
+
+
+def _address(module: str) -> str:
+    return f"api/{module.replace('.', '/')}.html"
 
 
 # -- other files --------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ EN = {
     "arms": "Arms", "the method": "the method", "cite": "Cite",
     "badge": "Badge for a README", "json": "This claim as JSON (ClaimReview)", "all json": "All claims as JSON",
     "code": "authors' code", "no code": "no code released",
-    "local": "local run", "related": "Related papers",
+    "local": "local run", "api lead": "What others write against, and the public names of each paper.",
+    "shared": "Shared", "related": "Related papers",
     "open lead": "A claim that fails, or that the data cannot decide, is a result. {fails} claims fail and {undecided} "
     "are undecided in the recorded results; the plots show by how much.",
     "failing": "Fails", "waiting": "Undecided", "decide": "More seeds, where they are needed:",
@@ -82,7 +83,8 @@ ZH = {
     "arms": "实验组", "the method": "论文方法", "cite": "引用",
     "badge": "README 徽章", "json": "本主张的 JSON（ClaimReview）", "all json": "全部主张的 JSON",
     "code": "作者代码", "no code": "未公开代码",
-    "local": "本机运行", "related": "相关论文",
+    "local": "本机运行", "api lead": "供他人编程使用的接口，以及每篇论文的公开名称（英文）。",
+    "shared": "公共模块", "related": "相关论文",
     "open lead": "不成立，或数据不足以判定，同样是结果。"
     "已记录的结果中有 {fails} 条不成立、{undecided} 条未定；图中可见差距。",
     "failing": "不成立", "waiting": "未定", "decide": "在需要之处增加种子：",
