@@ -138,6 +138,11 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             return torch.zeros(0, info.height, info.width, dtype=torch.uint8)
         return torch.from_numpy(np.ascontiguousarray(coder.decode(runs).transpose(2, 0, 1)))
 
+    def sample_labels(self, index: int) -> NDArray[np.int64]:
+        """Labels (n,) of the objects of sample `index`, before any transform, without reading the image."""
+        info = self.images[index]
+        return self.objects.labels[info.objects][self._corners(info)[1]]
+
     def with_transform(self, transform: Callable[[Any, Any], Any] | None) -> CocoSet:
         """The same images, transformed."""
         return replace(self, transform=transform)
@@ -187,10 +192,9 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             )
         ]
         if "masks" in output and rows:
-            coder = require("pycocotools.mask", "detection")
-            masks = (output["masks"][found][:, 0] > 0.5).byte().permute(1, 2, 0).cpu().numpy()  # (H, W, n)
-            for row, run in zip(rows, coder.encode(np.asfortranarray(masks)), strict=True):
-                row["segmentation"] = {"size": run["size"], "counts": run["counts"].decode("ascii")}
+            runs = packed_masks(output["masks"][found][:, 0] > 0.5)
+            for row, run in zip(rows, runs, strict=True):
+                row["segmentation"] = run
         return rows
 
     def evaluate(
@@ -293,6 +297,15 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
                 ],
             }
         )
+
+
+def packed_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Masks (n, H, W) -> run lengths as results and annotations have them, packed into text."""
+    if not len(masks):
+        return []
+    coder = require("pycocotools.mask", "detection")
+    runs = coder.encode(np.asfortranarray(masks.byte().permute(1, 2, 0).cpu().numpy()))  # (H, W, n)
+    return [{"size": run["size"], "counts": run["counts"].decode("ascii")} for run in runs]
 
 
 def _per_cent(value: float) -> float:
@@ -627,7 +640,7 @@ def write_sample(folder: Path, train: int = 24, val: int = 12, size: int = 128) 
                         "bbox": [round(float(v), 2) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))],
                         "area": float(mask.sum()),
                         "iscrowd": int(crowd),
-                        "segmentation": _unpacked(mask) if crowd else [[v for corner in shape.corners for v in corner]],
+                        "segmentation": unpacked(mask) if crowd else [[v for corner in shape.corners for v in corner]],
                     }
                 )
         content = {
@@ -640,7 +653,7 @@ def write_sample(folder: Path, train: int = 24, val: int = 12, size: int = 128) 
         write_json(folder / "annotations" / f"instances_{split}2017.json", content)
 
 
-def _unpacked(mask: NDArray[np.bool_]) -> dict[str, Any]:
+def unpacked(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Run lengths down the columns, zeros first, as COCO writes crowds."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     edges = np.flatnonzero(flat[1:] != flat[:-1])

@@ -91,36 +91,43 @@ def read_few_shot(
         Problem: files are missing; a class has fewer than K instances; novel classes are unknown, or annotated in
             `base_json` too; images are missing, or both in training and held out.
     """
-    train_file, test_file = _splits(folder, base_json)
-    train = _read(folder, train_file, boxes_as_masks)
-    test = _read(folder, test_file, boxes_as_masks) if test_file else None
-    given = _read(folder, _path(folder, shots_json), boxes_as_masks) if shots_json else None
+    train_file, test_file = splits(folder, base_json)
+    train = read_file(folder, train_file, boxes_as_masks)
+    test = read_file(folder, test_file, boxes_as_masks) if test_file else None
+    given = read_file(folder, _path(folder, shots_json), boxes_as_masks) if shots_json else None
     names = _novel(folder, novel, train, given)
-    if base_json and (both := [name for name in names if name in _counts(train)]):
+    available = _counts(train)
+    if base_json and (both := [name for name in names if name in available]):
         raise Problem(f"class {both[0]!r} is novel and has annotations in the base file too", train_file, "remove one")
     if test is None:
         train, test = _held_out(train, rng)
+        available = _counts(train)
     _check_apart(train, test, folder)
     base = tuple(name for name in train.classes if name not in names)
     if given is not None:
         shots = _checked(given, count, names, shots_json)
-        drawn = [name for name in base if name not in _counts(shots)]
+        with_shots = _counts(shots)
+        drawn = [name for name in base if name not in with_shots]
     else:
         shots, drawn = _from_files(folder, count, seed, train.classes, boxes_as_masks)
-        if missing := [name for name in names if name in drawn and name not in _counts(train)]:
+        if missing := [name for name in names if name in drawn and name not in available]:
             path = shot_file(folder, seed, count, missing[0])
             raise Problem(f"no shots of the novel class {missing[0]!r}", path, "add the file, or annotate the class")
     chosen = np.zeros(len(train.objects.labels), bool)
     for name in drawn:
-        if name in names or _counts(train)[name] >= count:  # a rare base class has no shots
+        if name in names or available[name] >= count:  # a rare base class has no shots
             chosen[draw_shots(train, name, (count,), rng)[count]] = True
     shots = _joined(shots, train.only(chosen).with_objects())
     kept = np.isin(train.objects.labels, [train.classes.index(name) + 1 for name in base])
     return FewShotData(train.only(kept), test, shots, base, names, count)
 
 
-def _splits(folder: Path, base_json: str) -> tuple[Path, Path | None]:
-    """Annotations to train on, and held-out ones; None: a part of the former is held out."""
+def splits(folder: Path, base_json: str = "") -> tuple[Path, Path | None]:
+    """Annotations to train on, and held-out ones; None: a part of the former is held out.
+
+    Raises:
+        Problem: none there, or several; names the layout.
+    """
     official = folder / "cocosplit" / "datasplit"
     if base_json:
         held_out = sorted((folder / "annotations").glob("instances_val*.json"))
@@ -139,7 +146,8 @@ def _path(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).exists() else Path(name)
 
 
-def _read(folder: Path, file: Path, boxes_as_masks: bool) -> CocoSet:
+def read_file(folder: Path, file: Path, boxes_as_masks: bool = False) -> CocoSet:
+    """One file of annotations, its images found in the folder's usual parts."""
     return _located(coco.read(file, folder, True, boxes_as_masks), folder, file)
 
 
@@ -251,7 +259,7 @@ def _from_files(
         if not path.is_file():
             absent.append(name)
             continue
-        data = _checked(_read(folder, path, boxes_as_masks), count, (name,), path)
+        data = _checked(read_file(folder, path, boxes_as_masks), count, (name,), path)
         if others := sorted({*_counts(data)} - {name}):
             raise Problem(f"annotations of {others[0]!r} among the shots of {name!r}", path, "one class a file")
         shots = _joined(shots, data)

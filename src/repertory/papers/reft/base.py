@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from repertory.core.arguments import check_choice
+from repertory.core.files import read_json
 from repertory.core.problem import Problem, reason, require
 from repertory.nn.encoders import config_of
 
@@ -125,6 +126,36 @@ def load_network(folder: Path) -> Any:
         what = f"{len(missing)} weights of Mask2Former are missing (first: {missing[0]})"
         raise Problem(what, folder, "give a folder of Mask2FormerForUniversalSegmentation")
     return network.float()
+
+
+def load_backbone(encoder: Any, folder: Path) -> None:
+    """Load a trained image network into that of a Mask2Former.
+
+    Args:
+        encoder: changed in place.
+        folder: of a ResNet or Swin, as `save_pretrained` of transformers writes it.
+
+    Raises:
+        Problem: no such folder, or a network of another size.
+    """
+    transformers = _mask2former()
+    try:
+        trained = transformers.AutoBackbone.from_pretrained(str(folder), out_features=STAGES, local_files_only=True)
+        encoder.load_state_dict(trained.float().state_dict())
+    except Exception as error:  # transformers, safetensors and torch raise many kinds
+        what = f"the image network cannot be loaded: {reason(error)}"
+        raise Problem(what, folder, "give a folder of the variant's ResNet or Swin") from error
+
+
+def is_mask2former(folder: Path) -> bool:
+    """Whether a folder of Hugging Face holds a Mask2Former.
+
+    Raises:
+        Problem: no folder of Hugging Face.
+    """
+    if not (folder / "config.json").is_file():
+        raise Problem("no folder of Hugging Face", folder, "give a folder with config.json and model.safetensors")
+    return read_json(folder / "config.json", "save it again with save_pretrained").get("model_type") == "mask2former"
 
 
 def network_arguments(network: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ C classes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from repertory.papers.reft.base import build_network
 LEVELS = 3
 TAU = 20.0
 """τ at the start, of the cosine classifier."""
+CHUNK = 16
+"""Supports that are encoded at a time where no gradients are needed."""
 PICTURE = 48
 """Height and width in pixels of the pictures that a network keeps of its supports."""
 
@@ -214,18 +217,19 @@ class LinearClassifier(nn.Linear):
         """(C, D)"""
         return self.weight[:-1]
 
-    def added(self, directions: Tensor) -> LinearClassifier:
-        """A classifier with rows added in front of "no object".
-
-        Args:
-            directions: (n, D), unit vectors or zeros; they get the mean length of the rows, and the mean bias.
-        """
-        wider = LinearClassifier(self.in_features, len(self.rows) + len(directions)).to(self.weight)
-        length, offset = self.rows.norm(dim=1).mean(), self.bias[:-1].mean()
+    def added(self, count: int) -> LinearClassifier:
+        """A classifier with rows of zeros added in front of "no object"; their bias is the mean of the others."""
+        wider = LinearClassifier(self.in_features, len(self.rows) + count).to(self.weight)
         with torch.no_grad():
-            wider.weight.copy_(torch.cat([self.rows, length * directions, self.weight[-1:]]))
-            wider.bias.copy_(torch.cat([self.bias[:-1], offset.expand(len(directions)), self.bias[-1:]]))
+            wider.weight.copy_(torch.cat([self.rows, self.rows.new_zeros(count, self.in_features), self.weight[-1:]]))
+            wider.bias.copy_(torch.cat([self.bias[:-1], self.bias[:-1].mean().expand(count), self.bias[-1:]]))
         return wider
+
+    @torch.no_grad()
+    def imprint(self, directions: Tensor) -> None:
+        """Set the last rows: unit vectors (n, D), by the mean length of the rows in front of them."""
+        old, new = self.rows.split([len(self.rows) - len(directions), len(directions)])
+        new.copy_(old.norm(dim=1).mean() * directions)
 
 
 class CosineClassifier(nn.Module):
@@ -252,13 +256,18 @@ class CosineClassifier(nn.Module):
         cosine = F.normalize(states, dim=-1) @ F.normalize(self.weight, dim=-1).T
         return torch.cat([self.tau * cosine, self.no_object(states)], -1)
 
-    def added(self, directions: Tensor) -> CosineClassifier:
-        """A classifier with rows (n, D) added."""
-        wider = CosineClassifier(self.weight.shape[1], len(self.weight) + len(directions)).to(self.weight)
+    def added(self, count: int) -> CosineClassifier:
+        """A classifier with rows of zeros added."""
+        wider = CosineClassifier(self.weight.shape[1], len(self.weight) + count).to(self.weight)
         wider.no_object, wider.tau = self.no_object, self.tau
         with torch.no_grad():
-            wider.weight.copy_(torch.cat([self.weight, directions]))
+            wider.weight.copy_(torch.cat([self.weight, self.weight.new_zeros(count, self.weight.shape[1])]))
         return wider
+
+    @torch.no_grad()
+    def imprint(self, directions: Tensor) -> None:
+        """Set the last rows, (n, D)."""
+        self.weight[-len(directions) :] = directions
 
     @classmethod
     def from_linear(cls, linear: LinearClassifier) -> CosineClassifier:
@@ -393,6 +402,13 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             queries = states[-1].gather(1, best[..., None].expand(-1, -1, states[-1].shape[-1]))
         return Supports(centres, queries, labels, members_of(labels))
 
+    @torch.no_grad()
+    def encode_all(self, images: Tensor, masks: Tensor, labels: Tensor, known: bool = True) -> Supports:
+        """`encode` of any number of supports, some at a time, without gradients."""
+        starts = range(0, len(images), CHUNK)
+        parts = [self.encode(*(x[k : k + CHUNK] for x in (images, masks, labels)), known=known) for k in starts]
+        return functools.reduce(together, parts)
+
     def remember(self, supports: Supports, pictures: Tensor) -> None:
         """Keep supports, in addition to those that are kept already; they go with the weights.
 
@@ -424,43 +440,52 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     # -- classes ----------------------------------------------------------------------------------
 
-    def extend(self, names: Sequence[str], directions: Tensor) -> None:
-        """Add classes in front of "no object".
-
-        Args:
-            names: of the new classes.
-            directions: (n, D): of their rows, unit vectors or zeros.
+    def extend(self, names: Sequence[str]) -> None:
+        """Add classes in front of "no object", with rows of zeros.
 
         Raises:
             Problem: a class that is there already.
         """
+        _check_names((*self.classes, *names))
         self.classes = (*self.classes, *names)
-        _check_names(self.classes)
-        self.net.class_predictor = self.net.class_predictor.added(directions)
+        self.net.class_predictor = self.net.class_predictor.added(len(names))
         criterion, count = self.net.criterion, len(self.classes)
         criterion.num_labels = count
         weight = criterion.empty_weight
         criterion.register_buffer("empty_weight", torch.cat([weight.new_ones(count), weight[-1:]]))
         self._record(classes=list(self.classes))
 
+    @torch.no_grad()
+    def adopt(self, names: Sequence[str], images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        """Add classes by their supports alone: a row is the mean direction of the states that find their objects.
+
+        Args:
+            names: of the new classes; their labels follow those that are there.
+            images: (S, 3, H, W).
+            masks: (S, 1, H, W).
+            labels: (S,); each new class has one or more supports, no other class has any.
+
+        Raises:
+            Problem: a class that is there already, or an empty mask.
+        """
+        self.eval()
+        self.extend(names)
+        supports = self.encode_all(images, masks, labels, known=False)
+        if (kept := self.kept()) is not None:
+            supports = together(kept, supports)
+        found = []
+        for start in range(0, len(images), CHUNK):
+            part = slice(start, start + CHUNK)
+            output = self(images[part], supports)
+            best = mask_overlap(output.masks[-1], masks[part]).argmax(1)
+            found.append(output.states[torch.arange(len(best), device=best.device), best])
+        states = F.normalize(torch.cat(found), dim=-1)
+        rows = torch.stack([states[labels == label].mean(0) for label in labels.unique()])
+        self.net.class_predictor.imprint(F.normalize(rows, dim=-1))
+
     def _record(self, **arguments: Any) -> None:
         """Change what `save_pretrained` writes of the constructor's arguments."""
         getattr(self, "_hub_mixin_config", {}).update(arguments)
-
-    @torch.no_grad()
-    def prototypes(self, images: Tensor, masks: Tensor, labels: Tensor, supports: Supports | None) -> Tensor:
-        """Mean direction of the states that found the supports' objects, (classes with supports, D), by label.
-
-        Args:
-            images: (S, 3, H, W).
-            masks: (S, 1, H, W).
-            labels: (S,).
-            supports: what the images refer to.
-        """
-        output = self(images, supports)
-        best = mask_overlap(output.masks[-1], masks).argmax(1)  # (S,)
-        states = F.normalize(output.states[torch.arange(len(best), device=best.device), best], dim=-1)
-        return F.normalize(torch.stack([states[labels == c].mean(0) for c in labels.unique()]), dim=-1)
 
     # -- Mask2Former with two references ------------------------------------------------------------
 
@@ -503,6 +528,18 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         logits = tuple(self.net.class_predictor(state) for state in (*states[:-1], final))
         return Output(logits, (*masks[:-1], final_masks), final)
 
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """Attention of cells at 1/8 to the class centres that are kept, (B, C_e + 1, h, w); "none" is last.
+
+        Raises:
+            Problem: no supports are kept, or the network has no `MaskWeighting`.
+        """
+        supports = self.kept()
+        if supports is None or self.weighting is None:
+            raise Problem("no supports to attend to", "RefT", "remember some first, in a network with mdw")
+        return self.weighting.attention_map(self._pixels(images)[0][-1], supports.centres[-1], supports.members)
+
     def losses(self, output: Output, masks: Sequence[Tensor], labels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Mask2Former's losses: Hungarian matching, cross-entropy, and binary cross-entropy and dice at points.
 
@@ -524,6 +561,14 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         )
         final = {name: parts[name] for name in ("loss_cross_entropy", "loss_mask", "loss_dice")}
         return {"loss": torch.stack(list(parts.values())).sum(), **final}
+
+
+def together(one: Supports, other: Supports) -> Supports:
+    """Both support sets."""
+    labels = torch.cat([one.labels, other.labels])
+    return Supports(
+        torch.cat([one.centres, other.centres], 1), torch.cat([one.queries, other.queries]), labels, members_of(labels)
+    )
 
 
 def members_of(labels: Tensor) -> Tensor:
