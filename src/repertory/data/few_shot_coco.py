@@ -37,6 +37,8 @@ COCO_NOVEL = (
 )  # fmt: skip
 IMAGE_FOLDERS = ("", "images", "train2014", "val2014", "train2017", "val2017", "train", "val")
 NOVEL_FILE = "novel_classes.txt"
+TRIES = 20
+"""Orders of images in which shots are sought: an unlucky one has no images for exactly K."""
 NAMED = 5
 """Missing images that an error names."""
 
@@ -280,21 +282,29 @@ def draw_shots(
     label = data.classes.index(name) + 1
     wanted = (data.objects.labels == label) & ~data.objects.crowd
     groups = [np.flatnonzero(wanted[info.objects]) + info.objects.start for info in data.images]
-    left = [group for group in groups if len(group)]
-    left = [left[k] for k in rng.permutation(len(left))]
+    groups = [group for group in groups if len(group)]
+    for _ in range(TRIES):
+        found = _drawn([groups[k] for k in rng.permutation(len(groups))], sorted(counts))
+        if found is not None:
+            return found
+    what = f"class {name!r} has {int(wanted.sum())} instances: no images hold exactly {max(counts)} of them"
+    raise Problem(what, data.root, "add images, or set shots")
+
+
+def _drawn(groups: Sequence[NDArray[np.int64]], counts: Sequence[int]) -> dict[int, NDArray[np.int64]] | None:
+    """The first groups that add up to each of the ascending counts; None if this order of groups does not."""
     chosen: list[int] = []
-    found: dict[int, NDArray[np.int64]] = {}
-    for count in sorted(counts):
-        skipped = []
-        for group in left:
+    found = {}
+    for count in counts:
+        left = []
+        for group in groups:
             if len(chosen) + len(group) <= count:
                 chosen += group.tolist()
             else:
-                skipped.append(group)
-        left = skipped
+                left.append(group)
+        groups = left
         if len(chosen) < count:
-            what = f"class {name!r} has {int(wanted.sum())} instances: no images hold exactly {count} of them"
-            raise Problem(what, data.root, "add images, or set shots")
+            return None
         found[count] = np.array(sorted(chosen), np.int64)
     return found
 

@@ -43,7 +43,8 @@ class RefTConfig(StudyConfig):
     free_to_change: ClassVar[frozenset[str]] = StudyConfig.free_to_change | {"workers"}
     groups: ClassVar[Mapping[Group, tuple[str, ...]]] = {
         "training": (
-            "pretrained", "pretrain_steps", "pretrain_batch", "pretrain_lr", "crop_size", "base_epochs", "epochs",
+            "pretrained", "pretrain_steps", "dense_steps", "pretrain_batch", "pretrain_lr", "crop_size", "base_epochs",
+            "epochs",
             "tune_steps_a_shot", "batch_size", "lr", "tune_lr", "backbone_rate", "weight_decay", "clip_norm",
             "schedule", "smallest_scale", "largest_scale", "flip", "distillation", "workers",
         ),
@@ -81,7 +82,13 @@ class RefTConfig(StudyConfig):
         le=1_000_000,
         description="steps of pre-training the image network on crops of base objects; none with `pretrained`",
     )
-    pretrain_batch: int = Field(default=24, ge=2, le=4096, description="crops of a pre-training step")
+    dense_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="steps of pre-training the pixel decoder on the classes of pixels, after the crops",
+    )
+    pretrain_batch: int = Field(default=24, ge=2, le=4096, description="crops, or images, of a pre-training step")
     pretrain_lr: float = Field(default=3e-3, gt=0, le=1, description="peak learning rate of the pre-training")
     crop_size: int = Field(default=32, ge=32, le=512, description="side of the crops")
     base_epochs: int = Field(

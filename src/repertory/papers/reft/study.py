@@ -35,7 +35,7 @@ from repertory.papers.reft.model import Detections, RefT, detections
 from repertory.papers.reft.sample import write_sample
 from repertory.papers.reft.settings import ARMS, Arm, RefTConfig, RefTDesign
 from repertory.papers.reft.supports import read_supports
-from repertory.papers.reft.training import Objective, Plan, Pretraining, run, trained_part
+from repertory.papers.reft.training import DensePretraining, Objective, Plan, Pretraining, run, trained_part
 from repertory.papers.reft.weights import from_mask2former, start_from, with_references
 from repertory.tasks.settings import fitted
 
@@ -160,19 +160,24 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
         scenes = self.scenes(data.train, data.base)
         if c.pretrained and not self.session.dry_run:
             start_from(model, Path(c.pretrained))
-        elif c.pretrain_steps:
-            batch = min(c.pretrain_batch, 2 * DRY_BATCH) if self.session.dry_run else c.pretrain_batch
-            seed = int(self.session.rng("episodes", "crops").integers(2**32))
-            crops = Crops(scenes, batch, min(c.crop_size, self.size), seed, c.pretrain_steps, fabric.global_rank)
-            encoder = model.net.model.pixel_level_module.encoder
-            pretraining = Pretraining(encoder, len(data.base), model.mean, model.std)
-            run(
-                self.session, pretraining, crops, c.pretrain_steps,
-                Plan(c.pretrain_lr, clip_norm=1.0, workers=c.workers), "crops",
-            )  # fmt: skip
+        else:
+            self._pretrain(model, scenes)
         steps = self.steps(scenes, c.base_epochs)
         run(self.session, Objective(model), self.episodes(scenes, False, steps, "base"), steps, self.plan(c.lr), "base")
         return model
+
+    def _pretrain(self, model: RefT, scenes: Scenes) -> None:
+        """The stand-in for ImageNet weights: classify crops of base objects, then the pixels of base images."""
+        c, fabric = self.config, self.session.fabric
+        batch = min(c.pretrain_batch, 2 * DRY_BATCH) if self.session.dry_run else c.pretrain_batch
+        plan = Plan(c.pretrain_lr, clip_norm=1.0, workers=c.workers)
+        seed = int(self.session.rng("episodes", "crops").integers(2**32))
+        crops = Crops(scenes, batch, min(c.crop_size, self.size), seed, c.pretrain_steps, fabric.global_rank)
+        encoder = model.net.model.pixel_level_module.encoder
+        objects = Pretraining(encoder, len(model.classes), model.mean, model.std)
+        run(self.session, objects, crops, c.pretrain_steps, plan, "crops")
+        images = Episodes(scenes, batch, None, seed, c.dense_steps, fabric.global_rank, fabric.world_size)
+        run(self.session, DensePretraining(model), images, c.dense_steps, plan, "pixels")
 
     def _by_episodes(self, given: Arm, data: FewShotData, part: str) -> RefT:
         """Go on with base classes by episodes, with the arm's references; without any, by plain batches."""

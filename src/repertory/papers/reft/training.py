@@ -173,6 +173,34 @@ class Pretraining(nn.Module):
         return {"loss": F.cross_entropy(logits, labels), "right": right}
 
 
+class DensePretraining(nn.Module):
+    """Image network and pixel decoder with a linear layer on the mask features: classifies the pixels at a quarter.
+
+    Args:
+        model: a plain network; its pixel level is trained in place, the layer is thrown away.
+    """
+
+    def __init__(self, model: RefT) -> None:
+        super().__init__()
+        self.pixels, self.classes = model.net.model.pixel_level_module, len(model.classes)
+        self.head = nn.Conv2d(model.net.config.mask_feature_size, self.classes + 1, 1)
+        self.register_buffer("mean", model.mean.clone())
+        self.register_buffer("std", model.std.clone())
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of a batch; what belongs to no object is a class of its own."""
+        logits = self.head(self.pixels((batch.images - self.mean) / self.std).decoder_last_hidden_state)
+        target = logits.new_full((len(logits), *logits.shape[2:]), self.classes, dtype=torch.long)
+        for own, masks, labels in zip(target, batch.masks, batch.labels, strict=True):
+            small = F.interpolate(masks[None], logits.shape[2:], mode="area")[0] if len(masks) else masks
+            for mask, label in zip(small, labels, strict=True):
+                own[mask > 0.5] = label
+        return {"loss": F.cross_entropy(logits, target)}
+
+
 class Objective(nn.Module):
     """Losses of RefT on a batch, with distillation where there is a teacher.
 
