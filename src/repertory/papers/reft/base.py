@@ -138,13 +138,17 @@ def load_backbone(encoder: Any, folder: Path) -> None:
     Raises:
         Problem: no such folder, or a network of another size.
     """
-    transformers = _mask2former()
     try:
-        trained = transformers.AutoBackbone.from_pretrained(str(folder), out_features=STAGES, local_files_only=True)
-        encoder.load_state_dict(trained.float().state_dict())
-    except Exception as error:  # transformers, safetensors and torch raise many kinds
+        trained, told = type(encoder).from_pretrained(
+            str(folder), config=encoder.config, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds
         what = f"the image network cannot be loaded: {reason(error)}"
         raise Problem(what, folder, "give a folder of the variant's ResNet or Swin") from error
+    if left := [*told["missing_keys"], *told["mismatched_keys"]]:
+        what = f"{len(left)} weights of the image network are missing or of another shape (first: {left[0]})"
+        raise Problem(what, folder, "give a folder of the variant's ResNet or Swin")
+    encoder.load_state_dict(trained.float().state_dict())
 
 
 def is_mask2former(folder: Path) -> bool:

@@ -343,12 +343,19 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             torch.zeros(shots, dtype=torch.long),
             torch.zeros(shots, 4, PICTURE, PICTURE, dtype=torch.uint8),
         )
+        self.register_load_state_dict_post_hook(RefT._group)
+
+    def _group(self, _: object = None) -> None:
+        """Group the supports that have been loaded by their classes; not in `forward`, which is to compile."""
+        self.support_members = members_of(self.support_labels)
 
     def _keep(self, centres: Tensor, queries: Tensor, labels: Tensor, pictures: Tensor) -> None:
         kept = {"centres": centres, "queries": queries, "labels": labels, "pictures": pictures}
         for name, tensor in kept.items():
             self.register_buffer(f"support_{name}", tensor)
+        self.register_buffer("support_members", members_of(labels), persistent=False)
 
+    support_members: Tensor
     support_centres: Tensor
     support_queries: Tensor
     support_labels: Tensor
@@ -433,10 +440,9 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def kept(self) -> Supports | None:
         """The supports that are kept; None: none."""
-        labels = self.support_labels
-        if not len(labels):
+        if not len(self.support_labels):
             return None
-        return Supports(self.support_centres, self.support_queries, labels, members_of(labels))
+        return Supports(self.support_centres, self.support_queries, self.support_labels, self.support_members)
 
     # -- classes ----------------------------------------------------------------------------------
 

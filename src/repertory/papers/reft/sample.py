@@ -17,11 +17,11 @@ from repertory.data import coco, few_shot_coco
 
 SIZE = 64
 """Height and width of a scene in pixels."""
-SIDES = (16, 30)
+SIDES = (22, 38)
 """Smallest and largest diameter of a shape in pixels."""
 TURN = 25
 """Largest rotation in degrees."""
-MOST = 3
+MOST = 2
 """Objects of a scene."""
 SEEN = 0.5
 """Share of a shape that others must not cover."""
@@ -111,7 +111,7 @@ def _drawn(rng: np.random.Generator, kind: str, low: float, high: float) -> tupl
 
 
 def _shapes(rng: np.random.Generator) -> list[Shape]:
-    """One to three shapes; later ones cover earlier ones, in part."""
+    """One or two shapes; the later one may cover the earlier one, in part."""
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(1, MOST + 1))):
         kind = str(rng.choice(list(OUTLINES)))

@@ -144,7 +144,7 @@ class RefTConfig(StudyConfig):
 
 
 SAMPLE: dict[str, Any] = {
-    "ffn": 128, "lr": 1e-3, "tune_lr": 1e-3, "backbone_rate": 1.0, "clip_norm": 1.0, "schedule": "onecycle",
+    "ffn": 128, "lr": 2e-3, "tune_lr": 1e-3, "backbone_rate": 1.0, "clip_norm": 1.0, "schedule": "onecycle",
 }  # fmt: skip
 """For the sample's network."""
 
@@ -180,7 +180,8 @@ class RefTDesign(Design[RefTConfig]):
             tune_steps_a_shot=2, shots=1, sample_train=60, sample_val=8, sample_shots=(1,),
         ),
         "laptop": RefTConfig(
-            **SAMPLE, seeds=5, first_seed=100, pretrain_steps=200, base_epochs=4, epochs=3, tune_steps_a_shot=16,
+            **SAMPLE, seeds=5, first_seed=100, image_size=64, support_size=64, crop_size=48, pretrain_steps=200,
+            dense_steps=150, base_epochs=6, epochs=3, tune_steps_a_shot=16,
         ),
         # COCO, R-50, 10 shots: published 18.4 (masks) and 19.3 (boxes) novel AP, FSIS
         "paper": RefTConfig(**PUBLISHED, seeds=10),

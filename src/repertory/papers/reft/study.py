@@ -50,6 +50,8 @@ EVALUATED = 8
 MAX_PICTURES = 6
 DRY_SIZE, DRY_BATCH = 64, 2
 """Input and batch of a dry run, which checks that a recipe builds."""
+DRY_NETWORK = {"encoder_layers": 1, "decoder_layers": 2, "train_num_points": 96}
+"""Of the base detector in a dry run; its image network is the published one."""
 COLUMNS = ("image", "class", "score", "x", "y", "width", "height", "area", "problem")
 """Of the table of predictions, in pixels."""
 
@@ -149,7 +151,9 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
 
     def _network(self, data: FewShotData, **options: Any) -> RefT:
         c = self.config
-        sizes = {"variant": c.variant, "top_k": c.top_k, "ffn": c.ffn, "gamma": c.gamma}
+        sizes: dict[str, Any] = {"variant": c.variant, "top_k": c.top_k, "ffn": c.ffn, "gamma": c.gamma}
+        if self.session.dry_run:
+            sizes["network"] = DRY_NETWORK
         return RefT(list(data.base), **{"mdw": False, "loq": False, **sizes, **options})
 
     def _base(self, data: FewShotData) -> RefT:
