@@ -350,10 +350,11 @@ class RefT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         self.support_members = members_of(self.support_labels)
 
     def _keep(self, centres: Tensor, queries: Tensor, labels: Tensor, pictures: Tensor) -> None:
+        grouped = labels.new_ones(0, 0, dtype=torch.bool) if labels.is_meta else members_of(labels)
         kept = {"centres": centres, "queries": queries, "labels": labels, "pictures": pictures}
         for name, tensor in kept.items():
             self.register_buffer(f"support_{name}", tensor)
-        self.register_buffer("support_members", members_of(labels), persistent=False)
+        self.register_buffer("support_members", grouped, persistent=False)
 
     support_members: Tensor
     support_centres: Tensor

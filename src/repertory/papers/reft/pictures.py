@@ -52,7 +52,7 @@ def instance_picture(
         right.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
         text = figure_text(f"{names[label]} {score:.2f}")
         right.text(
-            x1, y1 - 1, text, fontsize=7, color="white", va="bottom", clip_on=True,
+            x1, y1, text, fontsize=7, color="white", va="top", clip_on=True,
             bbox={"facecolor": colour * 0.7, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     right.set_title("nothing found" if not len(rows_of) else f"{len(rows_of)} found", fontsize=9)

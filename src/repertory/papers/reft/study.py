@@ -300,7 +300,8 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
 
     def measure(self) -> dict[str, float]:
         """Parameters of the published Mask2Former with ResNet-50, and of what RefT adds."""
-        model = RefT([str(k) for k in range(80)], "r50")
+        with torch.device("meta"):  # initial values would take most of the time
+            model = RefT([str(k) for k in range(80)], "r50")
         added = sum(p.numel() for part in (model.weighting, model.linking) if part for p in part.parameters())
         return {
             "mask2former_parameters": float(sum(p.numel() for p in model.net.parameters())),
