@@ -421,7 +421,23 @@ def test_boxes_hold_their_masks() -> None:
 
 
 @torch.no_grad()
-def test_it_compiles_without_a_break_and_exports_any_batch() -> None:
+def test_the_references_compile_without_a_break() -> None:
+    model = disturbed(network())
+    supports = model.encode(*support_set([0, 2, 2]))
+    features, states = torch.randn(2, 64, 3, 4), torch.randn(2, 5, 64)
+    given = {
+        model.weighting: (features, supports.centres[0], supports.members),
+        model.linking: (states, supports.queries, model.net.class_predictor.rows[supports.labels]),
+    }
+    for module, inputs in given.items():
+        assert module is not None
+        compiled = torch.compile(module, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(*inputs), module(*inputs))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_network_compiles_without_a_break_and_exports_any_batch(tmp_path: Path) -> None:
     model = disturbed(network())
     supports = model.encode(*support_set([0, 2, 2]))
     model.remember(supports, torch.zeros(3, 4, 48, 48))
@@ -431,6 +447,13 @@ def test_it_compiles_without_a_break_and_exports_any_batch() -> None:
     torch.testing.assert_close(compiled(images(3)).logits[-1], expected)  # by the supports that it keeps
     exported = torch.export.export(model, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(exported.module()(images(3)).logits[-1], expected, atol=1e-5, rtol=1e-5)
+    runtime = pytest.importorskip("onnxruntime")
+    program = torch.onnx.export(exported, dynamo=True, opset_version=20)
+    assert program is not None
+    program.save(tmp_path / "reft.onnx")
+    outputs = runtime.InferenceSession(tmp_path / "reft.onnx").run(None, {"images": images(3).numpy()})
+    layers = VARIANTS["tiny"]["decoder_layers"]
+    torch.testing.assert_close(torch.from_numpy(outputs[layers - 1]), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
