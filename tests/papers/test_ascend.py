@@ -29,13 +29,13 @@ def test_outputs_are_those_of_the_authors_code(case: dict[str, Any]) -> None:
             # The reference subtracts in float32, which costs it half a per mille at t = 0.001.
             torch.testing.assert_close(LINEAR.snr(t), torch.tensor(case["snr"]), rtol=1e-3, atol=0)
             x = probe(*given["x_init"])
-            *_, output = euler(lambda x, t: model(x, 999 * t.expand(len(x))), x, given["sample_steps"], LINEAR, ode=True)
+            *_, output = euler(
+                lambda x, t: model(x, 999 * t.expand(len(x))), x, given["sample_steps"], LINEAR, ode=True
+            )
     assert_agrees(output, case, model)
 
 
-@pytest.mark.parametrize(
-    ("variant", "count"), zip(VARIANTS, (44_255_328, 44_292_228, 130_940_292), strict=True)
-)
+@pytest.mark.parametrize(("variant", "count"), list(zip(VARIANTS, (44_255_328, 44_292_228, 130_940_292), strict=True)))
 def test_published_sizes(variant: str, count: int) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in UViT(**VARIANTS[variant]).parameters()) == count

@@ -9,6 +9,7 @@ Samplers yield the image after every step, so that a trajectory can be drawn.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -360,10 +361,8 @@ class Diffuser(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
     @torch.no_grad()
     def sample(self, count: int, **options: Any) -> Tensor:
         """The images (count, C, H, W) at the end of `trajectory`, which takes the options; about -1 to 1."""
-        x = torch.empty(0)
-        for x in self.trajectory(count, **options):
-            pass
-        return x
+        (last,) = deque(self.trajectory(count, **options), maxlen=1)
+        return last
 
 
 def _present(condition: Tensor | None) -> Tensor:

@@ -88,9 +88,9 @@ class LocalMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)  # (B, N, hidden)
-        patches = x[:, -self.grid**2 :].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        patches = x[:, -(self.grid**2) :].transpose(1, 2).unflatten(2, (self.grid, self.grid))
         patches = (patches + self.conv(patches)).flatten(2).transpose(1, 2)
-        return self.fc2(self.act(torch.cat([x[:, : -self.grid**2], patches], dim=1)))
+        return self.fc2(self.act(torch.cat([x[:, : -(self.grid**2)], patches], dim=1)))
 
 
 class Block(nn.Module):
@@ -296,9 +296,7 @@ class DiffusionViT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
             if isinstance(module, Block) and module.modulation is not None:
                 nn.init.zeros_(cast(Tensor, module.modulation[1].weight))
 
-    def forward(
-        self, x: Tensor, timesteps: Tensor, y: Tensor | None = None, context: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """Noisy images, times 999 t, and labels `y` or text features `context` -> predicted noise."""
         x = check_images(x, self.in_chans, "DiffusionViT", size=(self.img_size, self.img_size))
         time = self.time_embed(time_sinusoid(timesteps, self.embed_dim).to(x.dtype))  # (B, d)
@@ -321,7 +319,7 @@ class DiffusionViT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
         for block, source in zip(self.out_blocks, self.sources, strict=True):
             z = self._run(block, z, inner[source], time)
 
-        z = self.decoder_pred(self.norm(z))[:, -self.grid**2 :]  # (B, L, p * p * C): channels fastest
+        z = self.decoder_pred(self.norm(z))[:, -(self.grid**2) :]  # (B, L, p * p * C): channels fastest
         z = z.unflatten(1, (self.grid, self.grid)).unflatten(-1, (self.patch_size, self.patch_size, self.in_chans))
         z = z.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, C, H, W)
         return self.final_layer(z)
@@ -409,7 +407,7 @@ def _check_shapes(img_size: int, patch_size: int, widths: Mapping[str, tuple[int
 # -- presets ------------------------------------------------------------------------------------
 
 
-def UViT(**options: Any) -> DiffusionViT:  # noqa: N802  a name of the field
+def UViT(**options: Any) -> DiffusionViT:
     """U-ViT; arguments as of its authors' code.
 
     Example:
@@ -448,7 +446,7 @@ def ascend(enc_depth: int, enc_dim: int, dec_depth: int, dec_dim: int, **options
     """
     if enc_depth * enc_dim**2 <= dec_depth * dec_dim**2:
         raise Problem(
-            f"the encoder ({enc_depth} blocks of {enc_dim}) is not stronger than the decoder ({dec_depth} of {dec_dim})",
+            f"encoder: {enc_depth} blocks of {enc_dim}; decoder: {dec_depth} of {dec_dim}, which is not weaker",
             "ascend",
             "give the encoder more blocks or channels, or build DiffusionViT(decoder_depth=…)",
         )
@@ -464,43 +462,37 @@ def count_parameters(options: Mapping[str, Any]) -> int:
 def matched(options: Mapping[str, Any], target: int, tolerance: float = 0.02) -> dict[str, Any]:
     """The widths with which a network has `target` parameters.
 
-    With a decoder of its own, both widths are searched near the ratio of the given ones.
+    First embed_dim (and with it decoder_dim, in proportion), in steps that the heads divide; then the hidden width of
+    the MLPs, which makes up for the rest.
 
     Args:
-        options: arguments of `DiffusionViT`; embed_dim and decoder_dim are replaced.
+        options: arguments of `DiffusionViT`; embed_dim, decoder_dim and mlp_ratio are starting points.
         target: number of parameters.
         tolerance: largest relative difference.
 
     Raises:
-        Problem: no width comes that near.
+        Problem: no widths come that near.
 
     Example:
         >>> options = {"img_size": 8, "in_chans": 1, "embed_dim": 48, "depth": 6, "num_heads": 2}
-        >>> abs(count_parameters(matched(options, 200_000)) / 200_000 - 1) < 0.02
+        >>> abs(count_parameters(matched(options, 200_000)) / 200_000 - 1) < 0.01
         True
     """
     step = math.lcm(2, options.get("num_heads", 8), options.get("decoder_heads") or 1)
-    share = (options.get("decoder_dim") or options["embed_dim"]) / options["embed_dim"]
-    apart = options.get("decoder_depth") is not None
-
-    def sized(width: int, offset: int = 0) -> dict[str, Any]:
-        decoder = max(1, round(share * width / step) + offset) * step
-        return {**options, "embed_dim": width, **({"decoder_dim": decoder} if apart else {})}
-
-    low, high = 1, 2
-    while count_parameters(sized(high * step)) < target:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count_parameters(sized(middle * step)) < target else (low, middle)
-    offsets = range(-3, 4) if apart else (0,)
-    candidates = [sized(k * step, offset) for k in (low, high) for offset in offsets]
-    errors = [abs(count_parameters(candidate) / target - 1) for candidate in candidates]
-    best = min(errors)
-    if best > tolerance:
+    found = {"mlp_ratio": 4.0, **options}
+    for _ in range(4):  # parameters grow about with the square of the width
+        factor = math.sqrt(target / count_parameters(found))
+        for name in ("embed_dim", "decoder_dim"):
+            if found.get(name):
+                found[name] = max(1, round(found[name] * factor / step)) * step
+    count, ratio = count_parameters(found), found["mlp_ratio"]
+    slope = (count_parameters({**found, "mlp_ratio": 2 * ratio}) - count) / ratio
+    found["mlp_ratio"] = round(max(ratio + (target - count) / slope, ratio / 2), 4)
+    error = abs(count_parameters(found) / target - 1)
+    if error > tolerance:
         raise Problem(
-            f"the nearest network to {target} parameters differs by {100 * best:.1f} %",
+            f"the nearest network to {target} parameters differs by {100 * error:.1f} %",
             "parameters",
             "choose another number, or heads that divide more widths",
         )
-    return candidates[errors.index(best)]
+    return found
