@@ -47,12 +47,16 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
 
 def train_classifier(session: Session, dataset: Dataset, channels: int, classes: int, epochs: int) -> Classifier:
-    """Train on (image, label) pairs with Adam."""
+    """Train on (image, label) pairs with Adam; a batch is shifted by up to a pixel."""
     model = Classifier(channels, classes)
     recipe = Recipe(epochs=epochs, batch_size=64, lr=2e-3, schedule="cosine", optimizer="adam")
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(module(batch[0]), batch[1])
+        x, labels = batch
+        row, column = torch.randint(3, (2,)).tolist()
+        height, width = x.shape[-2:]
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")[..., row : row + height, column : column + width]
+        return F.cross_entropy(module(x), labels)
 
     with torch.enable_grad():  # evaluation asks for it, too
         return fit(session, model, dataset, recipe, loss, part=PART)

@@ -61,6 +61,17 @@ class Schedule:
         """a / (1 - a)."""
         return self.alpha_bar(t) / self.noise_variance(t)
 
+    def equal_ratios(self, steps: int) -> Tensor:
+        """Times (steps + 1,) from the last to 0.0001 with equal steps in log snr, by bisection on the CPU."""
+        ends = torch.tensor([self.last, SOLVER_END], dtype=torch.float64)
+        wanted = torch.linspace(*self.snr(ends).log().tolist(), steps + 1, dtype=torch.float64)
+        low, high = torch.full_like(wanted, SOLVER_END), torch.full_like(wanted, self.last)
+        for _ in range(50):
+            middle = (low + high) / 2
+            noisier = self.snr(middle).log() < wanted
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high.float()
+
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t of images (B, C, H, W) at times (B,)."""
         t = t.view(-1, 1, 1, 1)
@@ -131,8 +142,8 @@ def euler(
 def dpm_solver(noise: Noise, x: Tensor, steps: int, schedule: Schedule) -> Iterator[Tensor]:
     """DPM-Solver++ of second order, multistep (2M; Lu et al., 2022), from the last time to 0.0001.
 
-    With l = log(sqrt(a) / sqrt(1 - a)) the times are equally spaced; h is the step in l, r the ratio of the last step
-    to it, and D = (1 + 1 / (2 r)) x_0(t) - x_0(before) / (2 r): x <- (sigma_s / sigma_t) x - sqrt(a_s) expm1(-h) D.
+    Times are equally spaced in l = log(sqrt(a) / sqrt(1 - a)); h is the step in l, r the ratio of the last step to it,
+    and D = (1 + 1 / (2 r)) x_0(t) - x_0(before) / (2 r): x <- (sigma_s / sigma_t) x - sqrt(a_s) expm1(-h) D.
 
     Args:
         noise: prediction of the noise.
@@ -140,7 +151,7 @@ def dpm_solver(noise: Noise, x: Tensor, steps: int, schedule: Schedule) -> Itera
         steps: of the solver, as many network calls.
         schedule: of the diffusion.
     """
-    times = torch.linspace(schedule.last, SOLVER_END, steps + 1, device=x.device)
+    times = schedule.equal_ratios(steps).to(x.device)
     signal, sigma = (schedule.log_alpha_bar(times) / 2).exp(), schedule.noise_variance(times).sqrt()
     lengths = (signal.log() - sigma.log()).diff()  # (steps,)
     before = None

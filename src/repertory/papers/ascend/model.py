@@ -286,6 +286,8 @@ class DiffusionViT(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 
     def _initialise(self) -> None:
         """Linear weights and positions: normal, std 0.02, cut at +-2. Convolutions and embeddings: torch's defaults."""
+        if self.pos_embed.is_meta:  # built to be counted
+            return
         trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -117,10 +117,9 @@ class AscendDesign(Design[AscendConfig]):
             steps=5, count=4,
         ),
         "laptop": AscendConfig(
-            seeds=5, first_seed=100, parameters=150_000, channels=1, flip=0, train_share=0.8, epochs=17, batch_size=32,
-            lr=2e-3, weight_decay=0.03, decay_all=True, schedule="constant",
-            warmup_epochs=1, ema_decay=0.99, eval_samples=290,
-            classifier_epochs=20,
+            seeds=5, first_seed=100, parameters=150_000, channels=1, flip=0, train_share=0.8, epochs=28, batch_size=32,
+            lr=3e-3, weight_decay=0.03, decay_all=True, schedule="cosine", warmup_epochs=1, ema_decay=0.99,
+            eval_samples=290, classifier_epochs=40,
         ),
         # 500 thousand steps. Run with --precision bf16-mixed; add --set inception=inception_v3_google-0cc3c7bd.pth.
         "paper": AscendConfig(

@@ -240,7 +240,7 @@ class AscendStudy(AscendDesign, Study[AscendConfig, Data, Diffuser]):
             "macs": float(count_macs(model, *given, *first)),
         }
         if session.fabric.is_global_zero:
-            levels = self._levels().tolist()
+            levels = self._levels()[: len(errors)].tolist()  # a dry run takes two
             figure = pictures.error_picture(levels, {"held-out images": errors.mean(1).tolist()})
             session.figure("error-over-time", figure)
         if config.eval_samples:
@@ -319,7 +319,7 @@ class AscendStudy(AscendDesign, Study[AscendConfig, Data, Diffuser]):
             ours, theirs, held_out = (self._features(inception, x) for x in (samples, real, test))
             # As usual for CIFAR-10, against the training images; the floor is that of the held-out ones.
             found |= {"fid": frechet_distance(ours, theirs), "fid_floor": frechet_distance(held_out, theirs)}
-        numbers, distances = pictures.nearest(samples, train)
+        numbers, distances = pictures.nearest(samples.clamp(-1, 1), train)
         found["nearest"] = float(distances.mean())
         if session.fabric.is_global_zero:
             protocol = self._protocol(config.eval_guidance, steps, config.eval_sampler)
@@ -588,7 +588,8 @@ class AscendStudy(AscendDesign, Study[AscendConfig, Data, Diffuser]):
                 "file": relative_name(path, source),
                 "error": round(float(of_image.mean()), 5),
                 **{
-                    f"error at {level:g}": round(float(value), 5) for level, value in zip(LEVELS, of_image, strict=True)
+                    f"error at {level:g}": round(value, 5)
+                    for level, value in zip(LEVELS, of_image.tolist(), strict=False)
                 },
             }
             for path, of_image in zip(prepared.paths, errors.T, strict=True)
@@ -612,7 +613,7 @@ class AscendStudy(AscendDesign, Study[AscendConfig, Data, Diffuser]):
             table=with_problems(table, found.paths, problems, source),
             figures={
                 "denoised": strip_picture(states, labels, "given images, noisy ones, and one step of denoising"),
-                "error-over-time": pictures.error_picture(LEVELS, {"given images": mean}),
+                "error-over-time": pictures.error_picture(LEVELS[: len(errors)], {"given images": mean}),
             },
         )
 
