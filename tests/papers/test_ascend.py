@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
+from repertory.data.cifar import write_cifar10
 from repertory.papers.ascend import (
     SCHEDULES,
     VARIANTS,
@@ -24,7 +31,9 @@ from repertory.papers.ascend import (
     noise_loss,
 )
 from repertory.papers.ascend.model import IMPROVEMENTS, PLAIN, Block, LocalMlp, count_parameters, skip_sources
-from repertory.papers.ascend.study import AscendStudy
+from repertory.papers.ascend.reading import DIGITS, read, transform
+from repertory.papers.ascend.settings import AscendConfig
+from repertory.papers.ascend.study import NOTE, AscendStudy
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 
@@ -379,3 +388,252 @@ def test_bad_sampling_is_refused(options: dict[str, Any], message: str) -> None:
     model = diffuser(classes=["a", "b"], guided=False)
     with pytest.raises(Problem, match="without empty conditions"):
         model.sample(1, condition=torch.tensor([0]), guidance=1.0)
+
+
+# -- the study ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "sample"
+    folder.mkdir()
+    study(folder.parent).write_sample(folder)
+    return folder
+
+
+def test_the_sample_has_images_and_captions(sample: Path) -> None:
+    data = read(sample, text=False, seed=0)
+    assert data is not None
+    assert (len(data.train), len(data.test), data.train.classes) == (80, 80, tuple("0123456789"))
+    captioned = read(sample, text=True, seed=0)
+    assert captioned is not None
+    assert (len(captioned.train), len(captioned.test)) == (80, 80)
+    for path, (text,) in captioned.captions.items():
+        assert text.endswith(DIGITS[int(path.parent.name)])
+    assert {text.split()[1] for (text,) in captioned.captions.values()} > {"thin", "thick"}
+    x = transform(8, 1, None)(data.train.image(0))
+    assert x.shape == (1, 8, 8)
+    grey = np.asarray(data.train.image(0))[..., 0]
+    torch.testing.assert_close(x[0], torch.tensor(grey / 127.5 - 1, dtype=torch.float32))
+
+
+def test_each_seed_draws_its_own_images(tmp_path: Path, sample: Path) -> None:
+    config = AscendStudy.Config.model_validate({**AscendStudy.scales["smoke"].model_dump(), "train_share": 0.5})
+    drawn = [
+        AscendStudy(config, Session(seed, tmp_path / f"{k}", sample)).data().train.paths
+        for k, seed in enumerate((0, 0, 1))
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 40
+
+
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_train_save_load_and_predict(tmp_path: Path, sample: Path, condition: str) -> None:
+    this = study(
+        tmp_path, sample, condition=condition, eval_guidance=0.5, guidance=0.5, epochs=1, text_dim=8, text_tokens=4
+    )
+    data = this.data()
+    model = this.train("ascend", data)
+    metrics = this.evaluate(model, data)
+    assert set(metrics) <= set(AscendStudy.metrics)
+    assert ("obeyed" in metrics) == (condition == "class")
+    checkpoint.save(model, tmp_path / "model")
+    loaded = checkpoint.load(tmp_path / "model")
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    wanted = "7" if condition == "class" else "a seven"
+    given = model.conditions(wanted, 2)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, t, given), model(x, t, given))
+
+    prediction = this.predict(loaded, Path(wanted))
+    assert [row["request"] for row in prediction.table] == [wanted] * 4
+    files = sorted(path.name for path in prediction.files["images"].iterdir())
+    assert files == [row["file"] for row in prediction.table]
+    with Image.open(prediction.files["images"] / files[0]) as image:
+        assert (image.size, image.mode) == ((8, 8), "L")
+    assert set(prediction.figures) == {"samples", "denoising"}
+    assert "guidance 0.5" in prediction.text
+    again = this.predict(loaded, Path(wanted))
+    assert again.table == prediction.table
+
+    requests = tmp_path / "requests.txt"
+    requests.write_text(f"{wanted}\nelephant\n", encoding="utf-8")
+    table = this.predict(loaded, requests).table
+    assert [bool(row["problem"]) for row in table] == [False] * 4 + [True]
+    with pytest.raises(Problem, match="elephant"):
+        this.predict(loaded, Path("elephant"))
+
+
+def test_an_unconditional_model_makes_a_number_of_images(tmp_path: Path, sample: Path) -> None:
+    this = study(tmp_path, sample, epochs=1)
+    model = this.train("uvit", this.data())
+    assert len(this.predict(model, Path("3")).table) == 3
+    for words in ("seven", "0", "1" * 9):
+        with pytest.raises(Problem, match="unconditional"):
+            this.predict(model, Path(words))
+    guided = study(tmp_path, sample, condition="class", guidance=2.0)
+    with pytest.raises(Problem, match="unconditional"):
+        guided.predict(model, Path("3"))
+
+
+def test_given_images_are_measured_a_broken_one_is_named(tmp_path: Path, sample: Path) -> None:
+    this = study(tmp_path, sample, epochs=1)
+    model = this.train("vit", this.data())
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(sample / "val" / "3" / "0000.png", folder / "good.png")
+    Image.new("RGB", (20, 14), "red").save(folder / "large.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    prediction = this.predict(model, folder)
+    assert [row["file"] for row in prediction.table] == ["broken.png", "good.png", "large.png"]
+    assert [bool(row["problem"]) for row in prediction.table] == [True, False, False]
+    assert set(prediction.figures) == {"denoised", "error-over-time"}
+    alone = this.predict(model, folder / "good.png").table[0]
+    assert alone["error"] == pytest.approx(prediction.table[1]["error"], rel=1e-3)
+
+
+def test_the_held_out_error_uses_the_same_noises_for_every_arm(tmp_path: Path) -> None:
+    this = study(tmp_path)
+    x = torch.randn(5, 1, 8, 8)
+
+    class Zero(Diffuser):
+        def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+            return torch.zeros_like(x)
+
+    errors = this._errors(Zero(dict(TINY)), x, None)
+    expected = [
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(k)).square().mean((1, 2, 3)) for k in range(2)
+    ]
+    torch.testing.assert_close(errors, torch.stack(expected))
+
+
+def test_other_layouts_are_read(tmp_path: Path) -> None:
+    def write(path: Path, size: tuple[int, int] = (10, 8)) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, "green").save(path)
+
+    for k in range(6):
+        write(tmp_path / "flat" / f"{k}.png")
+        write(tmp_path / "celeba" / "img_align_celeba" / f"{k:06d}.jpg", (178, 218))
+        write(tmp_path / "cub" / "images" / f"{k % 2}.bird" / f"{k}.jpg")
+    flat = read(tmp_path / "flat", text=False, seed=0)
+    assert flat is not None
+    assert (len(flat.train), len(flat.test)) == (5, 1)
+
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("".join(f"{k:06d}.jpg {k % 3}\n" for k in range(6)))
+    celeba = read(tmp_path / "celeba", text=False, seed=0)
+    assert celeba is not None
+    assert ([p.stem[-1] for p in celeba.train.paths], [p.stem[-1] for p in celeba.test.paths]) == (
+        ["0", "3"],
+        ["2", "5"],
+    )
+    assert celeba.crop == (89, 121, 128)
+
+    (tmp_path / "cub" / "images.txt").write_text("".join(f"{k + 1} {k % 2}.bird/{k}.jpg\n" for k in range(6)))
+    split = tmp_path / "cub" / "train_test_split.txt"
+    split.write_text("".join(f"{k + 1} {int(k < 4)}\n" for k in range(6)))
+    cub = read(tmp_path / "cub", text=False, seed=0)
+    assert cub is not None
+    assert (cub.train.labels, cub.test.labels, cub.train.classes) == ((0, 1, 0, 1), (0, 1), ("0.bird", "1.bird"))
+    split.write_text("1 2\n")
+    with pytest.raises(Problem, match="row 1: 1 2"):
+        read(tmp_path / "cub", text=False, seed=0)
+
+
+def test_cifar_10_is_read(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 32, 32, 3), dtype=np.uint8)
+    write_cifar10(tmp_path, (pixels[:10], [0, 1] * 5), (pixels[10:], [0] * 5), ["cat", "dog"])
+    data = read(tmp_path, text=False, seed=0)
+    assert data is not None
+    assert (len(data.train), len(data.test), data.train.classes) == (10, 5, ("cat", "dog"))
+    x = transform(32, 3, None)(data.train.image(0))
+    torch.testing.assert_close(x, torch.tensor(pixels[0] / 127.5 - 1, dtype=torch.float32).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"].pop(), "has no caption"),
+        (lambda c: c["annotations"].append({"image_id": 777, "caption": "a dog"}), "a caption of image 777"),
+        (lambda c: c["images"].append({"id": 99, "file_name": "none.png"}), "image 99 is not there"),
+        (lambda c: c["images"].append({"id": 98, "file_name": "../../x.png"}), "image 98 is not there"),
+        (lambda c: c.pop("images"), "not in COCO's format"),
+        (lambda c: c["images"].append(c["images"][0]), "the same id"),
+    ],
+)
+def test_bad_captions_are_named(tmp_path: Path, sample: Path, change: Any, message: str) -> None:
+    shutil.copytree(sample, tmp_path / "data")
+    file = tmp_path / "data" / "annotations" / "captions_val.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(Problem, match=message):
+        read(tmp_path / "data", text=True, seed=0)
+
+
+def test_bad_data_and_settings_are_refused(tmp_path: Path, sample: Path) -> None:
+    this = study(tmp_path, sample, batch_size=81)
+    with pytest.raises(Problem, match="80 training images, fewer than the batch of 81"):
+        this.train("vit", this.data())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Problem, match="no data for ascend"):
+        this.read(tmp_path / "empty")
+    with pytest.raises(Problem, match="files of captions"):
+        study(tmp_path, condition="text").read(tmp_path / "empty")
+    with pytest.raises(ValidationError, match="guidance needs condition"):
+        study(tmp_path, guidance=1.0)
+    for setting in ({"steps": 1}, {"channels": 2}, {"arch": "uvit_h"}, {"noise_schedule": "sqrt"}):
+        with pytest.raises(ValidationError):
+            study(tmp_path, **setting)
+
+
+def test_grey_and_colour_are_converted_with_a_word(tmp_path: Path, sample: Path) -> None:
+    this = study(tmp_path, sample, channels=3, epochs=1)
+    with pytest.warns(UserWarning, match="grey images, converted to RGB"):
+        model = this.train("vit", this.data())
+    assert model.shape == (3, 8, 8)
+
+
+def test_convert_reads_the_authors_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"a": {**TINY, "num_classes": 3}, "b": dict(SPLIT)}
+    monkeypatch.setattr("repertory.papers.ascend.study.VARIANTS", small)
+    network = fill_(UViT(**small["a"]).eval())
+    torch.save(network.state_dict(), tmp_path / "nnet_ema.pth")
+    this = study(tmp_path)
+    for variant in ("", "a"):
+        model = this.convert(tmp_path / "nnet_ema.pth", variant)
+        x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.9])
+        with torch.no_grad():
+            assert torch.equal(model(x, t, torch.tensor([0, 2])), network(x, 999 * t, torch.tensor([0, 2])))
+    with pytest.raises(Problem, match="not the weights of b") as caught:
+        this.convert(tmp_path / "nnet_ema.pth", "b")
+    assert "a fits" in caught.value.remedy
+    with pytest.raises(Problem, match="no variant 'c'"):
+        this.convert(tmp_path / "nnet_ema.pth", "c")
+
+
+def test_the_published_recipe(tmp_path: Path) -> None:
+    paper = AscendStudy.scales["paper"]
+    assert isinstance(paper, AscendConfig)
+    steps = paper.epochs * (50_000 // paper.batch_size)
+    assert steps == pytest.approx(500_000, rel=0.01)
+    assert paper.warmup_epochs * 390 == pytest.approx(2500, rel=0.01)
+    this = AscendStudy(paper, Session(0, tmp_path))
+    assert count_parameters(this.network("uvit")) == 44_255_328
+    ours = this.network("ascend")
+    assert count_parameters(ours) == pytest.approx(44_255_328, rel=0.02)
+    assert ours["depth"] > ours["decoder_depth"]
+
+
+def test_own_data_get_a_recipe_of_their_size(tmp_path: Path, sample: Path) -> None:
+    own = cast(AscendConfig, AscendStudy.own)
+    this = AscendStudy(own, Session(0, tmp_path / "session", sample))
+    data = this.data()
+    config = this.scaled(data, {"image_size"})
+    assert config.batch_size <= 80
+    assert config.eval_samples == 80
+    assert 1 / (1 - config.ema_decay) <= config.epochs * (80 // config.batch_size) / 9
+    small = study(tmp_path, sample)
+    lines = small.preview("ascend", data)
+    assert any("parameters" in line for line in lines)
+    assert lines[-1] == NOTE
