@@ -113,11 +113,11 @@ class AscendDesign(Design[AscendConfig]):
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": AscendConfig(
             seeds=1, parameters=30_000, channels=1, flip=0, epochs=6, batch_size=16, lr=2e-3, schedule="constant",
-            ema_decay=0.9, eval_samples=20, eval_steps=5, noise_levels=2, classifier_epochs=3, sample_digits=8,
+            ema_decay=0.9, eval_samples=20, eval_steps=5, noise_levels=2, classifier_epochs=2, sample_digits=8,
             steps=5, count=4,
         ),
         "laptop": AscendConfig(
-            seeds=5, first_seed=100, parameters=150_000, channels=1, flip=0, train_share=0.8, epochs=28, batch_size=32,
+            seeds=5, first_seed=100, parameters=150_000, channels=1, flip=0, train_share=0.8, epochs=20, batch_size=32,
             lr=3e-3, weight_decay=0.03, decay_all=True, schedule="cosine", warmup_epochs=1, ema_decay=0.99,
             eval_samples=290, classifier_epochs=40,
         ),

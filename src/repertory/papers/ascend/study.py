@@ -78,8 +78,12 @@ class AscendStudy(AscendDesign, Study[AscendConfig, Data, Diffuser]):
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "mse": _metric("held-out error of the noise (MSE)", "留出集噪声预测误差 (MSE)", decimals=4),
-        "fd": _metric("FD, Frechet distance in classifier features", "分类器特征上的 Fréchet 距离 (FD)", needs=LABELS),
-        "fd_floor": _metric("floor of FD: real against real", "FD 下限：真实图像之间", better="", needs=LABELS),
+        "fd": _metric(
+            "FD-digits: Frechet distance in classifier features", "FD-digits：分类器特征上的 Fréchet 距离", needs=LABELS
+        ),
+        "fd_floor": _metric(
+            "floor of FD-digits: real against real", "FD-digits 下限：真实图像之间", better="", needs=LABELS
+        ),
         "kd": _metric("KD, kernel distance in classifier features", "分类器特征上的核距离 (KD)", needs=LABELS),
         "kd_floor": _metric("floor of KD: real against real", "KD 下限：真实图像之间", better="", needs=LABELS),
         "classes_hit": _metric(
