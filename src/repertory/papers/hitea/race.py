@@ -65,20 +65,26 @@ def plain_attention(attention: PooledAttention, x: Tensor, grid: Grid) -> Tensor
     return attention.proj(out.transpose(1, 2).reshape(batch, 1 + queries, -1))
 
 
-def contestants(block: int, generator: torch.Generator, batch: int = 1) -> dict[str, Callable[[], Tensor]]:
-    """Ours and the plain form, at one block of the published network, in evaluation."""
+def contestants(block: int, generator: torch.Generator, backward: bool = False) -> dict[str, Callable[[], Tensor]]:
+    """Ours and the plain form, at one block of the published network, for one clip.
+
+    Args:
+        block: one of `BLOCKS`.
+        generator: draws the input.
+        backward: keep what a backward pass needs.
+    """
     grid = BLOCKS[block]
     stage = stages(24, 96, 1, (2, 5, 21), 4)[block]
     attention = PooledAttention(stage, grid).eval()
-    x = torch.randn(batch, 1 + grid[0] * grid[1] * grid[2], stage.dim, generator=generator)
+    x = torch.randn(1, 1 + grid[0] * grid[1] * grid[2], stage.dim, generator=generator)
 
-    @torch.inference_mode()
     def run(ours: bool) -> Tensor:
-        return attention(x, grid)[0] if ours else plain_attention(attention, x, grid)
+        with torch.set_grad_enabled(backward):
+            return attention(x, grid)[0] if ours else plain_attention(attention, x, grid)
 
     return {"ours": partial(run, True), "plain": partial(run, False)}
 
 
 def race_attention(block: int, rounds: Iterable[int], generator: torch.Generator) -> dict[str, NDArray[np.float64]]:
-    """Seconds of both in each round."""
+    """Seconds of both in each round, forward."""
     return race(contestants(block, generator), rounds)

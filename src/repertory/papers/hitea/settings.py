@@ -118,12 +118,12 @@ class HiTeAConfig(Recipe):
 
 
 SMALL: dict[str, Any] = {
-    "img_size": 32, "frames": 8, "short_frames": 4, "video_dim": 24, "video_depth": 4, "video_heads": 1,
-    "widen_at": (1, 3), "kv_stride": 2, "text_heads": 4, "intermediate": 192, "encoder_layers": 2, "built_layers": 2,
-    "fusion_layers": 2, "stride_layer": 2, "decoder_layers": 2, "embed_dim": 64, "drop_rate": 0.0, "answer_length": 3,
+    "img_size": 16, "frames": 8, "short_frames": 4, "video_dim": 16, "video_depth": 4, "video_heads": 1,
+    "widen_at": (1, 3), "kv_stride": 2, "text_heads": 4, "intermediate": 128, "encoder_layers": 1, "built_layers": 1,
+    "fusion_layers": 1, "stride_layer": 2, "decoder_layers": 1, "embed_dim": 64, "drop_rate": 0.0, "answer_length": 3,
     "caption_length": 12,
 }  # fmt: skip
-"""The network of the sample: 96 wide where the published one is 768."""
+"""The network of the sample: 64 wide where the published one is 768."""
 
 
 class HiTeADesign(Design[HiTeAConfig]):
