@@ -166,8 +166,8 @@ def _read_msrvtt(folder: Path, paths: Sequence[Path], notes: dict[str, _Notes]) 
             for row in content["videos"]:
                 name, split = str(row["video_id"]), str(row["split"])
                 split = "train" if split == "train" else "test" if split == held else ""
-                if any(chosen.values()):
-                    split = next((part for part, ids in chosen.items() if name in ids), "" if chosen[split] else split)
+                listed = "" if chosen.get(split) else split  # a csv names all videos of its part
+                split = next((part for part, ids in chosen.items() if name in ids), listed)
                 if split:
                     of[name] = split
                     category = row.get("category")

@@ -121,11 +121,12 @@ class HiTeAStudy(HiTeADesign, Study[HiTeAConfig, CaptionedData, HiTeA]):
         video = {
             "img_size": c.img_size, "frames": c.frames, "embed_dim": c.video_dim, "depth": c.video_depth,
             "heads": c.video_heads, "widen_at": c.widen_at, "kv_stride": c.kv_stride, "drop_path_rate": c.drop_path,
+            "init_std": c.init_std,
         }  # fmt: skip
         text = {
             "heads": c.text_heads, "intermediate": c.intermediate, "encoder_layers": c.encoder_layers,
             "built_layers": c.built_layers, "fusion_layers": c.fusion_layers, "stride_layer": c.stride_layer,
-            "decoder_layers": c.decoder_layers, "drop_rate": c.drop_rate,
+            "decoder_layers": c.decoder_layers, "drop_rate": c.drop_rate, "init_std": c.init_std,
         }  # fmt: skip
         if self.session.dry_run:
             video |= {"img_size": 4 * 2 ** len(c.widen_at), "frames": 4, "embed_dim": min(DRY_DIM, c.video_dim)}

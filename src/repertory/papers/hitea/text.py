@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.core.arguments import check_rates, check_whole
+from repertory.core.arguments import check_positive, check_rates, check_whole
 from repertory.core.problem import Problem
 from repertory.nn.dropout import Dropout, dropout
 
@@ -36,6 +36,7 @@ class TextSizes:
         stride_layer: of the layers that run, each so-manieth but the first attends to video and text together.
         decoder_layers: of the decoder.
         drop_rate: dropout of states and attention.
+        init_std: standard deviation of the initial weights; narrow networks need more.
 
     Raises:
         Problem: not whole numbers, or sizes that do not fit together.
@@ -52,11 +53,13 @@ class TextSizes:
     stride_layer: int = 6
     decoder_layers: int = 12
     drop_rate: float = 0.1
+    init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        whole = {name: value for name, value in vars(self).items() if name != "drop_rate"}
+        whole = {name: value for name, value in vars(self).items() if name not in ("drop_rate", "init_std")}
         check_whole("TextSizes", **whole)
         check_rates("TextSizes", drop_rate=self.drop_rate)
+        check_positive("TextSizes", init_std=self.init_std)
         if self.hidden % self.heads or self.fusion_layers > self.built_layers:
             raise Problem(
                 f"hidden={self.hidden}, heads={self.heads}, fusion_layers={self.fusion_layers} of {self.built_layers}",
@@ -190,7 +193,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(sizes)
         self.encoder = Layers(sizes, sizes.encoder_layers, cross=False)
-        self.apply(_init)
+        _init(self, sizes.init_std)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         x = self.embeddings(ids)
@@ -211,7 +214,7 @@ class FusionEncoder(nn.Module):
         super().__init__()
         self.fusion_layers, self.stride_layer = sizes.fusion_layers, sizes.stride_layer
         self.encoder = Layers(sizes, sizes.built_layers, cross=True)
-        self.apply(_init)
+        _init(self, sizes.init_std)
 
     def forward(self, text: Tensor, mask: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         bias = padding_bias(mask, text)
@@ -236,7 +239,7 @@ class LMHead(nn.Module):
             {"dense": nn.Linear(sizes.hidden, sizes.hidden), "LayerNorm": nn.LayerNorm(sizes.hidden, EPS)}
         )
         self.decoder = nn.Linear(sizes.hidden, sizes.vocab)
-        self.apply(_init)
+        _init(self, sizes.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.transform["LayerNorm"](F.gelu(self.transform["dense"](x))))
@@ -254,7 +257,7 @@ class TextDecoder(nn.Module):
         self.embeddings = Embeddings(sizes)
         self.encoder = Layers(sizes, sizes.decoder_layers, cross=True)
         self.head = LMHead(sizes)
-        self.apply(_init)
+        _init(self, sizes.init_std)
 
     def forward(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
         x = self.embeddings(ids)
@@ -264,8 +267,9 @@ class TextDecoder(nn.Module):
         return self.head(x)
 
 
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+def _init(network: nn.Module, std: float) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from repertory.core.arguments import check_rates, check_whole
+from repertory.core.arguments import check_positive, check_rates, check_whole
 from repertory.core.problem import Problem
 
 Grid = tuple[int, int, int]
@@ -200,7 +200,7 @@ class Block(nn.Module):
         """Stochastic depth, by sample."""
         if not self.drop_path or not self.training:
             return x
-        keep = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
+        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
         return x * keep / (1 - self.drop_path)
 
 
@@ -231,6 +231,7 @@ class MViT(nn.Module):
         mlp_ratio: hidden width of the MLPs, relative to theirs.
         drop_path_rate: stochastic depth, the same for all blocks.
         in_chans: C.
+        init_std: standard deviation of the initial weights of linear layers; narrow networks need more.
 
     Shape:
         (B, T, C, H, W) -> (B, 1 + T/2 · h · w, num_features), the class token first. Clips of another even T or size
@@ -252,11 +253,13 @@ class MViT(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         in_chans: int = 3,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         check_whole("MViT", img_size=img_size, frames=frames, embed_dim=embed_dim, depth=depth, heads=heads)
         check_whole("MViT", kv_stride=kv_stride, in_chans=in_chans)
         check_rates("MViT", drop_path_rate=drop_path_rate)
+        check_positive("MViT", init_std=init_std)
         self.reduction = PATCH_STRIDE[1] * 2 ** len(widen_at)
         """Pixels along a side of a token of the output."""
         self.frames, self.img_size, self.grad_checkpointing = frames, img_size, False
@@ -272,12 +275,15 @@ class MViT(nn.Module):
         self.num_features = blocks[-1].dim_out
         self.norm = nn.LayerNorm(self.num_features, EPS)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.apply(_init_linear)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=init_std)
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_clip(x.shape[1], x.shape[3], x.shape[4], self.reduction)
         tokens, grid = self.patch_embed(x)
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x, grid = checkpoint(block, x, grid, use_reentrant=False)
@@ -319,9 +325,3 @@ def _check_clip(frames: int, height: int, width: int, reduction: int) -> None:
             "video encoder",
             f"give an even number of frames, and sides that are multiples of {reduction}",
         )
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

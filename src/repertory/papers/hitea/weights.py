@@ -89,7 +89,6 @@ def video_sizes(state: Mapping[str, Tensor], img_size: int = 0) -> dict[str, Any
         "depth": len(blocks),
         "heads": dim // table_h.shape[1],
         "widen_at": widen_at,
-        "kv_stride": 2 ** max(0, len(widen_at) - 1),
     }
 
 
