@@ -151,8 +151,8 @@ class HiTeADesign(Design[HiTeAConfig]):
             sample_size=16,
         ),
         "laptop": HiTeAConfig(
-            **SMALL, seeds=5, first_seed=100, epochs=6, batch_size=32, lr=3e-3, weight_decay=0.02, schedule="onecycle",
-            clip_norm=1.0, pretrain_epochs=14, pretrain_batch_size=32, pretrain_lr=3e-3, eval_batch=64, captioned=64,
+            **SMALL, seeds=5, first_seed=100, epochs=4, batch_size=32, lr=3e-3, weight_decay=0.02, schedule="onecycle",
+            clip_norm=1.0, pretrain_epochs=12, pretrain_batch_size=32, pretrain_lr=3e-3, eval_batch=64, captioned=64,
             train_clips=800, speed_rounds=10,
         ),
         # WebVid-2M and CC3M: 1024 pairs a step.
