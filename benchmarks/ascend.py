@@ -71,9 +71,7 @@ def their_sampler(batch: int) -> tuple[Callable[[], object], int]:
     return run, parameters(model)
 
 
-def training_step(
-    model: nn.Module, predict: Callable[[torch.Tensor], torch.Tensor], batch: int
-) -> Callable[[], object]:
+def training_step(model: nn.Module, predict: Callable[[Tensor], Tensor], batch: int) -> Callable[[], object]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x = torch.randn(batch, 3, 32, 32)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from matplotlib.figure import Figure
 
 from repertory.core.problem import Problem
 from repertory.tasks.generation import (
@@ -75,12 +76,21 @@ def test_pixels_are_cut_and_rounded() -> None:
     assert pixels(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
 
 
+def shown(figure: Figure) -> np.ndarray:
+    (image,) = figure.axes[0].images
+    return np.asarray(image.get_array())
+
+
 def test_sheets_and_strips_hold_every_image() -> None:
-    sheet = sheet_picture(torch.zeros(12, 1, 4, 4), "twelve", columns=5, labels=[str(k) for k in range(12)])
-    assert sum(len(axes.images) for axes in sheet.axes) == 12
-    assert [axes.get_title() for axes in sheet.axes if axes.images][-1] == "11"
-    strip = strip_picture([torch.zeros(2, 3, 4, 4)] * 3, ["a", "b", "c"], "strip")
-    assert sum(len(axes.images) for axes in strip.axes) == 6
+    sheet = shown(sheet_picture(-torch.ones(12, 1, 4, 4), "twelve", columns=5))
+    assert sheet.shape == (14, 24)
+    assert (sheet == 0).sum() == 12 * 16
+    states = [torch.full((2, 3, 4, 4), value) for value in (-1.0, 0.0, 1.0)]
+    figure = strip_picture(states, ["a", "b", "c"], "strip")
+    strip = shown(figure)
+    assert strip.shape == (9, 14, 3)
+    assert strip[0, [0, 5, 10], 0].tolist() == [0, 128, 255]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["a", "b", "c"]
 
 
 def test_weights_of_another_network_are_not_inception(tmp_path: Path) -> None:

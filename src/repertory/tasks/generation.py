@@ -119,18 +119,15 @@ def pixels(x: Tensor) -> NDArray[np.uint8]:
     return shown[:, 0].numpy() if shown.shape[1] == 1 else shown.permute(0, 2, 3, 1).numpy()
 
 
-def sheet_picture(x: Tensor, title: str, columns: int = 10, labels: Sequence[str] = ()) -> Figure:
-    """Images (B, C, H, W) in -1 to 1 as a sheet; row by row, with a label over each where there are labels."""
+def sheet_picture(x: Tensor, title: str, columns: int = 10) -> Figure:
+    """Images (B, C, H, W) in -1 to 1 as a sheet, row by row."""
     shown = pixels(x)
-    rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(0.75 * columns, (0.95 if labels else 0.75) * rows + 0.5), layout="constrained")
-    for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if k < len(shown):
-            axes.imshow(shown[k], cmap="gray", vmin=0, vmax=255)
-            if labels:
-                axes.set_title(figure_text(labels[k]), fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
+    figure = Figure(figsize=(0.75 * columns, 0.75 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(_tiled(rows, columns), cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
     return figure
 
 
@@ -142,13 +139,26 @@ def strip_picture(states: Sequence[Tensor], labels: Sequence[str], title: str) -
         labels: of the columns.
         title: of the figure.
     """
-    count, columns = len(states[0]), len(states)
-    figure = Figure(figsize=(0.85 * columns, 0.85 * count + 0.7), layout="constrained")
-    grid = figure.subplots(count, columns, squeeze=False)
-    for k, (state, label) in enumerate(zip(states, labels, strict=True)):
-        for row, image in enumerate(pixels(state)):
-            grid[row, k].imshow(image, cmap="gray", vmin=0, vmax=255)
-            grid[row, k].set_axis_off()
-        grid[0, k].set_title(label, fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    columns, width = len(states), states[0].shape[-1] + 1
+    rows = list(np.stack([pixels(state) for state in states], axis=1))
+    figure = Figure(figsize=(0.85 * columns, 0.85 * len(rows) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(_tiled(rows, columns), cmap="gray", vmin=0, vmax=255)
+    axes.xaxis.tick_top()
+    axes.set_xticks([k * width + (width - 2) / 2 for k in range(columns)], [figure_text(label) for label in labels])
+    axes.set_yticks([])
+    axes.tick_params(length=0, labelsize=7)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9)
     return figure
+
+
+def _tiled(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Rows of images (n, H, W) or (n, H, W, 3), n up to `columns`, as one image; white between them."""
+    height, width = rows[0].shape[1] + 1, rows[0].shape[2] + 1
+    sheet = np.full((len(rows) * height - 1, columns * width - 1, *rows[0].shape[3:]), 255, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        for k, image in enumerate(row):
+            top, left = i * height, k * width
+            sheet[top : top + height - 1, left : left + width - 1] = image
+    return sheet

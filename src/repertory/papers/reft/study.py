@@ -30,6 +30,7 @@ from repertory.data.coco import packed_masks
 from repertory.data.few_shot_coco import FewShotData
 from repertory.data.images import image_files, read_image
 from repertory.papers.reft import pictures
+from repertory.papers.reft.base import STAGES, VARIANTS
 from repertory.papers.reft.episodes import Batch, Crops, Episodes, Jitter, Scenes, SupportSet, Ways, placed
 from repertory.papers.reft.model import Detections, RefT, detections
 from repertory.papers.reft.sample import write_sample
@@ -50,8 +51,11 @@ EVALUATED = 8
 MAX_PICTURES = 6
 DRY_SIZE, DRY_BATCH = 64, 2
 """Input and batch of a dry run, which checks that a recipe builds."""
-DRY_NETWORK = {"encoder_layers": 1, "decoder_layers": 2, "train_num_points": 96}
-"""Of the base detector in a dry run; its image network is the published one."""
+DRY_NETWORK = {
+    "encoder_layers": 1, "decoder_layers": 2, "train_num_points": 96, "num_queries": 20, "feature_size": 64,
+    "mask_feature_size": 64, "hidden_dim": 64, "dim_feedforward": 128, "encoder_feedforward_dim": 128,
+}  # fmt: skip
+"""Of the base detector in a dry run; its image network has one block a stage."""
 COLUMNS = ("image", "class", "score", "x", "y", "width", "height", "area", "problem")
 """Of the table of predictions, in pixels."""
 
@@ -153,7 +157,8 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
         c = self.config
         sizes: dict[str, Any] = {"variant": c.variant, "top_k": c.top_k, "ffn": c.ffn, "gamma": c.gamma}
         if self.session.dry_run:
-            sizes["network"] = DRY_NETWORK
+            backbone = {**VARIANTS[c.variant]["backbone_config"], "depths": [1] * len(STAGES)}
+            sizes["network"] = {**DRY_NETWORK, "backbone_config": backbone}
         return RefT(list(data.base), **{"mdw": False, "loq": False, **sizes, **options})
 
     def _base(self, data: FewShotData) -> RefT:
