@@ -439,7 +439,8 @@ def as_released(model: HiTeA) -> dict[str, Tensor]:
 
 @pytest.fixture
 def released(tmp_path: Path) -> tuple[HiTeA, Path]:
-    model = fill_(tiny(video={**TINY_VIDEO, "kv_stride": 4}))  # the published one: the weights do not tell
+    model = tiny(video={**TINY_VIDEO, "kv_stride": 4})  # the published one: the weights do not tell
+    fill_(model)
     folder = tmp_path / "released"
     folder.mkdir()
     torch.save({"module": {f"model.{k}": v for k, v in as_released(model).items()}}, folder / "pytorch_model.bin")
