@@ -439,7 +439,8 @@ def as_released(model: HiTeA) -> dict[str, Tensor]:
 
 @pytest.fixture
 def released(tmp_path: Path) -> tuple[HiTeA, Path]:
-    model = fill_(tiny(video={**TINY_VIDEO, "kv_stride": 4}))  # the published one: the weights do not tell
+    model = tiny(video={**TINY_VIDEO, "kv_stride": 4})  # the published one: the weights do not tell
+    fill_(model)
     folder = tmp_path / "released"
     folder.mkdir()
     torch.save({"module": {f"model.{k}": v for k, v in as_released(model).items()}}, folder / "pytorch_model.bin")
@@ -535,6 +536,7 @@ def test_the_preview_tells_what_will_be_trained(sample: Path, tmp_path: Path) ->
     lines = study(tmp_path, sample).preview("hitea", data)
     assert "9 clips for training, 6 for test" in lines[0]
     assert "15 questions" in lines[0]
+    assert "minutes" in lines[-1]
     own = HiTeAStudy.own
     assert isinstance(own, HiTeAConfig)
     scaled = HiTeAStudy(own, Session(0, tmp_path / "own", sample)).scaled(data, {"pretrain_epochs"})

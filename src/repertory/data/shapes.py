@@ -23,6 +23,8 @@ from repertory.core.problem import Problem, require
 
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.1), "blue": (0.2, 0.3, 1.0), "white": (0.95, 0.95, 0.95)}
 SHAPES = ("square", "disc")
+HALF_SIDE, RADIUS = 0.17, 0.12
+"""Of squares and discs, in widths of the picture: small networks tell them by size."""
 MOVES = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """x and y; y points down."""
 CORNERS = {
@@ -105,8 +107,7 @@ def _drawn(rng: np.random.Generator, size: int, colour: str, shape: str, path: n
     places = (np.arange(size) + 0.5) / size
     dx = places[None, None] - path[:, 0, None, None]  # (T, 1, W)
     dy = places[None, :, None] - path[:, 1, None, None]  # (T, H, 1)
-    radius = 0.14
-    inside = np.maximum(abs(dx), abs(dy)) < radius * 0.9 if shape == "square" else dx**2 + dy**2 < radius**2
+    inside = np.maximum(abs(dx), abs(dy)) < HALF_SIDE if shape == "square" else dx**2 + dy**2 < RADIUS**2
     frames = np.full((len(path), size, size, 3), rng.uniform(0, 0.15))
     frames[np.broadcast_to(inside, frames.shape[:3])] = COLOURS[colour]
     frames += rng.normal(0, NOISE, frames.shape)

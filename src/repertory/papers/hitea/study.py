@@ -26,7 +26,7 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem, require
 from repertory.core.study import Measured, Metric, Prediction, Study
 from repertory.core.text import visible
-from repertory.core.timing import medians
+from repertory.core.timing import medians, seconds_a_sample
 from repertory.core.training import fit, loader
 from repertory.data import captions, shapes
 from repertory.data.arrays import read_lines
@@ -214,6 +214,7 @@ class HiTeAStudy(HiTeADesign, Study[HiTeAConfig, CaptionedData, HiTeA]):
         c = self.config
         asked = sum(len(clip.questions) for clip in data.train.clips)
         stages = f"{c.pretrain_epochs} epochs of pre-training, {c.epochs} of fine-tuning"
+        minutes = self._minutes(arm, data)
         return [
             f"{len(data.train)} clips for training, {len(data.test)} for test; {len(data.train.captions)} captions and "
             f"{asked} questions for training",
@@ -221,8 +222,18 @@ class HiTeAStudy(HiTeADesign, Study[HiTeAConfig, CaptionedData, HiTeA]):
             f"text: {c.encoder_layers} layers, fusion {c.fusion_layers}, decoder {c.decoder_layers}; at most "
             f"{c.max_length} tokens",
             f"start: {c.pretrained or c.bert or 'random weights; --set pretrained=FOLDER starts from released ones'}",
-            f"{stages}; batches of {c.pretrain_batch_size} and {c.batch_size}",
+            f"{stages}; batches of {c.pretrain_batch_size} and {c.batch_size}; about {minutes:.0f} minutes",
         ]
+
+    def _minutes(self, arm: str, data: CaptionedData) -> float:
+        """Time of both trainings, from three steps of pre-training with two clips."""
+        c, chosen, fabric = self.config, ARMS[arm], self.session.fabric
+        model = self.build(arm, data)
+        whole = fabric.to_device(PreTraining(model, chosen.cme, chosen.mtre, c.short_frames))
+        frames = fabric.to_device(torch.rand(2, c.frames, 3, c.img_size, c.img_size))
+        told = Texts(*model.tokens((data.train.captions or ["one"])[:1] * 2))
+        seconds = seconds_a_sample(lambda: whole(frames, told)["loss"], len(frames), fabric.device)
+        return seconds * len(data.train) * (c.pretrain_epochs + c.epochs) / fabric.world_size / 60
 
     # -- evaluation -----------------------------------------------------------------------------
 
