@@ -312,7 +312,7 @@ def test_a_claim_that_the_study_cannot_test_is_refused(
         ("SNN", {"apb", "event_aug", "spaic"}),
         ("2301.01146", {"emo"}),
         ("AAAI", {"ccgc", "llm_drums"}),
-        ("ICCV 2023", {"cmt", "emo"}),
+        ("ICCV 2023", {"cmt", "emo", "hitea"}),
         ("drug discovery", {"gapgc"}),
         ("药物", {"gapgc"}),
         ("轻量", {"emo", "vgnet"}),
@@ -334,7 +334,7 @@ def test_the_right_papers_come_first(query: str, first: set[str]) -> None:
 
 def test_weak_matches_are_cut_off() -> None:
     assert "proton_dose" not in found("图神经网络")
-    assert set(found("ICCV 2023")) == {"cmt", "emo"}
+    assert set(found("ICCV 2023")) == {"cmt", "emo", "hitea"}
     scores = [score for _, score in catalog.search("graph clustering")]
     assert scores[0] == 1
     assert min(scores) >= 0.25

@@ -461,6 +461,7 @@ def predict(
     source: Annotated[Path, typer.Argument(help="your input: a file or a folder; for some papers, words in quotes")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="folder for tables, pictures and arrays")] = None,
     settings: Settings = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="through ONNX Runtime; `repertory export` comes first")] = False,
     as_json: Json = False,
 ) -> None:
     """Apply a trained model to your own input. Files are written with --out alone."""
@@ -475,7 +476,7 @@ def predict(
     from repertory.execution import models
 
     with interruptible(), scratch_folder() as scratch:
-        prediction = models.predict(model, source, scratch, err, changes)
+        prediction = models.predict(model, source, scratch, err, changes, through_onnx=onnx)
         if as_json:
             print_json({"text": prediction.text, "table": prediction.table})
         else:
@@ -538,6 +539,26 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
         with replace_folder(written[-1]) as fresh:
             shutil.copytree(path, fresh, dirs_exist_ok=True)
     return written
+
+
+@app.command(epilog=examples("export my_model/", "export my_model/ --out net.onnx"))
+def export(
+    model: Annotated[Path, typer.Argument(help="model directory")],
+    output: Annotated[Path | None, typer.Option("--out", help="file; default: model.onnx in the directory")] = None,
+) -> None:
+    """Write a trained model as ONNX, for batches of any size, and hold it against PyTorch."""
+    if output:
+        check_output(output.absolute().parent, remedy="choose another --out")
+        if output.exists():
+            raise Problem("the file exists", output.absolute(), "name a new file with --out")
+    _check_model(model)
+    from repertory.execution import models
+
+    with interruptible(), scratch_folder() as scratch:
+        written = models.export_onnx(model, output, scratch)
+    inputs = ", ".join(f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in written.inputs.items())
+    out.print(f"wrote {written.path}", soft_wrap=True, highlight=False)
+    out.print(f"ONNX opset {written.opset}; {inputs}; largest relative difference to PyTorch {written.error:.1g}")
 
 
 @app.command(epilog=examples("sample emo some_dir/"))

@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
-from repertory.core.training import LOG_EVERY, Recipe, fit, loader, unreachable, warn_of_processes
+from repertory.core.training import LOG_EVERY, Recipe, _Seeded, fit, loader, unreachable, warn_of_processes
 from tests.core.test_study import draws, records, scalars
 from tests.toy import Rings, ToyNet, cross_entropy
 
@@ -802,3 +802,12 @@ def test_what_differs_between_one_process_and_several_is_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_processes(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm2d(3), nn.Dropout(0.0), DropPath(0.0)), 2)
+
+
+def test_rows_of_a_tensor_dataset_are_taken_at_once() -> None:
+    dataset = TensorDataset(torch.arange(12.0).reshape(6, 2), torch.arange(6))
+    keys = [(4, 0), (1, 1), (4, 2)]
+    one_by_one = [dataset[index] for index, _ in keys]
+    (batch,) = _Seeded(dataset, default_collate).__getitems__(keys)
+    for part, expected in zip(batch, default_collate(one_by_one), strict=True):
+        assert torch.equal(part, expected)

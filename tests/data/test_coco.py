@@ -127,7 +127,7 @@ def test_boxes_are_cut_at_the_border_and_those_without_area_left_out(tmp_path: P
 def test_every_form_of_segmentation_gives_the_same_mask(form: str, tmp_path: Path) -> None:
     mask = np.zeros((30, 40), bool)
     mask[3:13, 2:12] = True
-    unpacked = coco._unpacked(mask)
+    unpacked = coco.unpacked(mask)
     packed = coco._run_lengths(unpacked, 30, 40)
     forms: dict[str, Any] = {
         "polygons": [[2, 3, 7, 3, 7, 13, 2, 13], [7, 3, 12, 3, 12, 13, 7, 13]],
@@ -291,3 +291,63 @@ def test_missing_files_are_named(sample: Path, tmp_path: Path) -> None:
         coco.read(sample / "annotations" / "instances_train2017.json", tmp_path / "none")
     with pytest.raises(Problem, match="is missing"):
         coco.read(tmp_path / "none.json", sample / "train2017")
+
+
+# -- classes, recall, boxes as masks ------------------------------------------------------------
+
+
+def restricted(data: CocoSet, results: list[dict[str, Any]], names: set[str]) -> float:
+    """AP in percent by COCOeval with `catIds`."""
+    from pycocotools.cocoeval import COCOeval
+
+    with redirect_stdout(io.StringIO()):
+        truth = data._truth()
+        judged = COCOeval(truth, truth.loadRes([{**row} for row in results]), "segm")
+        judged.params.catIds = [k for k, name in zip(data.category_ids, data.classes, strict=True) if name in names]
+        judged.evaluate()
+        judged.accumulate()
+        judged.summarize()
+    return 100 * float(judged.stats[0])
+
+
+def test_precision_of_classes_is_that_of_restricted_categories(train: CocoSet) -> None:
+    results = perfect(train)
+    for k, row in enumerate(results):
+        row["score"] = 1 - k / len(results)
+        if k % 3 == 0:
+            row["category_id"] = 18
+    results = [{key: value for key, value in row.items() if key != "bbox"} for row in results]
+    by_class = train.class_precision(results, "segm")
+    assert list(by_class) == list(train.classes)
+    assert 0 < min(by_class.values()) < 100
+    for names in ({"disc"}, {"disc", "triangle"}, set(train.classes)):
+        mean = float(np.mean([by_class[name] for name in names]))
+        assert mean == pytest.approx(restricted(train, results, names), abs=1e-9)
+    assert train.evaluate(results, "segm")["AP"] == pytest.approx(np.mean(list(by_class.values())))
+
+
+def test_recall_does_not_ask_for_the_class(train: CocoSet) -> None:
+    results = [{**row, "category_id": 3} for row in perfect(train)]
+    assert train.recall(results, "segm") == pytest.approx(100)
+    assert train.recall(results[:1], "segm") < 50
+    assert math.isnan(train.only(np.zeros(len(train.objects.labels), bool)).recall([], "segm"))
+
+
+def test_some_objects_of_the_same_images(train: CocoSet) -> None:
+    kept = train.objects.labels == 2
+    squares = train.only(kept)
+    assert len(squares) == len(train)
+    assert set(squares.objects.labels) == {2}
+    for (_, some), (_, every) in zip(squares, train, strict=True):  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(some["masks"], every["masks"][every["labels"] == 2])
+
+
+def test_a_box_is_the_mask_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path, one_image({"segmentation": None, "bbox": [4, 6, 10, 8]}, {}))
+    with pytest.raises(Problem, match=r"annotation 0 has no segmentation[\s\S]*boxes_as_masks"):
+        coco.read(path, tmp_path / "img", masks=True)
+    with pytest.warns(UserWarning, match="1 annotations have no segmentation"):
+        data = coco.read(path, tmp_path / "img", masks=True, boxes_as_masks=True)
+    mask = data[0][1]["masks"][0]
+    assert mask[6:14, 4:14].all()
+    assert mask.sum() == 80

@@ -22,6 +22,7 @@ from repertory.core.problem import Problem
 from repertory.core.settings import own_config
 from repertory.core.study import Session, StudyConfig
 from repertory.data import images
+from repertory.execution.onnx import Runtime, export
 from repertory.nn.imagenet import IMAGENET, label_names
 from repertory.tasks.images import ImageRecipe, ImageStudy, as_picture, label_texts, preprocessing
 from repertory.tasks.settings import fitted
@@ -96,6 +97,19 @@ def test_train_evaluate_save_load_predict(tmp_path: Path, digits: Path) -> None:
     assert 100 * np.mean(right) == pytest.approx(metrics["top1"])
     assert prediction.arrays["probabilities"].sum(1) == pytest.approx(np.ones(40), rel=1e-5)
     assert set(prediction.figures) == {"predictions"}
+
+
+def test_predicts_the_same_through_onnx(tmp_path: Path, digits: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    this, model = study(tmp_path, digits), Pixels(10, {"input_size": [3, 32, 32], "crop_pct": 1.0}).eval()
+    expected = this.predict(model, digits / "val" / "3").arrays["probabilities"]
+    this.runtime = Runtime(export(model, this.example(model), tmp_path / "model.onnx").path)
+    for weight in model.parameters():
+        weight.data.zero_()  # what is predicted now comes from the file
+    found = this.predict(model, digits / "val" / "3").arrays["probabilities"]
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert np.ptp(found, axis=1).min() > 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_wide_beams_find_the_best_text() -> None:
                 best[first] = max(best.get(first, (-99.0, [])), (score, list(middle)))
     found = decode(Markov(table, 2 * 64), torch.tensor([0, 1]), 3, 4, Decoding("beam", beams=64))
     assert found == [best[0][1], best[1][1]]
+
+
+def test_an_offset_softens_the_length_penalty() -> None:
+    """Two texts: of one token with log-probability log 0.4, of two with log 0.6 + log 0.5; the stop token is free."""
+    table = torch.full((4, 4), -1e4)
+    table[0, 1], table[0, 2] = math.log(0.4), math.log(0.6)
+    table[2, 1], table[2, 0] = math.log(0.5), math.log(0.5)
+    table[1, 3] = 0.0
+    for decoding, expected in (
+        (Decoding("beam", beams=4, length_penalty=0.0), [[1]]),
+        (Decoding("beam", beams=4, length_penalty=1.0), [[2, 1]]),
+        (Decoding("beam", beams=4, length_penalty=1.0, length_offset=5), [[1]]),
+    ):
+        assert decode(Markov(table, 4), torch.tensor([0]), 3, 4, decoding) == expected
 
 
 def test_one_beam_is_greedy() -> None:

@@ -1,23 +1,29 @@
-"""Lightning Fabric, without the seconds that its import costs for torchmetrics.
+"""Lightning Fabric, without what its import costs.
 
-Fabric imports all of torchmetrics, and with it transformers, to read its version. A bare module tells that here.
+It imports all of torchmetrics, and with it transformers, to read its version: a bare module tells that here. And it has
+torch count GPUs through NVML, which opens a library in every optimizer step; that serves processes that are forked, and
+ours are spawned.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from types import ModuleType
 
-if "torchmetrics" in sys.modules:
+NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+wanted = os.environ.get(NVML)
+bare = ModuleType("torchmetrics")
+bare.__dict__["__version__"] = version("torchmetrics")
+known = sys.modules.setdefault("torchmetrics", bare)
+try:
     from lightning_fabric import Fabric
-else:
-    bare = ModuleType("torchmetrics")
-    bare.__dict__["__version__"] = version("torchmetrics")
-    sys.modules["torchmetrics"] = bare
-    try:
-        from lightning_fabric import Fabric
-    finally:
+finally:
+    if known is bare:
         del sys.modules["torchmetrics"]
+    if wanted is None:
+        os.environ.pop(NVML, None)
 
 __all__ = ["Fabric"]

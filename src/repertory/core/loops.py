@@ -19,6 +19,11 @@ class Diverged(Problem):
     """A loss or a weight is not finite: the outcome of this one trial, not a fault of the input."""
 
 
+def fuses(device: torch.device) -> bool:
+    """Whether torch's optimizers have a form for this device that updates all weights in one pass (`fused`)."""
+    return device.type in ("cpu", "cuda", "mps", "xpu")
+
+
 def diverged(what: str, remedy: str = REMEDY) -> Diverged:
     """The exception to raise; resume points hold finite values only, so the last good one is still on disk."""
     return Diverged(what, "training; the last good state is kept", remedy)

@@ -533,6 +533,8 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     def __init__(self, config: C, session: Session) -> None:
         self.config = config
         self.session = session
+        self.runtime: Callable[..., Tensor] | None = None
+        """What `predict` runs in place of the model's forward pass, where the study has an `example`."""
 
     # -- data -----------------------------------------------------------------------------------
 
@@ -645,6 +647,10 @@ class Study(Design[C], ABC, Generic[C, D, M]):
     def predict(self, model: M, source: Path) -> Prediction:
         """Apply a trained module to the user's own input: a path, or words where `takes_text`."""
         raise Problem(f"{self.paper} has no predict", self.paper, f"repertory show {self.paper} tells what it offers")
+
+    def example(self, model: M) -> dict[str, Tensor]:
+        """Inputs that a model is exported with: name -> tensor of two samples, in the order of its `forward`."""
+        raise Problem(f"{self.paper} has no export", self.paper, "use the model through PyTorch")
 
     def convert(self, source: Path, variant: str = "") -> M:
         """Build a module from weights that the authors released."""

@@ -21,12 +21,12 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from repertory.core.batchnorm import over_processes, plain_norms
 from repertory.core.fabric import Fabric
 from repertory.core.loops import Diverged as Diverged
-from repertory.core.loops import diverged, finite_weights
+from repertory.core.loops import diverged, finite_weights, fuses
 from repertory.core.problem import Problem
 from repertory.core.settings import Recipe
 from repertory.core.study import Session, set_generators
@@ -35,6 +35,8 @@ M = TypeVar("M", bound=nn.Module)
 
 DRY_RUN_BATCH = 2
 """Largest batch of a dry run on a CPU: it checks that a recipe for GPUs builds, in seconds and little memory."""
+FUSED = ("adam", "adamw", "momentum", "sgd")
+"""Optimizers that torch has in a form that updates all weights in one pass."""
 LOG_EVERY = 20
 """Steps between two log records; only then are losses copied from the device and checked."""
 
@@ -95,7 +97,10 @@ def fit(
         for line in unreachable(recipe, per_epoch):
             warnings.warn(line, stacklevel=2)
 
-    betas: dict[str, Any] = {"betas": recipe.betas} if recipe.betas else {}
+    options: dict[str, Any] = {"betas": recipe.betas} if recipe.betas else {}
+    scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
+    if recipe.optimizer in FUSED and fuses(fabric.device) and not scaled:
+        options["fused"] = True  # a loss scale would have to be undone before the step, which fused ones do within it
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -103,7 +108,7 @@ def fit(
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
-            **betas,
+            **options,
             filter_bias_and_bn=not recipe.decay_all,
             layer_decay=recipe.layer_decay or None,
             param_group_fn=groups,
@@ -279,6 +284,9 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.collate = dataset, collate
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
+        if isinstance(self.dataset, TensorDataset) and self.collate is default_collate:  # it draws nothing
+            rows = [index for index, _ in keys]
+            return [[tensor[rows] for tensor in self.dataset.tensors]]
         samples = []
         try:
             for index, seed in keys:

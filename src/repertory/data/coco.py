@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -137,6 +138,11 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             return torch.zeros(0, info.height, info.width, dtype=torch.uint8)
         return torch.from_numpy(np.ascontiguousarray(coder.decode(runs).transpose(2, 0, 1)))
 
+    def sample_labels(self, index: int) -> NDArray[np.int64]:
+        """Labels (n,) of the objects of sample `index`, before any transform, without reading the image."""
+        info = self.images[index]
+        return self.objects.labels[info.objects][self._corners(info)[1]]
+
     def with_transform(self, transform: Callable[[Any, Any], Any] | None) -> CocoSet:
         """The same images, transformed."""
         return replace(self, transform=transform)
@@ -144,6 +150,23 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
     def subset(self, indices: Sequence[int]) -> CocoSet:
         """Some of the images."""
         return replace(self, images=tuple(self.images[i] for i in indices))
+
+    def only(self, kept: NDArray[np.bool_]) -> CocoSet:
+        """The same images with some of the objects.
+
+        Args:
+            kept: (M,), which of `objects`.
+        """
+        before = np.concatenate([[0], np.cumsum(kept)]).tolist()
+        o = self.objects
+        objects = Objects(
+            o.boxes[kept], o.labels[kept], o.area[kept], o.crowd[kept],
+            [o.segmentations[k] for k in np.flatnonzero(kept)] if self.masks else [],
+        )  # fmt: skip
+        infos = [
+            info._replace(objects=slice(before[info.objects.start], before[info.objects.stop])) for info in self.images
+        ]
+        return replace(self, images=tuple(infos), objects=objects)
 
     def with_objects(self) -> CocoSet:
         """Only the images whose sample has an object: those to train on."""
@@ -169,10 +192,9 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             )
         ]
         if "masks" in output and rows:
-            coder = require("pycocotools.mask", "detection")
-            masks = (output["masks"][found][:, 0] > 0.5).byte().permute(1, 2, 0).cpu().numpy()  # (H, W, n)
-            for row, run in zip(rows, coder.encode(np.asfortranarray(masks)), strict=True):
-                row["segmentation"] = {"size": run["size"], "counts": run["counts"].decode("ascii")}
+            runs = packed_masks(output["masks"][found][:, 0] > 0.5)
+            for row, run in zip(rows, runs, strict=True):
+                row["segmentation"] = run
         return rows
 
     def evaluate(
@@ -191,6 +213,45 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             Problem: pycocotools is not installed, a result is of an image that is not among these, or masks are
                 to be judged and the set was read without.
         """
+        judged = self._judged(results, kind)
+        with redirect_stdout(StringIO()):  # it prints
+            judged.summarize()
+        return {name: _per_cent(value) for name, value in zip(METRICS, judged.stats, strict=False)}
+
+    def class_precision(
+        self, results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"] = "bbox"
+    ) -> dict[str, float]:
+        """COCO's average precision of each class, in percent; NaN where these images have none of it.
+
+        The mean over some of the classes is what COCOeval gives with `catIds` restricted to them.
+
+        Args:
+            results: see `evaluate`.
+            kind: overlap of boxes or of masks.
+
+        Raises:
+            Problem: see `evaluate`.
+        """
+        precision = self._judged(results, kind).eval["precision"][..., 0, -1]  # (IoU, recall, class): all areas
+        means = precision.mean((0, 1)).tolist()  # -1 throughout where there is no object
+        return {name: _per_cent(value) for name, value in zip(self.classes, means, strict=True)}
+
+    def recall(self, results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"] = "bbox") -> float:
+        """COCO's average recall of 100 results an image, in percent, regardless of class; NaN without objects.
+
+        Args:
+            results: see `evaluate`.
+            kind: overlap of boxes or of masks.
+
+        Raises:
+            Problem: see `evaluate`.
+        """
+        return _per_cent(self._judged(results, kind, by_class=False).eval["recall"][:, 0, 0, -1].mean())
+
+    def _judged(
+        self, results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"], by_class: bool = True
+    ) -> Any:
+        """A COCOeval that has counted hits; checks the results first."""
         if kind == "segm" and not self.masks:
             raise Problem("the data set was read without masks", self.root, "read_split(..., masks=True)")
         known = {info.id for info in self.images}
@@ -205,13 +266,10 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
             truth = self._truth()
             judged = judge(truth, truth.loadRes(rows) if rows else _index({}), kind)
             judged.params.imgIds = sorted(known)
+            judged.params.useCats = int(by_class)
             judged.evaluate()
             judged.accumulate()
-            judged.summarize()
-        return {
-            name: 100 * float(value) if value >= 0 else float("nan")
-            for name, value in zip(METRICS, judged.stats, strict=False)
-        }
+        return judged
 
     def _truth(self) -> Any:
         """The annotations of these images, as pycocotools wants them."""
@@ -239,6 +297,20 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
                 ],
             }
         )
+
+
+def packed_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Masks (n, H, W) -> run lengths as results and annotations have them, packed into text."""
+    if not len(masks):
+        return []
+    coder = require("pycocotools.mask", "detection")
+    runs = coder.encode(np.asfortranarray(masks.byte().permute(1, 2, 0).cpu().numpy()))  # (H, W, n)
+    return [{"size": run["size"], "counts": run["counts"].decode("ascii")} for run in runs]
+
+
+def _per_cent(value: float) -> float:
+    """pycocotools marks what does not exist by -1."""
+    return 100 * float(value) if value >= 0 else float("nan")
 
 
 def collate(samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -282,41 +354,60 @@ def _check_apart(annotations: Path, images: Path) -> None:
         file_size(annotations)
         file_size(other)
         if beside.samefile(images) or filecmp.cmp(annotations, other, shallow=False):
-            parts = ({_image(row, path)["file_name"] for row in _load(path)["images"]} for path in (annotations, other))
+            parts = (
+                {_image(row, path)["file_name"] for row in load_content(path)["images"]}
+                for path in (annotations, other)
+            )
             both = set.intersection(*parts)
             if both:
                 what = f"{annotations.name} and {other.name} share {len(both)} images (first: {min(both)})"
                 raise Problem(what, annotations.parent, "give each image to one split only")
 
 
-def read(annotations: Path, images: Path, masks: bool = False) -> CocoSet:
+def read(annotations: Path, images: Path, masks: bool = False, boxes_as_masks: bool = False) -> CocoSet:
     """A data set in COCO's format.
 
     Args:
         annotations: the JSON file.
         images: the folder that its `file_name`s are in.
         masks: samples have masks too; needs pycocotools.
+        boxes_as_masks: where an annotation has no segmentation, its box is its mask; a warning counts them.
 
     Raises:
         Problem: a file or folder is not there, or is not of this format; two images or categories share an id; an
             annotation names an image or a category that the file does not list, or its box, area, iscrowd or (with
             `masks`) segmentation is unusable: the Problem gives its id.
     """
-    if masks:
-        require("pycocotools.mask", "detection")
     if not images.is_dir():
         raise Problem("no folder of images here", images, f"expected: {'; '.join(LAYOUT.splitlines())}")
-    content = _load(annotations)
+    return from_content(load_content(annotations), annotations, images, masks, boxes_as_masks)
+
+
+def from_content(
+    content: dict[str, Any], annotations: Path, images: Path, masks: bool = False, boxes_as_masks: bool = False
+) -> CocoSet:
+    """A data set from annotations in memory, in COCO's format; other arguments and errors are those of `read`."""
+    if masks:
+        require("pycocotools.mask", "detection")
     infos = _once([_image(row, annotations) for row in content["images"]], "image", annotations)
     categories = _once([_category(row, annotations) for row in content["categories"]], "category", annotations)
     place = {info["id"]: i for i, info in enumerate(infos)}
     label = {category["id"]: k for k, category in enumerate(categories, 1)}
     rows = content["annotations"]
+    boxed = 0
     for row in rows:
         what = _fault(row, infos, place, label, masks)
-        if what:
+        if what == NO_MASK and boxes_as_masks:
+            row["segmentation"] = [_outline(row["bbox"])]
+            boxed += 1
+        elif what:
             name = row.get("id", "?") if isinstance(row, dict) else "?"
-            raise Problem(f"annotation {name} {what}", annotations, "correct or remove it; a box is x, y, w, h")
+            remedy = "give it one, or take its box as the mask: boxes_as_masks" if what == NO_MASK else ""
+            raise Problem(
+                f"annotation {name} {what}", annotations, remedy or "correct or remove it; a box is x, y, w, h"
+            )
+    if boxed:
+        warnings.warn(f"{annotations}: {boxed} annotations have no segmentation; their boxes are masks", stacklevel=2)
 
     rows.sort(key=lambda row: place[row["image_id"]])
     owners = np.array([place[row["image_id"]] for row in rows], dtype=np.int64)
@@ -335,6 +426,12 @@ def read(annotations: Path, images: Path, masks: bool = False) -> CocoSet:
     return CocoSet(images, tuple(found), objects, tuple(c["name"] for c in categories), tuple(label), masks)
 
 
+def _outline(box: list[float]) -> list[float]:
+    """The corners of a box as a polygon."""
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
 def _part(annotations: Path) -> str:
     return annotations.stem.removeprefix("instances_").rstrip("0123456789")
 
@@ -342,11 +439,17 @@ def _part(annotations: Path) -> str:
 # -- checks: whatever pycocotools or NumPy would stumble over later ---------------------------------
 
 FIELDS = ("images", "annotations", "categories")
+NO_MASK = "has no segmentation"
 MOST_PIXELS = 1 << 28
 """Of an image; more than Pillow opens."""
 
 
-def _load(annotations: Path) -> dict[str, Any]:
+def load_content(annotations: Path) -> dict[str, Any]:
+    """The lists of a file in COCO's format; their rows are not checked.
+
+    Raises:
+        Problem: missing, not JSON, or without the lists.
+    """
     file_size(annotations)
     try:
         content = json.loads(annotations.read_bytes())  # finds out UTF-8, with or without its mark, and UTF-16
@@ -414,7 +517,7 @@ def _fault(row: Any, infos: list[dict[str, Any]], place: Any, label: Any, masks:
 
 def _segmentation_fault(segmentation: Any, height: int, width: int) -> str:
     if not segmentation:
-        return "has no segmentation"
+        return NO_MASK
     if isinstance(segmentation, list):
         for polygon in segmentation:
             if not isinstance(polygon, list) or len(polygon) < 6:
@@ -537,7 +640,7 @@ def write_sample(folder: Path, train: int = 24, val: int = 12, size: int = 128) 
                         "bbox": [round(float(v), 2) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))],
                         "area": float(mask.sum()),
                         "iscrowd": int(crowd),
-                        "segmentation": _unpacked(mask) if crowd else [[v for corner in shape.corners for v in corner]],
+                        "segmentation": unpacked(mask) if crowd else [[v for corner in shape.corners for v in corner]],
                     }
                 )
         content = {
@@ -550,7 +653,7 @@ def write_sample(folder: Path, train: int = 24, val: int = 12, size: int = 128) 
         write_json(folder / "annotations" / f"instances_{split}2017.json", content)
 
 
-def _unpacked(mask: NDArray[np.bool_]) -> dict[str, Any]:
+def unpacked(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Run lengths down the columns, zeros first, as COCO writes crowds."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     edges = np.flatnonzero(flat[1:] != flat[:-1])

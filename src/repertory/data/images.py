@@ -219,7 +219,8 @@ def read_class_folders(folder: Path) -> ImageSet:
         raise Problem("no class folders here", folder, "put the images of each class into a folder of its name")
     paths: list[Path] = []
     labels: list[int] = []
-    left_out = sorted(path for path in folder.iterdir() if not path.is_dir() and _is_meant(path, _hidden(path.name)))
+    beside = sorted(path for path in folder.iterdir() if not path.is_dir())
+    left_out = [path for path in beside if _is_meant(path.name, _hidden(path.name))]
     for number, path in enumerate(found):
         images, others = _find(path)
         if not images:
@@ -278,29 +279,48 @@ def image_files(source: Path) -> list[Path]:
 
 def _find(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, and files that are left out, both sorted."""
-    images: list[Path] = []
-    left_out: list[Path] = []
-    root = folder.resolve()
-    seen = {_identity(path) for path in root.parents}  # a link upwards would take in the other classes
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        here = Path(parent)
-        if (identity := _identity(here)) in seen:
-            folders.clear()
-            continue
+    images: list[str] = []
+    left_out: list[str] = []
+    seen = {_identity(path) for path in folder.resolve().parents}  # a link upwards would take in the other classes
+
+    def look(place: str, hidden: bool) -> None:
+        if (identity := _identity(place)) in seen:
+            return
         seen.add(identity)
-        folders.sort(key=lambda name: (_hidden(name), (here / name).is_symlink(), name))
-        within_hidden = any(map(_hidden, here.relative_to(folder).parts))
-        for path in (here / name for name in names):
-            hidden = within_hidden or _hidden(path.name)
-            if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
-                images.append(path)
-            elif _is_meant(path, hidden):
-                left_out.append(path)
-    return sorted(images), sorted(left_out)
+        folders = []
+        for entry in _entries(place):
+            name, kind, unseen = entry.name, _kind(entry), hidden or _hidden(entry.name)
+            if kind == "folder":
+                folders.append((unseen, entry.is_symlink(), name, entry.path))
+            elif not unseen and name.lower().endswith(SUFFIXES) and kind == "file":
+                images.append(entry.path)
+            elif _is_meant(name, unseen):
+                left_out.append(entry.path)
+        for unseen, _, _, path in sorted(folders):
+            look(path, unseen)
+
+    look(str(folder), False)
+    return _in_order(images), _in_order(left_out)
 
 
-def _refuse(error: OSError) -> None:
-    raise system_problem(error) from error
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise system_problem(error) from error
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # a link in a circle
+        return ""
+
+
+def _in_order(paths: list[str]) -> list[Path]:
+    """As `sorted` of the paths, part by part, at a fraction of its time."""
+    return [Path(path) for path in sorted(paths, key=lambda path: path.replace(os.sep, "\0"))]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -311,13 +331,13 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in LITTER_FOLDERS or name in LITTER_FILES
 
 
-def _is_meant(path: Path, hidden: bool) -> bool:
+def _is_meant(name: str, hidden: bool) -> bool:
     """Whether somebody may have meant this file: it is worth a word if it is left out."""
-    return not hidden or (path.suffix.lower() in SUFFIXES and not path.name.startswith("._"))
+    return not hidden or (name.lower().endswith(SUFFIXES) and not name.startswith("._"))
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
+def _identity(folder: Path | str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116  most are strings
     return status.st_dev, status.st_ino
 
 

@@ -9,7 +9,7 @@ A list names one video a line: folder, number of frames, class id from 0.
 
 `train_videofolder.txt` (Something-Something) and `hmdb51_rgb_train_split_1.txt` are lists too. Read as well: the
 annotations of Something-Something V1 (csv) and V2 (json) as their owners distribute them, and videos in class folders,
-`train/<class>/*.mp4` or `<class>/*.mp4`. Files are decoded by PyAV.
+`train/<class>/*.mp4` or `<class>/*.mp4`. Files are decoded by PyAV, GIFs by Pillow.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 
 from repertory.core.problem import Problem, reason, require
 from repertory.data.arrays import file_size, find_file, read_lines, read_text
-from repertory.data.images import read_image
+from repertory.data.images import opened_image, read_image
 
 LAYOUT = """\
 train.txt, val.txt: lists of <folder> <number of frames> <class id>; category.txt: names of the classes (optional)
@@ -38,6 +38,7 @@ frames/<folder>/img_00001.jpg, …, or <folder>/img_00001.jpg
 or train/<class>/*.mp4 and val/<class>/*.mp4, or <class>/*.mp4 (a fifth of each class is held out)"""
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"})
 """Of video files; other files are left out, with a warning."""
+GIF = ".gif"
 FRAME = re.compile(r"(.*?)(\d+)(\.(?:jpg|jpeg|png))", re.IGNORECASE)
 """Name of a frame: prefix, number, suffix."""
 SHORTEST = 3
@@ -135,7 +136,29 @@ class VideoFile:
         return _stacked([found[index] for index in indices], self.path)
 
 
-Video = FrameFolder | VideoFile
+@dataclass(frozen=True)
+class GifFile:
+    """An animated GIF, decoded by Pillow: it needs no video library."""
+
+    path: Path
+
+    @cached_property
+    def count(self) -> int:
+        """Number of frames."""
+        with opened_image(self.path) as image:
+            return getattr(image, "n_frames", 1)
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """As `FrameFolder.frames`."""
+        found = dict[int, np.ndarray]()
+        with opened_image(self.path) as image:
+            for index in sorted(set(indices)):
+                image.seek(index)
+                found[index] = np.asarray(image.convert("RGB"))
+        return _stacked([found[index] for index in indices], self.path)
+
+
+Video = FrameFolder | VideoFile | GifFile
 
 
 class _opened:
@@ -179,7 +202,8 @@ def open_video(path: Path, pattern: str = "") -> Video | None:
         pattern: of the names of frames; empty: found from the names.
     """
     if not path.is_dir():
-        return VideoFile(path) if path.suffix.lower() in SUFFIXES else None
+        suffix = path.suffix.lower()
+        return GifFile(path) if suffix == GIF else VideoFile(path) if suffix in SUFFIXES else None
     named = _found_pattern(path)
     if named is None:
         return None
@@ -215,7 +239,7 @@ def find_videos(source: Path) -> list[Path]:
             continue
         if path.is_dir():
             found += find_videos(path)
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in SUFFIXES | {GIF}:
             found.append(path)
     if not found and _found_pattern(source):
         found.append(source)

@@ -19,6 +19,7 @@ from repertory.core.settings import changed, saved_config
 from repertory.core.study import Prediction, Session, Study
 from repertory.execution.executors import progress_display
 from repertory.execution.hardware import Hardware
+from repertory.execution.onnx import NAME, Exported, Runtime, export
 from repertory.execution.trials import adapt_and_evaluate, threads
 
 
@@ -75,13 +76,35 @@ def predict(
     out: Path,
     console: Console | None = None,
     settings: Mapping[str, Any] | None = None,
+    *,
+    through_onnx: bool = False,
 ) -> Prediction:
     """What a saved model says about the user's own input; `settings` change fields of its configuration.
 
+    Args:
+        model_dir: the model.
+        source: file or folder; words where the paper takes them.
+        out: for files of the prediction.
+        console: for progress.
+        settings: fields of its configuration to change.
+        through_onnx: its forward pass is that of model.onnx, by ONNX Runtime.
+
     Raises:
-        Problem: not a model directory, or no such input, unless the paper takes words in place of a path.
+        Problem: not a model directory, no such input, or no model.onnx.
     """
     with open_model(model_dir, None, out, console, settings) as (study, model):
+        if through_onnx:
+            study.runtime = Runtime(model_dir / NAME)
         if not source.exists() and not study.takes_text:
             raise Problem("no such file or folder", source, "give the path of the input to predict")
         return study.predict(model, source)
+
+
+def export_onnx(model_dir: Path, out: Path | None, scratch: Path) -> Exported:
+    """Write a saved model as ONNX, by default into its directory.
+
+    Raises:
+        Problem: not a model directory, the paper has no export, or see `repertory.execution.onnx.export`.
+    """
+    with open_model(model_dir, None, scratch) as (study, model):
+        return export(model.cpu(), study.example(model), out or model_dir / NAME)

@@ -336,7 +336,8 @@ class ImageStudy(Study[R, ImageData, M]):
         good, problems = readable(found.paths, found.image, source)
         data = found.subset(good).with_transform(preprocessing(model))
         batches = loader(self.session, data, PREDICT_BATCH, label="predict")
-        probabilities = torch.cat([model(x).softmax(1).cpu() for x, _ in batches])
+        classify = self.runtime or model
+        probabilities = torch.cat([classify(x).softmax(1).cpu() for x, _ in batches])
         table = prediction_table(data.paths, source, names, probabilities)
         ranked = probabilities.sort(dim=1, descending=True, stable=True)  # of equal ones the first, as in the table
         for row, values, labels in zip(
@@ -353,6 +354,10 @@ class ImageStudy(Study[R, ImageData, M]):
             figures=figures,
             arrays={"probabilities": spread(probabilities, good, len(found)).numpy()},
         )
+
+    def example(self, model: M) -> dict[str, Tensor]:
+        """Two images of noise."""
+        return {"images": torch.randn(2, *_cfg(model)["input_size"], generator=torch.Generator().manual_seed(0))}
 
 
 # -- before training ----------------------------------------------------------------------------

@@ -324,6 +324,7 @@ class Decoding:
         top_k, top_p, temperature: of sampling.
         beams: of the search.
         length_penalty: beams are compared by log-probability / length ** length_penalty.
+        length_offset: with n, by log-probability / ((n + length) / (n + 1)) ** length_penalty; 5: as in Google's NMT.
 
     Raises:
         Problem: an unknown method, or a number out of range.
@@ -335,10 +336,12 @@ class Decoding:
     temperature: float = 1.0
     beams: int = 4
     length_penalty: float = 1.0
+    length_offset: int = 0
 
     def __post_init__(self) -> None:
         check_choice("Decoding", ("top_k", "nucleus", "greedy", "beam"), method=self.method)
         check_whole("Decoding", top_k=self.top_k, beams=self.beams)
+        check_whole("Decoding", 0, length_offset=self.length_offset)
         check_positive("Decoding", top_p=self.top_p, temperature=self.temperature)
 
     @property
@@ -427,7 +430,8 @@ def _beam(stepper: Stepper, first: Tensor, stop: int, most: int, decoding: Decod
         done = done[rows] | (ids == stop)
         if done.all():
             break
-    chosen = (scores / lengths**decoding.length_penalty).argmax(1)
+    offset = decoding.length_offset
+    chosen = (scores / ((offset + lengths) / (offset + 1)) ** decoding.length_penalty).argmax(1)
     return until(written.view(count, beams, -1)[torch.arange(count, device=device), chosen], stop)
 
 

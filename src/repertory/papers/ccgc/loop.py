@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repertory.core.loops import Loop, Picks
+from repertory.core.loops import Loop, Picks, fuses
 from repertory.core.study import Session
 from repertory.papers.ccgc.clustering import Clusters, high_confidence, kmeans
 from repertory.papers.ccgc.model import (
@@ -110,7 +110,7 @@ def cluster_contrastively(
     encoder = CCGC(x.shape[1], config.hidden)
     if config.views == "masking":
         encoder.layers2 = encoder.layers1
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=lr, fused=x.device.type in ("cpu", "cuda"))
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=lr, fused=fuses(x.device))
     network, optimizer = session.fabric.setup(encoder, optimizer)
 
     picks = Picks(ties="last")  # as the authors: of equal accuracies the later

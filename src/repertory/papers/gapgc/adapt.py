@@ -18,7 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from repertory.core.arguments import check_choice
-from repertory.core.loops import finite
+from repertory.core.loops import finite, fuses
 from repertory.papers.gapgc.graphs import GraphBatch, repeat
 from repertory.papers.gapgc.losses import (
     binary_entropy,
@@ -163,8 +163,10 @@ class Adaptation:
                 self.theta, lr = [*encoder.parameters(), *model.projector.parameters()], config.adapt_lr
             case _:
                 self.theta, lr = [], 0.0
-        self.descent = torch.optim.Adam(self.theta, lr=lr) if self.theta else None
-        self.ascent = torch.optim.Adam(self.psi, lr=config.augmenter_lr) if self.psi else None
+        self.descent = torch.optim.Adam(self.theta, lr=lr, fused=fuses(self.theta[0].device)) if self.theta else None
+        self.ascent = (
+            torch.optim.Adam(self.psi, lr=config.augmenter_lr, fused=fuses(self.psi[0].device)) if self.psi else None
+        )
 
     def adapt(self, graphs: GraphBatch) -> dict[str, float]:
         """Let the model adapt to a batch of two graphs or more, with gradients enabled; returns what to record.

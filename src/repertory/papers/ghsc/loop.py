@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repertory.core.loops import Loop, Picks
+from repertory.core.loops import Loop, Picks, fuses
 from repertory.core.study import Session
 from repertory.data.hypergraphs import Hypergraph, Split
 from repertory.papers.ghsc.model import Features, Network
@@ -106,8 +106,7 @@ def train_network(
         {"params": deep, "weight_decay": setting.deep_weight_decay},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = session.fabric.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(groups, lr=setting.lr, fused=fused)
+    optimizer = torch.optim.Adam(groups, lr=setting.lr, fused=fuses(session.fabric.device))
     wrapped, optimizer = session.fabric.setup(network, optimizer)
     wrapped.mark_forward_method("head")
     # Without a plateau schedule the patience is never exhausted; resume points then have one form.

@@ -430,11 +430,11 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             ]
         )
         clouds = self._clouds([train for train, _, _ in arcs], layer)
-        distances = distance_matrix(clouds, c.eps, self.session.progress).double().numpy()
+        distances = self._distances(clouds)
         last = distances
         if layer < encoder.depth:
             at_last = self._clouds([train for train, _, _ in arcs], encoder.depth)
-            last = distance_matrix(at_last, c.eps, self.session.progress).double().numpy()
+            last = self._distances(at_last)
         return Geometry(codes, dev, test, layer, clouds, distances, last, transfer)
 
     def _arcs(self, encoder: Encoder, sentences: Sequence[Sentence], code: str, part: str, most: int) -> Arcs:
@@ -452,6 +452,10 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
             make_cloud(v / scale, a.relations[:size], c.outer, self.session.generator("split", "outer", k))
             for k, (v, a) in enumerate(zip(vectors, arcs, strict=True))
         ]
+
+    def _distances(self, clouds: Sequence[Cloud]) -> np.ndarray:
+        moved = [cloud.to(self.session.fabric.device) for cloud in clouds]
+        return distance_matrix(moved, self.config.eps, self.session.progress).double().cpu().numpy()
 
     def _parser_metrics(
         self, model: Parser, geometry: Geometry, attachment: Mapping[str, Mapping[str, float]]

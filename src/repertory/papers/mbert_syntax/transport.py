@@ -25,6 +25,8 @@ SAFE = 60.0
 """Largest C / ε for which exp(-C / ε) is taken: 1e-26, far from the smallest float32."""
 ELEMENTS = 2**19
 """Entries of the cost matrices that are worked on at a time: they stay in the cache of a core."""
+GPU_ELEMENTS = 2**25
+"""On other devices: enough to keep one busy."""
 
 
 def schedule_length(diameter: Tensor, eps: float = EPS) -> Tensor:
@@ -133,6 +135,11 @@ class Cloud:
         """(C,), vectors of each class."""
         return self.starts.diff()
 
+    def to(self, device: torch.device) -> Cloud:
+        """The same on another device."""
+        points, labels, starts, outer = (x.to(device) for x in (self.points, self.labels, self.starts, self.outer))
+        return Cloud(points, labels, self.classes, starts, outer)
+
 
 def make_cloud(points: Tensor, labels: Tensor, most: int = 1500, generator: torch.Generator | None = None) -> Cloud:
     """Sort vectors by class and leave out classes with a single one.
@@ -176,16 +183,17 @@ def label_distances(
     counts = torch.cat([c.counts for c in clouds])
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     lows, highs = _boxes(points, starts)
-    i, j = torch.triu_indices(len(counts), len(counts), 1)
+    elements = ELEMENTS if points.device.type == "cpu" else GPU_ELEMENTS
+    i, j = torch.triu_indices(len(counts), len(counts), 1, device=points.device)
     i, j = torch.where(counts[i] < counts[j], i, j), torch.where(counts[i] < counts[j], j, i)  # the smaller first
     diameter = torch.cat(
         [
             (torch.maximum(highs[a], highs[b]) - torch.minimum(lows[a], lows[b])).norm(dim=1)
-            for a, b in zip(i.split(ELEMENTS // 64), j.split(ELEMENTS // 64), strict=True)
+            for a, b in zip(i.split(elements // 64), j.split(elements // 64), strict=True)
         ]
     )
     W = points.new_zeros(len(counts), len(counts))
-    batches = list(_batches(counts[i], counts[j], schedule_length(diameter, eps), points.shape[1]))
+    batches = list(_batches(counts[i], counts[j], schedule_length(diameter, eps), points.shape[1], elements))
     for batch, n, m in progress(batches):
         a, row = _padded(starts[i[batch]], counts[i[batch]], n)
         b, column = _padded(starts[j[batch]], counts[j[batch]], m)
@@ -206,19 +214,21 @@ def _grid(counts: Tensor) -> Tensor:
     return torch.where(counts <= 2 * power, 2 * power, 3 * power).long().clamp(min=2)
 
 
-def _batches(rows: Tensor, columns: Tensor, steps: Tensor, dim: int) -> Iterator[tuple[Tensor, int, int]]:
+def _batches(
+    rows: Tensor, columns: Tensor, steps: Tensor, dim: int, elements: int
+) -> Iterator[tuple[Tensor, int, int]]:
     """Problems of similar size and equal schedule: their numbers, and the size that they are padded to."""
     keys = torch.stack([_grid(rows), _grid(columns), steps], dim=1)
     kinds, which = keys.unique(dim=0, return_inverse=True)
     order, sizes = which.argsort(stable=True), which.bincount().tolist()
     for kind, (n, m, _) in zip(order.split(sizes), kinds.tolist(), strict=True):
-        for batch in kind.split(max(1, ELEMENTS // max(n * m, (n + m) * dim // 16))):
+        for batch in kind.split(max(1, elements // max(n * m, (n + m) * dim // 16))):
             yield batch, int(rows[batch].max()), int(columns[batch].max())
 
 
 def _padded(starts: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Log weights (P, size), -inf for padding, and indices (P, size) of the vectors of P classes."""
-    place = torch.arange(size).expand(len(counts), size)
+    place = torch.arange(size, device=counts.device).expand(len(counts), size)
     weights = torch.where(place < counts[:, None], -counts.double().log()[:, None], -math.inf)
     return weights, starts[:, None] + torch.minimum(place, counts[:, None] - 1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repertory.core.loops import Loop, Picks
+from repertory.core.loops import Loop, Picks, fuses
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data.fair_graphs import FairGraph
@@ -51,8 +51,8 @@ class Task:
 
 def train_teacher(session: Session, config: ReliantConfig, model: Distilled, task: Task) -> None:
     """Cross entropy on the training nodes; the weights with the best validation accuracy are kept."""
-    decay = {"gcn": 1e-3, "sage": 5e-4}[config.teacher]
-    optimizer = torch.optim.Adam(model.teacher.parameters(), lr=0.01, weight_decay=decay)
+    decay, fused = {"gcn": 1e-3, "sage": 5e-4}[config.teacher], fuses(task.x.device)
+    optimizer = torch.optim.Adam(model.teacher.parameters(), lr=0.01, weight_decay=decay, fused=fused)
     picks = Picks(ties="last")
     loop = Loop(
         session,
@@ -102,8 +102,9 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
     model.teacher.requires_grad_(False)
 
     proxy = nn.Parameter(torch.rand(len(task.x), PROXIES, generator=session.generator("proxy")).to(task.x))
-    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr, weight_decay=decay)
-    proxy_optimizer = torch.optim.Adam([proxy], lr=proxy_lr, weight_decay=decay)
+    options: dict[str, Any] = {"weight_decay": decay, "fused": fuses(task.x.device)}
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr, **options)
+    proxy_optimizer = torch.optim.Adam([proxy], lr=proxy_lr, **options)
     network, optimizer = session.fabric.setup(model, optimizer)
     trained: dict[str, Any] = {"optimizer": optimizer, "proxy_optimizer": proxy_optimizer}
     judges, critic = None, None
@@ -111,7 +112,7 @@ def distil(session: Session, config: ReliantConfig, model: Distilled, task: Task
         if not teacher.embedding.shape[1]:
             raise Problem("the teacher's file has no embeddings", "knowledge", "give GraphAKD's .pth.tar, or train cpf")
         judges = Discriminators(model.classes, teacher.embedding.shape[1]).to(task.x.device)
-        critic = torch.optim.Adam(judges.parameters(), lr=10 * config.akd_lr, weight_decay=decay)
+        critic = torch.optim.Adam(judges.parameters(), lr=10 * config.akd_lr, **options)
         trained |= {"judges": judges, "critic": critic}
 
     everybody = torch.ones_like(task.trained)
