@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from repertory import catalog
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -39,6 +41,7 @@ HARNESS = """<!doctype html><meta charset="utf-8"><meta name="color-scheme" cont
       page, width, wide: inside.documentElement.scrollWidth, background: style.backgroundColor, ink: style.color,
       top: mark ? mark.getBoundingClientRect().top : null,
       strips: Array.from(inside.querySelectorAll(".strip")).slice(0, 40).map(s => s.getBoundingClientRect().width),
+      shown: Array.from(inside.querySelectorAll(".card")).filter(card => card.offsetParent).map(card => card.dataset),
       found: Array.from(inside.querySelectorAll(".results .card")).map(card => card.dataset.id),
     });
     frame.remove();
@@ -87,9 +90,12 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_pages_fit_a_phone_and_a_desk(folder: Path, dark: bool) -> None:
-    asked = ["en/index.html?q=graph+clustering", "zh/index.html?q=图聚类"]
+    asked = [
+        "en/index.html?q=graph+clustering", "zh/index.html?q=图聚类",
+        "en/index.html?verdict=fails&topic=vision&minutes=15",
+    ]  # fmt: skip
     shown = seen(folder, [*(f"{lang}/{page}" for lang in ("en", "zh") for page in PAGES), *asked], dark)
-    assert len(shown) == len(WIDTHS) * (2 * len(PAGES) + 2)
+    assert len(shown) == len(WIDTHS) * (2 * len(PAGES) + len(asked))
     for one in shown:
         where = f"{one['page']} at {one['width']} px"
         assert one["wide"] <= one["width"], f"{where} is {one['wide']} px wide"
@@ -101,3 +107,12 @@ def test_pages_fit_a_phone_and_a_desk(folder: Path, dark: bool) -> None:
         assert all(width <= one["width"] for width in one["strips"]), where
         if "?q=" in one["page"]:
             assert one["found"][0] == "ccgc", where
+            assert [card["id"] for card in one["shown"]] == one["found"], where
+        if "verdict=" in one["page"]:
+            assert 0 < len(one["shown"]) < len(catalog.cards(built_in=True)), where
+            for card in one["shown"]:
+                assert card["topic"] == "vision", where
+                assert "fails" in card["verdict"].split(), where
+                assert float(card["minutes"]) <= 15, where
+        elif one["page"].endswith("/index.html"):
+            assert len(one["shown"]) == len(catalog.cards(built_in=True)), where
