@@ -20,7 +20,7 @@ from repertory import catalog
 from repertory.core.problem import Problem
 from repertory.execution.experiment import Experiment
 from repertory.reports.site import build, exports, serve
-from repertory.reports.site.records import local_runs
+from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.searching import index
 from repertory.verdicts.results import Result
 from tests.site.reading import Page
@@ -150,6 +150,21 @@ def test_a_claim_without_a_recorded_result_is_told(made: Made, results: Results)
     for paper in unrecorded:
         assert "not recorded yet" in made[f"en/papers/{paper}.html"]
         assert "尚无记录" in made[f"zh/papers/{paper}.html"]
+
+
+def test_a_paper_whose_optional_packages_are_absent_is_shown_with_its_recorded_verdicts(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(paper: str) -> None:
+        raise Problem(f"{paper} needs a package")
+
+    monkeypatch.setattr(catalog, "load", absent)
+    made = build.pages([catalog.card("ceco")], {"ceco": recorded_results()["ceco"]})
+    text = made["en/papers/ceco.html"]
+    marks = re.findall(r'<p class="marks">(.*?)</p>', text, flags=re.S)[0]
+    stored = [v["verdict"].replace(" ", "-") for v in catalog.recorded("ceco")["ceco"][0]["verdicts"]]
+    assert re.findall(r'class="m ([\w-]+)"', marks) == stored
+    assert 'class="seed"' in text
 
 
 # -- for machines -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from repertory.core.card import Claim, Compare, Published, Test, Trend
@@ -309,8 +310,6 @@ def _elsewhere(
 
 def _curve(test: Trend, finding: Finding, result: Result, lang: str) -> Curve | None:
     """The points of a trend with its line; on logarithmic axes where the slope is an exponent."""
-    import numpy as np
-
     if test.arm:
         trials = list(result.evidence.trials.get(test.arm, {}).values())
         y = [float(np.nanmean([trial.get(name, math.nan) for trial in trials])) for name in test.metrics()]

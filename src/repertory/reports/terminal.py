@@ -61,27 +61,23 @@ def report(result: Result, lang: str = "en") -> RenderableType:
 
 
 def summary(result: Result, lang: str = "en") -> RenderableType:
-    """One line a claim, the verdict first: what is seen of a run without `--verbose`."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    """One line a claim, the verdict first: what is seen of a run without `--verbose`.
+
+    A sentence or reason that is too long for the terminal ends in an ellipsis.
+    """
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=31, style="dim")
     for view in claim_views(catalog.card(result.paper), [result], lang):
         (found,) = view.findings
         row = next((row for plot in found.plots for row in plot.rows if row.word == found.word), None)
-        told = Line(view.text)
-        if row:
-            interval = f" {row.interval}, n = {row.n}" if row.interval else ""
-            told.append(f" {row.said}{interval}", style="dim")
-        elif found.reasons:
-            told.append(f" {found.reasons[0]}", style="dim")
-        table.add_row(Line(f"{found.sign} {WORDS[lang][found.word]}", COLOURS[found.word]), told)
-    return Group(
-        "",
-        Line(f"{result.paper}: {place_of(result, lang)}", "bold"),
-        *_dry(result, lang),
-        table,
-        *_failed(result, lang),
-    )
+        told = f"{row.said} {row.interval}, n = {row.n}" if row and row.interval else row.said if row else ""
+        verdict = Line(f"{found.sign} {WORDS[lang][found.word]}", COLOURS[found.word])
+        table.add_row(verdict, Line(view.text), Line(told or next(iter(found.reasons), "")))
+    head = Line(f"{result.paper}: {place_of(result, lang)}", "bold")
+    dry = [Line(WORDS[lang]["dry run"], "bold red")] if result.dry_run else []
+    return Group("", head, *dry, table, *_failed(result, lang))
 
 
 def count(verdicts: Sequence[Verdict], lang: str = "en") -> Line:
@@ -96,10 +92,6 @@ def count(verdicts: Sequence[Verdict], lang: str = "en") -> Line:
         for word, number in counts_of(verdicts).items()
     ]
     return Line(" · ").join(parts)
-
-
-def _dry(result: Result, lang: str) -> list[RenderableType]:
-    return [Line(WORDS[lang]["dry run"], "bold red")] if result.dry_run else []
 
 
 def _claim(claim: Claim, verdict: Verdict, result: Result, lang: str) -> RenderableType:

@@ -34,7 +34,7 @@ def counts_of(verdicts: Iterable[Verdict]) -> dict[Word, int]:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Judged:
     """One claim in one result."""
 
     claim: Claim
@@ -117,7 +117,7 @@ class ClaimView:
     """One claim in all results of its paper, laptop scale first."""
 
     claim: Claim
-    findings: tuple[Finding, ...]
+    findings: tuple[Judged, ...]
     lang: str
 
     @property
@@ -125,9 +125,9 @@ class ClaimView:
         return self.claim.text[self.lang]
 
     @property
-    def alike(self) -> list[list[Finding]]:
+    def alike(self) -> list[list[Judged]]:
         """Its findings, those together that show the very same: exact figures do not change with the data."""
-        groups: dict[object, list[Finding]] = {}
+        groups: dict[object, list[Judged]] = {}
         for finding in self.findings:
             rows = [row for plot in finding.plots for row in plot.rows]
             shown = tuple((row.label, row.said, row.interval, row.dots) for row in rows)
@@ -143,7 +143,7 @@ class ClaimView:
 def claim_views(card: Card, results: Sequence[Result], lang: str) -> list[ClaimView]:
     """The claims of a card in some results."""
     return [
-        ClaimView(claim, tuple(Finding(claim, result.verdicts[position], result, lang) for result in results), lang)
+        ClaimView(claim, tuple(Judged(claim, result.verdicts[position], result, lang) for result in results), lang)
         for position, claim in enumerate(card.claim)
     ]
 

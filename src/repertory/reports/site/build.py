@@ -22,7 +22,7 @@ from repertory.reports.site.api import reference
 from repertory.reports.site.pictures import ICON, TOPIC_ICONS
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.words import LANGUAGES, WORDS, topic_of
-from repertory.reports.views import Finding, changed_settings, claim_views, counts_of, place_of, slug
+from repertory.reports.views import Judged, changed_settings, claim_views, counts_of, place_of, slug
 from repertory.reports.words import duration, multiplicity_of, seeds_of
 from repertory.verdicts.results import Result
 
@@ -185,7 +185,7 @@ def _home(cards: Sequence[Card], results: Results, lang: str, local: str) -> dic
     }
 
 
-def _shown(results: Results, lang: str) -> Finding | None:
+def _shown(results: Results, lang: str) -> Judged | None:
     """The claim whose plot stands on the home page."""
     paper, scale, claim = PICTURE
     result = next((result for result in results.get(paper, ()) if result.scale == scale), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def _recorded(content: Mapping[str, Any]) -> Result:
     card, result = catalog.card(content["paper"]), Recorded.from_json(content)
     kept = tuple(_verdict(card, result, stored) for stored in content["verdicts"])
     same = [verdict.claim for verdict in kept] == [claim.id for claim in card.claim]
-    return Recorded(**{**vars(result), "kept": kept if same else ()})  # else the card has changed: judged anew
+    return replace(result, kept=kept if same else ())  # else the card has changed: judged anew
 
 
 def _verdict(card: Card, result: Result, stored: Mapping[str, Any]) -> Verdict:
