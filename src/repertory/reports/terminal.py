@@ -68,7 +68,7 @@ def summary(result: Result, lang: str = "en") -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=31, style="dim")
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=36, style="dim")
     for view in claim_views(catalog.card(result.paper), [result], lang):
         (found,) = view.findings
         row = next((row for plot in found.plots for row in plot.rows if row.word == found.word), None)
