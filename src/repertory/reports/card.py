@@ -34,7 +34,9 @@ COLOURS = {"holds": "green", "fails": "red", "undecided": "yellow", "not tested"
 
 
 def _run(card: Card, word: Mapping[str, str]) -> Line:
-    """The command of each scale, and the arms that it compares."""
+    """The command of each scale, and the arms that it compares; one command where reading them would import torch."""
+    if not (catalog.folder(card.id) / "settings.py").exists():
+        return Line(f"repertory run {card.id}")
     design, lines = catalog.design(card.id), []
     for scale, config in design.scales.items():
         data = " --data DIR" if scale == "paper" and not config.real else ""
