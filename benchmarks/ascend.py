@@ -7,7 +7,7 @@ time of ours (above 1: ours is faster). One JSON line a race.
 
 - sampler: steps of the Euler ODE through U-ViT-S/2, against steps of DDIM through diffusers' DiTTransformer2DModel of
   the same width, heads, patches and blocks: 256 tokens, ours 2 more. A DiT has modulation in every block, U-ViT long
-  skips; both have about 44 million parameters, given on the line.
+  skips; their parameters differ (74 and 44 million) and are given on the line.
 - training: forward, backward and AdamW of the plain ViT of 13 blocks and width 512, against timm's VisionTransformer of
   as many blocks and tokens with a linear layer back to pixels.
 """

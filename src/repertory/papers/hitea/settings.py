@@ -153,7 +153,7 @@ class HiTeADesign(Design[HiTeAConfig]):
         "laptop": HiTeAConfig(
             **SMALL, seeds=5, first_seed=100, epochs=4, batch_size=32, lr=3e-3, weight_decay=0.02, schedule="onecycle",
             clip_norm=1.0, pretrain_epochs=12, pretrain_batch_size=32, pretrain_lr=3e-3, eval_batch=64, captioned=64,
-            train_clips=650, speed_rounds=10,
+            train_clips=750, speed_rounds=10,
         ),
         # WebVid-2M and CC3M: 1024 pairs a step.
         "paper": HiTeAConfig(
