@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from repertory.core.files import write_json
 from repertory.core.timing import race_line

@@ -406,7 +406,7 @@ def test_readme_has_a_row_for_every_paper(toy: Path) -> None:
     (mine,) = [row for row in table if row[0].startswith("[toy]")]
     assert mine == [
         "[toy](docs/papers/toy.md)", "Journal of Toys 2024", "a hidden layer for what no line separates",
-        "2/1/1/1 on rings, 5 seeds; 2/1/1/1 on big rings, 5 seeds",
+        "2/1/1/1 on rings; 2/1/1/1 on big rings",
     ]  # fmt: skip
     assert all(row[3] == "not recorded" for row in table[2:] if row != mine)
 

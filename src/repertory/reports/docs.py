@@ -136,7 +136,7 @@ def _by_claim(card: Card, results: Sequence[Result]) -> Iterator[tuple[Claim, li
 
 def _counts(result: Result) -> str:
     words = [verdict.word for verdict in result.verdicts]
-    return f"{'/'.join(str(words.count(word)) for word in WORDS)} on {result.data}, {seeds_of(result)} seeds"
+    return f"{'/'.join(str(words.count(word)) for word in WORDS)} on {result.data}"
 
 
 def with_rows(readme: str, table: str) -> str:

@@ -64,7 +64,8 @@ class Schedule:
     def equal_ratios(self, steps: int) -> Tensor:
         """Times (steps + 1,) from the last to 0.0001 with equal steps in log snr, by bisection on the CPU."""
         ends = torch.tensor([self.last, SOLVER_END], dtype=torch.float64)
-        wanted = torch.linspace(*self.snr(ends).log().tolist(), steps + 1, dtype=torch.float64)
+        first, last = self.snr(ends).log().tolist()
+        wanted = torch.linspace(first, last, steps + 1, dtype=torch.float64)
         low, high = torch.full_like(wanted, SOLVER_END), torch.full_like(wanted, self.last)
         for _ in range(50):
             middle = (low + high) / 2
