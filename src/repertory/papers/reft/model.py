@@ -21,6 +21,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
 
 from repertory.core.arguments import check_positive, check_whole
 from repertory.core.problem import Problem
@@ -626,13 +627,8 @@ def mask_boxes(masks: Tensor) -> Tensor:
         >>> mask_boxes(mask)
         tensor([[1., 2., 5., 4.]])
     """
-    sides = []
-    for axis in (-2, -1):  # columns, rows
-        line = masks.any(axis).float()
-        first = line.argmax(-1)
-        sides.append((first, line.shape[-1] - line.flip(-1).argmax(-1)))
-    (left, right), (top, bottom) = sides
-    return torch.stack([left, top, right, bottom], -1).float()
+    boxes = masks_to_boxes(masks)  # its last corner is a pixel inside
+    return boxes + boxes.new_tensor([0, 0, 1, 1])
 
 
 def _check(classes: Sequence[str], top_k: int, ffn: int, gamma: float, shots: int) -> None:
