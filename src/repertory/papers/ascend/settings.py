@@ -112,7 +112,7 @@ class AscendDesign(Design[AscendConfig]):
     Config = AscendConfig
     scales: ClassVar[Mapping[str, StudyConfig]] = {
         "smoke": AscendConfig(
-            seeds=1, parameters=30_000, channels=1, flip=0, epochs=6, batch_size=16, lr=2e-3, schedule="constant",
+            seeds=1, parameters=30_000, channels=1, flip=0, epochs=3, batch_size=16, lr=2e-3, schedule="constant",
             ema_decay=0.9, eval_samples=20, eval_steps=5, noise_levels=2, classifier_epochs=2, sample_digits=8,
             steps=5, count=4,
         ),
