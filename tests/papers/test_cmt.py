@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repertory.core import checkpoint
+from repertory.core.loops import cyclic
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.data.nuscenes import CAMERAS, Boxes, Tables, read_frames, scene_split
@@ -27,7 +28,7 @@ from repertory.papers.cmt.losses import box_code, from_code
 from repertory.papers.cmt.model import check_projections, checked_points
 from repertory.papers.cmt.pasting import Paster
 from repertory.papers.cmt.study import CMTConfig, CMTStudy
-from repertory.papers.cmt.training import cyclic
+from repertory.papers.cmt.training import RISE
 from repertory.papers.cmt.trunks import CPFPN, SECOND, PillarTrunk, assign, lidar_trunk
 from repertory.papers.cmt.weights import RENAME, with_our_names
 from repertory.tasks.detection3d import nuscenes_scores
@@ -236,7 +237,7 @@ def test_pillars_are_where_points_are() -> None:
 
 
 def test_cyclic_schedule_has_its_ends() -> None:
-    values = [cyclic(step, 100, 1.0, 6.0, 1e-4) for step in range(101)]
+    values = [cyclic(step, 100, 1.0, 6.0, 1e-4, RISE) for step in range(101)]
     assert max(values) == values[40] == 6.0
     assert (values[0], values[-1]) == pytest.approx((1.0, 1e-4))
 

@@ -42,8 +42,8 @@ from repertory.papers.hitea.retrieval import ranks, recalls, reliance, shuffled,
 from repertory.papers.hitea.settings import ARMS, HiTeAConfig
 from repertory.papers.hitea.study import HiTeAStudy
 from repertory.papers.hitea.video import relative_table, stages
-from repertory.papers.hitea.weights import load_bert, load_pretrained, released_network, with_our_names
-from repertory.tasks.language import word_tokenizer
+from repertory.papers.hitea.weights import load_bert, load_pretrained, released_network, vocabulary, with_our_names
+from repertory.tasks.language import tokenizer_from, word_tokenizer
 from tests.fidelity.cases import assert_agrees, cases
 from tests.fidelity.fill import fill_, probe
 
@@ -463,6 +463,12 @@ def test_released_weights_convert(released: tuple[HiTeA, Path], tmp_path: Path) 
     other = tiny(video={**TINY_VIDEO, "kv_stride": 4})
     load_pretrained(other, folder)
     torch.testing.assert_close(other.encode_video(frames), model.encode_video(frames))
+
+
+def test_lines_of_a_vocabulary_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n[UNK]\na\xc2\x85b\n\xe2\x80\xa8\r\nword\n")
+    tokenizer = tokenizer_from(vocabulary(tmp_path / "vocab.txt"))
+    assert (tokenizer.token_to_id("a\x85b"), tokenizer.token_to_id("word"), tokenizer.get_vocab_size()) == (2, 4, 5)
 
 
 def test_weights_of_something_else(released: tuple[HiTeA, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -541,17 +542,15 @@ def test_perfect_instances_have_full_precision(
 ) -> None:
     """The way from detections to metrics: the annotations themselves score 100."""
 
-    def truth(self: RefTStudy, model: RefT, scenes: Scenes, indices: range) -> list[Any]:
-        raws = [scenes.raw(index) for index in indices]
-        return [
-            type(found)(found.boxes, found.labels, found.scores, found.masks)
-            for raw in raws
-            for found in [_as_found(raw)]
-        ]
+    model, this = RefT([*data.base, *data.novel], ffn=64), study(tmp_path)
+    scenes = this.scenes(data.test, model.classes, training=False)
+    order = iter(range(len(scenes)))
 
-    model = RefT([*data.base, *data.novel], ffn=64)
-    monkeypatch.setattr(RefTStudy, "_found", truth)
-    metrics = study(tmp_path).evaluate(model, data)
+    def truth(self: RefTStudy, model: RefT, images: Sequence[Tensor], side: int) -> list[Any]:
+        return [_as_found(scenes.raw(next(order))) for _ in images]
+
+    monkeypatch.setattr(RefTStudy, "_detected", truth)
+    metrics = this.evaluate(model, data)
     assert metrics["nAP"] > 99
     assert metrics["bAP"] > 99
     assert metrics["box_AP"] > 90

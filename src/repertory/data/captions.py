@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -115,7 +115,7 @@ def read_captioned(folder: Path) -> tuple[CaptionedSet, CaptionedSet]:
     whole = _find_msrvtt(folder)
     if whole:
         _read_msrvtt(folder, whole, notes)
-    lists = _find_lists(folder)
+    lists = _find_lists(folder, apart_from=whole)
     for part, paths in lists.items():
         for path in paths:
             for number, row in _rows(path):
@@ -202,12 +202,12 @@ def _category_names(folder: Path) -> dict[str, str]:
 # -- lists --------------------------------------------------------------------------------------
 
 
-def _find_lists(folder: Path) -> dict[str, list[Path]]:
+def _find_lists(folder: Path, apart_from: Collection[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {"train": [], "test": []}
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "MSRVTT_")) or path.suffix not in (".json", ".jsonl", ".csv"):
             continue
-        if path.suffix == ".json" and read_text(path)[:4096].lstrip().startswith("{"):
+        if path in apart_from:
             continue
         part = next((part for part, words in PARTS.items() if any(word in path.stem for word in words)), "train")
         found[part].append(path)

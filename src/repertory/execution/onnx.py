@@ -94,9 +94,9 @@ class Runtime:
             raise Problem(
                 f"not an ONNX model: {reason(error)}", path, f"write it again: repertory export {path.parent}"
             ) from error
+        self.names = [known.name for known in self.session.get_inputs()]
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Tensors in the order of the export -> the first output, on the device of the first input."""
-        names = [known.name for known in self.session.get_inputs()]
-        given = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs, strict=True)}
+        given = {name: x.detach().cpu().numpy() for name, x in zip(self.names, inputs, strict=True)}
         return torch.from_numpy(self.session.run(None, given)[0]).to(inputs[0].device)

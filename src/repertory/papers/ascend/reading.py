@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -230,6 +229,8 @@ def write_sample(folder: Path, train: int) -> None:
     """
     held_out = min(29, train)
     images.write_digits(folder, size=8, train=train, val=held_out)
+    from sklearn.datasets import load_digits  # slow to import
+
     pixels, labels = load_digits(return_X_y=True)
     for part, chosen in (("train", slice(None, train)), ("val", slice(-held_out, None))):
         listed, said = [], []

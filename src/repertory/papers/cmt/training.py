@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from repertory.core.batchnorm import over_processes
-from repertory.core.loops import Loop
+from repertory.core.loops import Loop, cyclic
 from repertory.core.settings import Recipe
 from repertory.core.study import Session
 from repertory.core.training import Batches
@@ -33,18 +32,6 @@ BETA, LOWEST_BETA = 0.9, 0.85 / 0.95
 """Of the first moment: at both ends, and relative to it at the peak."""
 HIDDEN = -2.19
 """First bias of the heat-maps: a probability of 0.1."""
-
-
-def cyclic(step: int, total: int, start: float, peak: float, end: float) -> float:
-    """A value that rises or falls from `start` to `peak` in 40 % of the steps, then to `end`, by half cosines.
-
-    Example:
-        >>> [round(cyclic(step, 10, 1.0, 6.0, 0.0), 2) for step in (0, 2, 4, 7, 10)]
-        [1.0, 3.5, 6.0, 3.0, 0.0]
-    """
-    top = RISE * total
-    first, last, share = (start, peak, step / top) if step < top else (peak, end, (step - top) / (total - top))
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def train(
@@ -80,8 +67,8 @@ def train(
     stream = _stream(batches, [epochs for _, epochs in stages], loop.step)
     wrapped.train()
     for step in loop:
-        lr = cyclic(step, total, config.lr, config.lr * config.peak_ratio, config.lr * FINAL)
-        beta = cyclic(step, total, BETA, BETA * LOWEST_BETA, BETA)
+        lr = cyclic(step, total, config.lr, config.lr * config.peak_ratio, config.lr * FINAL, RISE)
+        beta = cyclic(step, total, BETA, BETA * LOWEST_BETA, BETA, RISE)
         for group in optimizer.param_groups:
             group["lr"], group["betas"] = lr * group["lr_scale"], (beta, 0.999)
         with over_processes(model, fabric.world_size):

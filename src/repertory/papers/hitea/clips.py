@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from repertory.data.captions import DECODED, CaptionedSet, Clip
+from repertory.data.captions import DECODED, Clip
 from repertory.data.videos import Video
 from repertory.papers.hitea.model import MEAN, STD, HiTeA
 from repertory.papers.hitea.objectives import Texts
@@ -135,8 +135,3 @@ def collate(examples: Sequence[Example]) -> Batch:
         [example.question for example in examples],
         [example.answer for example in examples],
     )
-
-
-def with_captions(data: CaptionedSet) -> list[Clip]:
-    """The clips that have a caption."""
-    return [clip for clip in data.clips if clip.captions]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -158,17 +159,6 @@ def place_codes(grid: Grid, like: Tensor) -> Tensor:
     ).flatten(0, 2)
 
 
-class MLP(nn.Module):
-    """Linear, GELU, Linear."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Pooled attention and MLP; the shortcut is widened and max-pooled where the attention is."""
 
@@ -177,16 +167,16 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(stage.dim, EPS)
         self.attn = PooledAttention(stage, grid)
         self.norm2 = nn.LayerNorm(stage.dim_out, EPS)
-        self.mlp = MLP(stage.dim_out, int(mlp_ratio * stage.dim_out))
+        self.mlp = Mlp(stage.dim_out, int(mlp_ratio * stage.dim_out))
         self.proj = nn.Linear(stage.dim, stage.dim_out) if stage.dim != stage.dim_out else None
-        self.stride, self.drop_path = stage.q_stride, drop_path
+        self.stride, self.drop_path = stage.q_stride, DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         y = self.norm1(x)
         attended, pooled = self.attn(y, grid)
         shortcut = x if self.proj is None else self.proj(y)  # of the normed input
-        x = self.shortened(shortcut, grid) + self.dropped(attended)
-        return x + self.dropped(self.mlp(self.norm2(x))), pooled
+        x = self.shortened(shortcut, grid) + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x))), pooled
 
     def shortened(self, x: Tensor, grid: Grid) -> Tensor:
         """Max-pool all tokens but the class token: (B, 1 + N, d) -> (B, 1 + N', d)."""
@@ -195,13 +185,6 @@ class Block(nn.Module):
         maps = x[:, 1:].mT.unflatten(2, grid)
         maps = F.max_pool3d(maps, (1, self.stride + 1, self.stride + 1), (1, self.stride, self.stride), (0, 1, 1))
         return torch.cat([x[:, :1], maps.flatten(2).mT], 1)
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """Stochastic depth, by sample."""
-        if not self.drop_path or not self.training:
-            return x
-        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
-        return x * keep / (1 - self.drop_path)
 
 
 class PatchEmbed(nn.Module):

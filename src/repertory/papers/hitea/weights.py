@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from repertory.core import checkpoint
 from repertory.core.files import read_json
 from repertory.core.problem import Problem, require
+from repertory.data.arrays import read_lines
 from repertory.nn.encoders import EXTRA, load_encoder
 from repertory.papers.hitea.model import SPECIAL, HiTeA
 from repertory.papers.hitea.text import TextSizes
@@ -123,7 +124,7 @@ def vocabulary(path: Path) -> str:
     if not path.is_file():
         raise Problem("vocab.txt is missing", path, "give the folder as it was released")
     tokenizers = require("tokenizers", EXTRA)
-    words = {word: number for number, word in enumerate(path.read_text(encoding="utf-8").splitlines())}
+    words = {word: number for number, word in enumerate(read_lines(path)) if word}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

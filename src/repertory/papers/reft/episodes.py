@@ -108,6 +108,11 @@ def placed(
     return Placed(canvas, filled, (rows, columns))
 
 
+def on_square(image: Tensor, size: int) -> Placed:
+    """An image (3, H, W) of 8 bits on a square, without objects."""
+    return placed(image, image.new_zeros(0, *image.shape[1:]), size)
+
+
 def with_a_cell(small: Tensor, mask: Tensor) -> Tensor:
     """A mask (h, w) that has become empty by resizing, with the cell at the centre of the whole one, (H, W), set."""
     if small.any() or not mask.any():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -162,14 +163,12 @@ def _scene(rng: np.random.Generator, crowd: bool) -> tuple[Image.Image, list[Sha
 
 def _row(number: int, image: int, kind: str, mask: NDArray[np.bool_], outline: Points | None) -> dict[str, Any]:
     """An annotation: a polygon where there is an outline, else run lengths, packed for odd numbers."""
-    coder = require("pycocotools.mask", "detection")
     y, x = np.nonzero(mask)
     box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
     if outline is not None:
         segmentation: Any = [outline.ravel().tolist()]
     elif number % 2:
-        packed = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
-        segmentation = {"size": packed["size"], "counts": packed["counts"].decode("ascii")}
+        (segmentation,) = coco.packed_masks(torch.from_numpy(mask)[None])
     else:
         segmentation = coco.unpacked(mask)
     return {

@@ -10,7 +10,7 @@ repertory predict my_model/ photo.jpg --set support=my_supports/
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from repertory.core.checkpoint import refuse_variant
 from repertory.core.files import write_json
@@ -31,7 +32,7 @@ from repertory.data.few_shot_coco import FewShotData
 from repertory.data.images import image_files, read_image
 from repertory.papers.reft import pictures
 from repertory.papers.reft.base import STAGES, VARIANTS
-from repertory.papers.reft.episodes import Batch, Crops, Episodes, Jitter, Scenes, SupportSet, Ways, placed
+from repertory.papers.reft.episodes import Batch, Crops, Episodes, Jitter, Scenes, SupportSet, Ways, on_square
 from repertory.papers.reft.model import Detections, RefT, detections
 from repertory.papers.reft.sample import write_sample
 from repertory.papers.reft.settings import ARMS, Arm, RefTConfig, RefTDesign
@@ -257,13 +258,14 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
         scenes = self.scenes(data.test, model.classes, training=False)
         results: list[dict[str, Any]] = []
         kept: list[tuple[int, int, float]] = []
+        numbers = torch.tensor([data.test.classes.index(name) + 1 for name in model.classes])
         starts = range(0, len(scenes), EVALUATED)
         seen = 0
         for start in self.session.progress(starts, "evaluate"):
             indices = range(start, min(start + EVALUATED, len(scenes)))
-            for index, found in zip(indices, self._found(model, scenes, indices), strict=True):
-                labels = torch.tensor([data.test.classes.index(name) + 1 for name in model.classes])[found.labels.cpu()]
-                output = {"boxes": found.boxes, "labels": labels, "scores": found.scores.cpu()}
+            images = [scenes.raw(index).image for index in indices]
+            for index, found in zip(indices, self._detected(model, images, scenes.size), strict=True):
+                output = {"boxes": found.boxes, "labels": numbers[found.labels.cpu()], "scores": found.scores.cpu()}
                 output["masks"] = found.masks[:, None].float()
                 results += data.test.results(data.test.images[index].id, output)
                 kept += [(index, *row) for row in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
@@ -289,19 +291,15 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
         return {**metrics, "parameters": float(sum(p.numel() for p in model.parameters()))}
 
     @torch.no_grad()
-    def _found(self, model: RefT, scenes: Scenes, indices: range) -> list[Detections]:
-        """Instances of some images, in pixels of the images."""
-        raws = [scenes.raw(index) for index in indices]
-        fitted_images = [placed(raw.image, raw.masks[:0], scenes.size) for raw in raws]
-        images = self.session.fabric.to_device(torch.stack([one.image for one in fitted_images]))
-        output = model(images)
-        canvas = (scenes.size, scenes.size)
+    def _detected(self, model: RefT, images: Sequence[Tensor], side: int) -> list[Detections]:
+        """Instances of images (3, H, W) of 8 bits, in their pixels; the network sees squares of `side`."""
+        squares = [on_square(image, side) for image in images]
+        output = model(self.session.fabric.to_device(torch.stack([square.image for square in squares])))
+        found = zip(output.logits[-1], output.masks[-1], squares, images, strict=True)
         return [
-            detections(
-                logits, masks, canvas, one.shown, (raw.image.shape[1], raw.image.shape[2]), self.config.most
-            )
-            for logits, masks, one, raw in zip(output.logits[-1], output.masks[-1], fitted_images, raws, strict=True)
-        ]  # fmt: skip
+            detections(logits, masks, (side, side), square.shown, (image.shape[1], image.shape[2]), self.config.most)
+            for logits, masks, square, image in found
+        ]
 
     def measure(self) -> dict[str, float]:
         """Parameters of the published Mask2Former with ResNet-50, and of what RefT adds."""
@@ -386,14 +384,7 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
 
     def _instances(self, model: RefT, image: np.ndarray) -> Detections:
         """Instances of one image (H, W, 3) from the least score on."""
-        tensor = torch.from_numpy(image).permute(2, 0, 1)
-        size = self.config.image_size
-        one = placed(tensor, tensor.new_zeros(0, *tensor.shape[1:]), size)
-        output = model(self.session.fabric.to_device(one.image[None]))
-        found = detections(
-            output.logits[-1][0], output.masks[-1][0], (size, size), one.shown, (image.shape[0], image.shape[1]),
-            self.config.most,
-        )  # fmt: skip
+        (found,) = self._detected(model, [torch.from_numpy(image).permute(2, 0, 1)], self.config.image_size)
         shown = found.scores >= self.config.least_score
         return Detections(*(part[shown].cpu() for part in found))
 
@@ -404,9 +395,8 @@ class RefTStudy(RefTDesign, Study[RefTConfig, FewShotData, RefT]):
         strip = model.support_pictures.cpu().numpy()
         figures = {name: pictures.instance_picture(image, found, model.classes, title, strip, labels)}
         if self.config.attention and model.weighting is not None and labels:
-            tensor = torch.from_numpy(image).permute(2, 0, 1)
-            one = placed(tensor, tensor.new_zeros(0, *tensor.shape[1:]), self.config.image_size)
-            maps = model.attention_maps(self.session.fabric.to_device(one.image[None]))[0].cpu().numpy()
+            square = on_square(torch.from_numpy(image).permute(2, 0, 1), self.config.image_size).image
+            maps = model.attention_maps(self.session.fabric.to_device(square[None]))[0].cpu().numpy()
             classes = [model.classes[label] for label in sorted(set(labels))]
             figures[f"{name}-attention"] = pictures.attention_picture(image, maps, classes, title)
         return figures

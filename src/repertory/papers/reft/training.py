@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from repertory.core.loops import Loop
+from repertory.core.loops import Loop, cyclic
 from repertory.core.study import Session
 from repertory.papers.reft.episodes import Batch
 from repertory.papers.reft.model import Output, RefT, together
@@ -37,9 +36,7 @@ def rate(step: int, total: int, schedule: Literal["onecycle", "step", "constant"
         return 1.0
     if schedule == "step":
         return 0.1 ** sum(step >= share * total for share in DECAYS)
-    top = RISE * total
-    first, last, share = (0.04, 1.0, step / top) if step < top else (1.0, 0.0, (step - top) / (total - top))
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+    return cyclic(step, total, 0.04, 1.0, 0.0, RISE)
 
 
 @dataclass(frozen=True)
