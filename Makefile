@@ -34,7 +34,7 @@ lint: $(TEST)
 	$(BIN)/lint-imports
 
 bench: $(TEST)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks
 
 results: $(TEST) test-slow
 	$(BIN)/repertory record

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def race(contestants: Mapping[str, Callable[[], object]], rounds: Iterable[int]) -> dict[str, NDArray[np.float64]]:
+def race(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: Iterable[int],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, NDArray[np.float64]]:
     """Seconds of each contestant in each round; the contestants alternate.
 
     The load of the machine varies over time: compare only times of the same round, see `ratio`. The first round is a
     warm-up and is dropped. From here on the process keeps the memory that it frees, see `keep_memory`: whether it does
     can decide a race.
+
+    Args:
+        contestants: name -> what is timed.
+        rounds: one value each; the first does not count.
+        clock: `time.process_time` counts the CPU time of this process, on which other load has the least influence.
     """
     keep_memory()
-    times = [[_seconds(run) for run in contestants.values()] for _ in rounds]
+    times = [[_seconds(run, clock) for run in contestants.values()] for _ in rounds]
     return dict(zip(contestants, np.array(times)[1:].T, strict=True))
 
 
@@ -76,31 +85,6 @@ def medians(times: Mapping[str, NDArray[np.float64]], one: str, peer: str, count
     return [float(np.median(speeds[first::count])) for first in range(min(count, len(speeds)))]
 
 
-def race_line(name: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> dict[str, Any]:
-    """Race two functions; medians in seconds, the ratio peer / ours, its spread over the rounds, threads and memory.
-
-    Args:
-        name: of the race.
-        ours: one of the two.
-        peer: the other one.
-        rounds: that count; one more comes first, to warm up.
-    """
-    import torch  # here: the rest of this module needs none
-
-    times = race({"ours": ours, "peer": peer}, range(1 + rounds))
-    ratios = times["peer"] / times["ours"]
-    return {
-        "race": name,
-        "ours_s": round(float(np.median(times["ours"])), 5),
-        "peer_s": round(float(np.median(times["peer"])), 5),
-        "ratio": round(ratio(times, "ours", "peer"), 1),
-        "spread": [round(float(ratios.min()), 1), round(float(ratios.max()), 1)],
-        "threads": torch.get_num_threads(),
-        "keeps_memory": keep_memory(),
-        "peak_mib": round(high_water()),
-    }
-
-
 def where_the_time_goes(run: Callable[[], object], rows: int = 8) -> dict[str, float]:
     """The torch operators with the most CPU time: name -> share of the run in per cent, largest first."""
     from torch.profiler import ProfilerActivity, profile  # a lazy import: races do not need torch
@@ -124,7 +108,7 @@ def high_water() -> float:
     return int(match[1]) / 1024 if match else math.nan
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
