@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import typer
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from repertory import __version__, catalog, cli
 from repertory.core.printing import print_warning
 from repertory.core.study import Prediction
 from repertory.execution import provenance
 from repertory.execution.experiment import Experiment
+from repertory.verdicts import history
 from tests.toy import CARD, importable, install
 
 
@@ -304,12 +306,29 @@ def test_a_recording_is_written_after_every_look_and_goes_on_after_an_interrupti
     assert second["looks"] == [5, 8]
     assert len(second["trials"]) == 16
     assert {path: written()[path] for path in kept} == kept, "finished trials are not repeated"
+    assert second["curves"].keys() == {"plain", "wide"}
+    (noted,) = history.read(tmp_path / "results")
+    assert (noted.paper, noted.scale, noted.seeds, noted.date) == ("toy", "smoke", 8, second["date"])
+    assert noted.verdicts == {verdict["claim"]: verdict["verdict"] for verdict in second["verdicts"]}
 
     experiment = Experiment("toy", "smoke", out=trials.parent)
     assert not experiment.reusable(), "it has ended, and the code has changed: it starts over"
     monkeypatch.setattr("repertory.execution.experiment.commit", lambda: "aaa")
     assert experiment.reusable(), "this very code has computed the trials"
     assert not Experiment("toy", "smoke", out=trials.parent, settings={"lr": 0.1}).reusable()
+
+
+def test_what_the_method_says_about_its_sample_is_kept(
+    say, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_checkout", lambda: tmp_path)
+    (tmp_path / "results").mkdir()
+    assert say("showcase", "toy").code == 0
+    kept = json.loads((tmp_path / "results/pictures/toy.json").read_text())
+    assert (kept["data"], kept["rows"], len(kept["table"])) == ("rings", 64, 5)
+    assert kept["table"][0].keys() == {"x", "y", "ring"}
+    (name,) = kept["pictures"]
+    assert Image.open(tmp_path / "results/pictures" / name).format == "WEBP"
 
 
 def test_a_run_with_failed_trials_ends_with_status_1(say, toy_net: str) -> None:

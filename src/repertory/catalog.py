@@ -290,19 +290,21 @@ def _closest(name: str, known: Iterable[str]) -> str:
     return suggest(name, names, "") or f"the study has {', '.join(names[:10])}{more}"
 
 
-def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
-    """Recorded results by paper, laptop scale first: what `repertory record` wrote; of one paper, or of all.
-
-    They lie in results/ of the source checkout, and travel inside the installed package.
-    """
+def results_folder() -> Path:
+    """Where recorded results lie: in the source checkout, or inside the installed package."""
     here = Path(__file__).parent
-    root = next((d for d in (here / "results", here.parents[1] / "results") if d.is_dir()), here)
+    return next((d for d in (here / "results", here.parents[1] / "results") if d.is_dir()), here)
+
+
+def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Recorded results by paper, laptop scale first: what `repertory record` wrote; of one paper, or of all."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(root.glob("*.json"), key=lambda p: p.name.count(".")):
+    for path in sorted(results_folder().glob("*.json"), key=lambda p: p.name.count(".")):
         if paper and path.name.partition(".")[0] != paper:
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(content["paper"], []).append(content)
+        if "paper" in content:  # benchmarks.json holds races
+            found.setdefault(content["paper"], []).append(content)
     return found
 
 

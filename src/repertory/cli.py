@@ -741,6 +741,7 @@ def record(
         if config.real:
             real_data(config.real)
     from repertory.execution.experiment import Experiment
+    from repertory.verdicts import history
 
     for paper in wanted:
         _say_loading(paper)
@@ -753,7 +754,22 @@ def record(
                 fresh=anew, jobs=jobs, console=out, on_look=lambda result, to=target: result.save(to), **until
             )
         _print_result(result, "en")
+        history.note(_checkout() / "results", result)
     table()
+
+
+@app.command(epilog=examples("showcase emo", "showcase"))
+def showcase(papers: Annotated[list[str] | None, typer.Argument(help="default: all")] = None) -> None:
+    """Train methods on their samples, predict, and keep what comes out in results/pictures/ for the site."""
+    check_output(_checkout() / "results", remedy="work in a checkout that can be written to")
+    for paper in papers or list(catalog.packages()):
+        catalog.folder(paper)
+        _say_loading(paper)
+        from repertory.execution.showcase import show_off
+
+        with interruptible():
+            for path in show_off(paper, _checkout() / "results", out):
+                out.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog=examples("table", "table --check"))

@@ -22,6 +22,7 @@ from repertory.execution.experiment import Experiment
 from repertory.reports.site import build, exports, serve
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.searching import index
+from repertory.verdicts import history
 from repertory.verdicts.results import Result
 from tests.site.reading import Page
 
@@ -39,13 +40,14 @@ def read(made: Made) -> dict[str, Page]:
 
 
 def test_every_link_leads_to_a_file_and_a_place_in_it(made: Made, read: dict[str, Page]) -> None:
+    pictures = build.pictures()
     for name, page in read.items():
         for link in [*page.links, *page.loaded, *page.alternates.values()]:
             if link.startswith(("https://arxiv.org/", "https://github.com/")):
                 continue
             path, _, place = link.partition("#")
             target = posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) if path else name
-            assert target in made, f"{name}: {link}"
+            assert target in made or target in pictures, f"{name}: {link}"
             assert not place or place in read[target].ids, f"{name}: {link}"
 
 
@@ -143,6 +145,20 @@ def test_every_measured_comparison_has_a_plot_with_a_dot_for_each_seed(made: Mad
         strips = article[1].split('<svg class="strip ')[1:]
         dots = [strip.partition("</svg>")[0].count('class="seed"') for strip in strips]
         assert sum(dots) >= sum(finding["n"] for finding in tests), claim.id
+
+
+def test_what_was_tried_and_earlier_records_are_shown(made: Made) -> None:
+    for kept in (catalog.results_folder() / build.PICTURES).glob("*.json"):
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        text = made[f"en/papers/{content['paper']}.html"]
+        assert f"repertory predict my_model/ sample/{content['part']} --out answers/" in text
+        assert all(f'src="../../pictures/{name}"' in text for name in content["pictures"])
+    entries = history.read(catalog.results_folder())
+    for paper, results in catalog.recorded().items():
+        now = {(result["scale"], result["date"]) for result in results}
+        assert now <= {(one.scale, one.date) for one in entries if one.paper == paper}, f"{paper} is not in the history"
+        earlier = [one for one in entries if one.paper == paper and (one.scale, one.date) not in now]
+        assert (f"{len(earlier)} earlier records" in made[f"en/papers/{paper}.html"]) == bool(earlier)
 
 
 def test_a_claim_without_a_recorded_result_is_told(made: Made, results: Results) -> None:

@@ -72,6 +72,8 @@ def rejudged(root: Path) -> dict[str, str]:
     files = {}
     for path in sorted(root.glob("results/*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
+        if "paper" not in content:  # benchmarks.json holds races
+            continue
         verdicts = Result.from_json(content).to_json()["verdicts"]
         files[path.relative_to(root).as_posix()] = json_text({**content, "verdicts": verdicts}) + "\n"
     return files

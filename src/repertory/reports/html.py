@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from repertory import catalog
 from repertory.core.files import write_text
+from repertory.reports.curves import columns
 from repertory.reports.forest import HEIGHT, arms_plot
 from repertory.reports.reasons import reason_of
 from repertory.reports.views import changed_settings, claim_views, counts_of, place_of, slug
@@ -111,7 +112,7 @@ def _page(result: Result, lang: str) -> dict[str, Any]:
         ]
     )
     parts = {
-        "claims": True, "arms": True, "figures": figures, "pictures": pictures,
+        "claims": True, "arms": True, "training": result.curves, "figures": figures, "pictures": pictures,
         "notes": card.note or card.fidelity_note, "run": True,
     }  # fmt: skip
     titles = {"figures": "no training", "run": "this run"}
@@ -121,6 +122,7 @@ def _page(result: Result, lang: str) -> dict[str, Any]:
         "contents": [(name, words[titles.get(name, name)]) for name, there in parts.items() if there],
         "heads": [head_of(metric, lang) for metric in metrics.values()], "rows": rows, "figures": figures,
         "charts": [arms_plot(result, name, lang) for name in claimed_metrics(result)], "pictures": pictures,
+        "training": columns(result), "method": catalog.design(result.paper).method,
         "duration": duration(result.seconds), "changed": changed_settings(result),
         "multiplicity": multiplicity_of(result.verdicts, lang),
     }  # fmt: skip

@@ -150,9 +150,13 @@ def claim_views(card: Card, results: Sequence[Result], lang: str) -> list[ClaimV
 
 def place_of(result: Result, lang: str) -> str:
     """What a result speaks for: "digits, laptop, 5 seeds"."""
-    seeds = seeds_of(result)
+    return place(result.data, result.scale, seeds_of(result), lang)
+
+
+def place(data: str, scale: str, seeds: str, lang: str) -> str:
+    """Data, scale and number of seeds in words."""
     count = f"{seeds} seed{'s' * (seeds != '1')}" if lang == "en" else f"{seeds} 个种子"
-    return WORDS[lang]["comma"].join([result.data, result.scale, count])
+    return WORDS[lang]["comma"].join([data, scale, count])
 
 
 def changed_settings(result: Result) -> str:

@@ -20,6 +20,7 @@ from repertory.core.card import explain
 from repertory.core.files import read_json, write_json
 from repertory.core.problem import Damaged, Problem
 from repertory.core.study import OUTPUTS
+from repertory.verdicts.curves import Curves, curves_of
 from repertory.verdicts.evidence import Evidence, Metrics
 from repertory.verdicts.judge import Verdict, judge
 from repertory.verdicts.sequential import LOOKS
@@ -206,6 +207,8 @@ class Result:
     """Verdicts rest on the trials up to the last scheduled look that each arm completed."""
     closing: str = ""
     """What a run until decided came to: what is decided, what is open and why; empty for other runs."""
+    recorded_curves: Curves = field(default_factory=dict, repr=False)
+    """Of a recorded result, see `curves`."""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -245,6 +248,7 @@ class Result:
             repeats=content.get("repeats", {}),
             looks=tuple(content.get("looks", ())),
             scheduled=content.get("scheduled", False),
+            recorded_curves=content.get("curves", {}),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -257,6 +261,7 @@ class Result:
             "scheduled": self.scheduled,
             "trials": [self._trial_json(outcome) for outcome in self.outcomes],
             "verdicts": [_verdict_json(v) for v in self.verdicts],
+            "curves": self.curves,
         }
 
     def _trial_json(self, outcome: Outcome) -> dict[str, Any]:
@@ -276,6 +281,13 @@ class Result:
         for outcome in self.outcomes:
             table.setdefault(outcome.arm, {})[outcome.seed] = outcome.metrics
         return table
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Training curves: arm -> what was logged -> (step, mean, lowest, highest) over seeds."""
+        if self.folder is None:
+            return self.recorded_curves
+        return curves_of(self.folder, ((outcome.arm, outcome.seed) for outcome in self.outcomes))
 
     @property
     def completed(self) -> dict[str, int]:

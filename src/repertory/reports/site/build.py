@@ -11,10 +11,13 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from PIL import Image
+
 from repertory import __version__, catalog
 from repertory.core.card import TOPICS, Card
-from repertory.core.files import check_output, json_text, read_json, write_text
+from repertory.core.files import check_output, json_text, read_json, write_bytes, write_text
 from repertory.core.problem import Problem
+from repertory.reports.curves import columns
 from repertory.reports.docs import PICTURE
 from repertory.reports.html import template
 from repertory.reports.site import exports, searching
@@ -22,12 +25,15 @@ from repertory.reports.site.api import reference
 from repertory.reports.site.pictures import ICON, TOPIC_ICONS
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.words import LANGUAGES, WORDS, topic_of
-from repertory.reports.views import Judged, changed_settings, claim_views, counts_of, place_of, slug
+from repertory.reports.views import Judged, changed_settings, claim_views, counts_of, place, place_of, slug
 from repertory.reports.words import duration, multiplicity_of, seeds_of
+from repertory.verdicts import history
 from repertory.verdicts.results import Result
 
 MANIFEST = "site.json"
 """Names the files of a build, so that the next one removes those that are no longer made, and nothing else."""
+PICTURES = "pictures"
+"""Folder of what `repertory showcase` kept, among the results and on the site."""
 NAVIGATION = ("index", "open", "compare", "method", "contribute")
 MINUTES = (2, 5, 15, 30)
 Results = Mapping[str, Sequence[Result]]
@@ -72,12 +78,22 @@ def build(folder: Path, runs: Path | None = None, url: str = "", api: bool = Fal
     modules = [name.removesuffix(".html").replace("/", ".") for name in documented if name.startswith("repertory")]
     made = pages(catalog.cards(), results, url, str(runs) if runs else "", modules)
     made |= {f"api/{name}": text for name, text in documented.items()}
+    shown = pictures()
     for name, text in made.items():
         write_text(folder / name, text)
-    write_text(folder / MANIFEST, json_text({"generator": "repertory", "files": sorted(made)}) + "\n")
-    for name in old - made.keys():
+    for name, path in shown.items():
+        write_bytes(folder / name, path.read_bytes())
+    names = made.keys() | shown.keys()
+    write_text(folder / MANIFEST, json_text({"generator": "repertory", "files": sorted(names)}) + "\n")
+    for name in old - names:
         (folder / name).unlink(missing_ok=True)
-    return Built(folder, len(made), sum(len(text.encode()) for text in made.values()), tuple(problems))
+    size = sum(len(text.encode()) for text in made.values()) + sum(path.stat().st_size for path in shown.values())
+    return Built(folder, len(names), size, tuple(problems))
+
+
+def pictures() -> dict[str, Path]:
+    """Path on the site -> the picture that `repertory showcase` kept."""
+    return {f"{PICTURES}/{path.name}": path for path in sorted((catalog.results_folder() / PICTURES).glob("*.webp"))}
 
 
 def _earlier(folder: Path) -> set[str]:
@@ -236,10 +252,35 @@ def _paper(card: Card, results: Sequence[Result], lang: str) -> dict[str, Any]:
         "places": [place_of(result, lang) for result in results],
         "noted": [(kind, [note for note in card.note if note.kind == kind]) for kind in ("finding", "decision")],
         "history": [(place_of(result, lang), list(_history(result, lang))) for result in results],
+        "training": [(place_of(r, lang), found, r.curves) for r in results if (found := columns(r))],
         "related": [other for other, _ in catalog.related(card.id)],
         "bibtex": exports.bibtex(card),
+        "tried": _tried(card),
+        "earlier": _earlier_records(card, results, lang),
         **study,
     }
+
+
+def _tried(card: Card) -> dict[str, Any]:
+    """What the method said about its sample, as `repertory showcase` kept it; empty where it did not."""
+    kept = catalog.results_folder() / PICTURES / f"{card.id}.json"
+    if not kept.exists():
+        return {}
+    content = read_json(kept, "repertory showcase makes it anew")
+    sizes = [(name, *Image.open(kept.with_name(name)).size) for name in content["pictures"]]
+    return {**content, "date": content["date"][:10], "sizes": sizes}
+
+
+def _earlier_records(card: Card, results: Sequence[Result], lang: str) -> list[tuple[str, str, str, list[Any]]]:
+    """(date, place, commit, verdicts in the order of the card) of recorded runs that newer ones replaced."""
+    now = {(result.scale, result.date) for result in results}
+    order = [claim.id for claim in card.claim]
+    return [
+        (one.date[:10], place(one.data, one.scale, str(one.seeds), lang), one.commit,
+         [(claim, one.verdicts[claim]) for claim in order if claim in one.verdicts])
+        for one in reversed(history.read(catalog.results_folder()))
+        if one.paper == card.id and (one.scale, one.date) not in now
+    ]  # fmt: skip
 
 
 def _study(card: Card) -> dict[str, Any]:
