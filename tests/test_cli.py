@@ -331,6 +331,21 @@ def test_what_the_method_says_about_its_sample_is_kept(
     assert Image.open(tmp_path / "results/pictures" / name).format == "WEBP"
 
 
+def test_a_paper_is_exported_as_a_card_of_the_hub(say, tmp_path: Path) -> None:
+    assert say("export", "emo", "--hf", "--out", "emo_card").code == 0
+    told: Any = ModelCard.load(tmp_path / "emo_card" / "README.md")
+    assert told.data.model_name == "repertory-emo"
+    assert "arxiv:2301.01146" in told.data.tags
+    (laptop,) = (result for result in catalog.recorded("emo")["emo"] if result["scale"] == "laptop")
+    top1 = [trial["metrics"]["top1"] for trial in laptop["trials"] if trial["arm"] == catalog.design("emo").method]
+    places = {(one.metric_type, one.dataset_name): one.metric_value for one in told.data.eval_results}
+    assert places["top1", "digits, laptop"] == pytest.approx(sum(top1) / len(top1), abs=1e-4)
+    assert all(claim.en in told.text for claim in catalog.card("emo").claim)
+    assert json.loads((tmp_path / "emo_card" / "laptop.json").read_text()) == laptop
+    assert say("export", "emo", "--hf", "--out", "emo_card").code == 2
+    assert "did you mean emo" in say("export", "emmo", "--hf").err
+
+
 def test_a_run_with_failed_trials_ends_with_status_1(say, toy_net: str) -> None:
     said = say("run", toy_net, "--scale", "smoke", "--set", "lr=1e30", "--set", "optimizer=sgd")
     assert said.code == 1

@@ -20,7 +20,15 @@ import typer
 from repertory import __version__, catalog
 from repertory.core import checkpoint
 from repertory.core.allocator import keep_memory
-from repertory.core.files import cache_dir, check_output, replace_folder, scratch_folder, write_bytes, write_text
+from repertory.core.files import (
+    cache_dir,
+    check_output,
+    json_text,
+    replace_folder,
+    scratch_folder,
+    write_bytes,
+    write_text,
+)
 from repertory.core.printing import console, print_json, print_problem, print_warning, set_streams, visible
 from repertory.core.problem import Problem, is_system_fault, system_problem
 from repertory.core.settings import OWN, changed, check_arms, own_config, real_data, saved_config, study_config
@@ -541,12 +549,20 @@ def _save_prediction(prediction: Prediction, folder: Path) -> list[Path]:
     return written
 
 
-@app.command(epilog=examples("export my_model/", "export my_model/ --out net.onnx"))
+@app.command(epilog=examples("export my_model/", "export my_model/ --out net.onnx", "export emo --hf --out emo_card/"))
 def export(
-    model: Annotated[Path, typer.Argument(help="model directory")],
-    output: Annotated[Path | None, typer.Option("--out", help="file; default: model.onnx in the directory")] = None,
+    model: Annotated[Path, typer.Argument(help="model directory; with --hf, a paper's identifier")],
+    output: Annotated[
+        Path | None, typer.Option("--out", help="file; default: model.onnx in the directory; with --hf, a new folder")
+    ] = None,
+    hf: Annotated[
+        bool, typer.Option("--hf", help="a paper's card for the Hugging Face hub: claims, verdicts, model-index")
+    ] = False,
 ) -> None:
-    """Write a trained model as ONNX, for batches of any size, and hold it against PyTorch."""
+    """Write a trained model as ONNX, for batches of any size, and hold it against PyTorch; or a paper's card."""
+    if hf:
+        _export_card(str(model), output or Path(f"{model}_card"))
+        return
     if output:
         check_output(output.absolute().parent, remedy="choose another --out")
         if output.exists():
@@ -559,6 +575,22 @@ def export(
     inputs = ", ".join(f"{name} (batch, {', '.join(map(str, shape))})" for name, shape in written.inputs.items())
     out.print(f"wrote {written.path}", soft_wrap=True, highlight=False)
     out.print(f"ONNX opset {written.opset}; {inputs}; largest relative difference to PyTorch {written.error:.1g}")
+
+
+def _export_card(paper: str, folder: Path) -> None:
+    """README.md and the recorded results of a paper, ready for a repository of the hub."""
+    card = catalog.card(paper)
+    check_output(folder, empty=True, remedy="name a new or an empty folder with --out")
+    from repertory.execution.model_card import paper_card
+    from repertory.verdicts.results import Result
+
+    recorded = catalog.recorded(paper).get(paper, [])
+    results = [Result.from_json(content) for content in recorded]
+    with replace_folder(folder, empty=True) as fresh:
+        write_text(fresh / "README.md", paper_card(card, catalog.load(paper), results))
+        for result, content in zip(results, recorded, strict=True):
+            write_text(fresh / f"{result.scale}.json", json_text(content) + "\n")
+    out.print(f"wrote {folder}: README.md, {len(results)} recorded results", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog=examples("sample emo some_dir/"))

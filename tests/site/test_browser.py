@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -36,12 +37,22 @@ HARNESS = """<!doctype html><meta charset="utf-8"><meta name="color-scheme" cont
     await new Promise(done => frame.onload = done);
     const inside = frame.contentDocument, style = frame.contentWindow.getComputedStyle(inside.body);
     const mark = inside.querySelector(".marks, .totals");
+    if (width === 1280 && !page.includes("?")) {
+      const script = inside.createElement("script");
+      script.src = AXE;
+      inside.head.appendChild(script);
+      await new Promise(done => script.onload = done);
+    }
+    const axe = frame.contentWindow.axe;
+    const report = axe ? await axe.run() : {violations: []};
     if (page.includes("?q=")) await new Promise(done => setTimeout(done, 2000));
     said.push({
       page, width, wide: inside.documentElement.scrollWidth, background: style.backgroundColor, ink: style.color,
       top: mark ? mark.getBoundingClientRect().top : null,
       strips: Array.from(inside.querySelectorAll(".strip")).slice(0, 40).map(s => s.getBoundingClientRect().width),
       shown: Array.from(inside.querySelectorAll(".card")).filter(card => card.offsetParent).map(card => card.dataset),
+      checked: Boolean(axe),
+      violations: report.violations.map(v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.html).join(" ")}`),
       found: Array.from(inside.querySelectorAll(".results .card")).map(card => card.dataset.id),
     });
     frame.remove();
@@ -65,9 +76,14 @@ def folder(made: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def seen(folder: Path, pages: list[str], dark: bool) -> list[dict[str, Any]]:
-    """What the browser makes of pages at both widths."""
+    """What the browser, and axe-core in it, make of pages at both widths."""
     assert CHROMIUM
-    harness = HARNESS.replace("WIDTHS", json.dumps(WIDTHS)).replace("PAGES", json.dumps(pages))
+    package = importlib.util.find_spec("axe_core_python")
+    assert package
+    assert package.origin
+    shutil.copyfile(Path(package.origin).with_name("axe.min.js"), folder / "axe.js")
+    given = {"WIDTHS": WIDTHS, "PAGES": pages, "AXE": (folder / "axe.js").as_uri()}
+    harness = re.sub("WIDTHS|PAGES|AXE", lambda name: json.dumps(given[name[0]]), HARNESS)
     (folder / "harness.html").write_text(harness, encoding="utf-8")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     profile = f"--user-data-dir={folder / 'profile'}"
@@ -98,6 +114,8 @@ def test_pages_fit_a_phone_and_a_desk(folder: Path, dark: bool) -> None:
     assert len(shown) == len(WIDTHS) * (2 * len(PAGES) + len(asked))
     for one in shown:
         where = f"{one['page']} at {one['width']} px"
+        assert one["checked"] == (one["width"] == 1280 and "?" not in one["page"]), where
+        assert one["violations"] == [], where
         assert one["wide"] <= one["width"], f"{where} is {one['wide']} px wide"
         ground, ink = luminance(one["background"]), luminance(one["ink"])
         assert (ground < 0.05) == dark, where
