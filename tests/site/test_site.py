@@ -20,6 +20,7 @@ from repertory import catalog
 from repertory.core.problem import Problem
 from repertory.execution.experiment import Experiment
 from repertory.reports.site import build, exports, serve
+from repertory.reports.site.pictures import idea
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.searching import index
 from repertory.verdicts import history
@@ -98,6 +99,29 @@ def test_home_is_small(made: Made) -> None:
     for lang in ("en", "zh"):
         parts = (f"{lang}/index.html", "assets/site.css", "assets/site.js", "assets/search.js", "assets/icon.svg")
         assert sum(len(made[part].encode()) for part in parts) < 150_000
+
+
+def test_every_paper_has_a_drawing_on_its_page_and_at_home(made: Made) -> None:
+    for lang in ("en", "zh"):
+        assert made[f"{lang}/index.html"].count('<svg class="idea"') == len(catalog.cards(built_in=True))
+        for card in catalog.cards(built_in=True):
+            assert '<svg class="idea"' in made[f"{lang}/papers/{card.id}.html"], card.id
+
+
+@pytest.mark.parametrize(
+    ("drawing", "said"),
+    [
+        ("<svg", "not SVG"),
+        ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"/>', "240 x 120"),
+        ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 240 120"><script>1</script></svg>', "holds script"),
+        ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 240 120"><path d="" onload="1"/></svg>', "onload"),
+    ],
+)
+def test_a_drawing_of_more_than_shapes_is_refused(toy: Path, drawing: str, said: str) -> None:
+    assert idea("toy") == ""
+    (toy / "idea.svg").write_text(drawing, encoding="utf-8")
+    with pytest.raises(Problem, match=said):
+        idea("toy")
 
 
 def test_text_of_cards_is_escaped(results: Results) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from repertory import __version__, catalog
@@ -22,7 +23,7 @@ from repertory.reports.docs import PICTURE
 from repertory.reports.html import template
 from repertory.reports.site import exports, searching
 from repertory.reports.site.api import reference
-from repertory.reports.site.pictures import ICON, TOPIC_ICONS
+from repertory.reports.site.pictures import ICON, TOPIC_ICONS, idea
 from repertory.reports.site.records import local_runs, recorded_results
 from repertory.reports.site.words import LANGUAGES, WORDS, topic_of
 from repertory.reports.views import Judged, changed_settings, claim_views, counts_of, place, place_of, slug
@@ -215,6 +216,7 @@ def _card(card: Card, results: Results, lang: str) -> dict[str, Any]:
     found = results.get(card.id, ())
     return {
         "card": card,
+        "idea": Markup(idea(card.id)),
         "venue": _venue(card),
         "words": " ".join(dict.fromkeys(slug(verdict.word) for result in found for verdict in result.verdicts)),
         "gpu": "yes" if _needs_gpu(card) else "no",
@@ -244,6 +246,7 @@ def _paper(card: Card, results: Sequence[Result], lang: str) -> dict[str, Any]:
     study = _study(card)
     return {
         "card": card,
+        "idea": Markup(idea(card.id)),
         "topic": topic_of(card.topic, lang),
         "article": exports.article(card),
         "install": f"pip install 'repertory[{card.extra}]'\n" if card.extra else "",

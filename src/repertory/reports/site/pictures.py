@@ -1,6 +1,21 @@
-"""Line drawings: the icon of the site, and one for each topic."""
+"""Line drawings: the icon of the site, one for each topic, and the idea of each paper."""
 
 from __future__ import annotations
+
+from html import escape
+from xml.etree import ElementTree
+
+from repertory import catalog
+from repertory.core.problem import Problem, reason
+
+IDEA = "idea.svg"
+"""Of a paper, beside its card: 240 x 120 units, without words; the style sheet gives its classes their colours."""
+SHAPES = frozenset({"path", "rect", "circle", "line", "polyline", "polygon"})
+NUMBERS = frozenset(
+    {"class", "d", "x", "y", "x1", "y1", "x2", "y2", "width", "height", "rx", "ry", "cx", "cy", "r", "points"}
+)
+"""Elements and attributes of a drawing: nothing that loads, links or runs, since other packages bring drawings too."""
+SVG = "{http://www.w3.org/2000/svg}"
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="#fff" '
@@ -23,3 +38,28 @@ TOPIC_ICONS = {
     "theory": "M16 4c-4-2-5 2-5 8s-1 10-5 8M7 10h8",
 }
 """Topic -> path on 24 x 24 units, drawn as a line."""
+
+
+def idea(paper: str) -> str:
+    """The drawing of a paper's idea as inline SVG; "" where it has none.
+
+    Raises:
+        Problem: it is not SVG, or holds more than plain shapes.
+    """
+    path = catalog.folder(paper) / IDEA
+    if not path.exists():
+        return ""
+    try:
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise Problem(f"the drawing is not SVG: {reason(error)}", path, "mend it") from error
+    if root.tag != f"{SVG}svg" or root.get("viewBox") != "0 0 240 120":
+        raise Problem("the drawing is not SVG of 240 x 120 units", path, 'begin with <svg viewBox="0 0 240 120" ...>')
+    parts = []
+    for element in root:
+        tag = element.tag.removeprefix(SVG)
+        if tag not in SHAPES or not set(element.keys()) <= NUMBERS or len(element):
+            raise Problem(f"the drawing holds {tag} {' '.join(element.keys())}", path, f"use {', '.join(SHAPES)} alone")
+        given = " ".join(f'{name}="{escape(value)}"' for name, value in element.items())
+        parts.append(f"<{tag} {given}/>")
+    return f'<svg class="idea" viewBox="0 0 240 120" aria-hidden="true">{"".join(parts)}</svg>'
