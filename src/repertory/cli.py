@@ -809,11 +809,12 @@ def table(
     check: Annotated[bool, typer.Option("--check", help="only say whether they are up to date")] = False,
 ) -> None:
     """Judge the recorded results by the cards as they are; generate README's table, the pages and the picture."""
-    from repertory.reports import docs
+    from repertory.reports import docs, speed
 
     root = _checkout()
     there = docs.present(root)
-    pages = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results())
+    races = speed.read(root / "results")
+    pages = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results(), races)
     files = {**pages, **docs.rejudged(root)}
     stale = [name for name in {**files, **there} if not docs.same(name, there.get(name, ""), files.get(name, ""))]
     if check and stale:

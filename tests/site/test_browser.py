@@ -22,7 +22,7 @@ FLAGS = (
 )  # fmt: skip
 PAGES = (
     "index.html", "papers/emo.html", "papers/latent_attention.html", "papers/sot.html", "open.html", "compare.html",
-    "method.html", "contribute.html",
+    "speed.html", "method.html", "contribute.html",
 )  # fmt: skip
 WIDTHS = (390, 1280)
 HARNESS = """<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><pre id="said"></pre>

@@ -18,6 +18,7 @@ from repertory.core.card import Card, Claim
 from repertory.core.files import json_text
 from repertory.core.problem import Problem
 from repertory.reports.html import cell, chart, template
+from repertory.reports.speed import Speed, sentence
 from repertory.reports.words import (
     claimed,
     duration,
@@ -50,18 +51,20 @@ def recorded_results() -> dict[str, list[Result]]:
     return {paper: [Result.from_json(content) for content in found] for paper, found in catalog.recorded().items()}
 
 
-def generated(readme: str, cards: Sequence[Card], results: Results) -> dict[str, str]:
+def generated(readme: str, cards: Sequence[Card], results: Results, speed: Speed) -> dict[str, str]:
     """Path below the checkout -> content of every generated file.
 
     Args:
         readme: README as it is; only what stands between its marks is replaced.
         cards: of the built-in papers.
         results: recorded ones.
+        speed: the recorded benchmarks.
     """
     paper, scale, claim = PICTURE
     shown = next((result for result in results.get(paper, ()) if result.scale == scale), None)
     return {
-        "README.md": with_rows(readme, f"{rows(cards, results)}\n{summary(cards, results)}"),
+        "README.md": with_rows(readme, f"{rows(cards, results)}\n{summary(cards, results)}{line(speed)}"),
+        "docs/benchmarks.md": template("benchmarks.md").render(speed=speed),
         **{f"docs/papers/{card.id}.md": page(card, results.get(card.id, ())) for card in cards},
         **({"docs/claim.svg": picture(shown, claim)} if shown else {}),
     }
@@ -125,6 +128,12 @@ def summary(cards: Sequence[Card], results: Results) -> str:
     if differing:
         lines.append(f"Decided differently by scale: {', '.join(differing)}.")
     return "\n".join(lines) + "\n"
+
+
+def line(speed: Speed) -> str:
+    """README's sentence about speed, as a line of its own."""
+    said = sentence(speed)
+    return f"\n{said}\n" if said else ""
 
 
 def _kind(claim: Claim) -> str:
@@ -262,6 +271,7 @@ def _plain(value: Any) -> str:
 def present(root: Path) -> dict[str, str]:
     """The generated files that a checkout holds, as `generated` gives them."""
     pages = (path for path in root.glob("docs/papers/*.md") if path.read_text(encoding="utf-8").startswith(MARK))
-    fixed = (root / "README.md", root / "docs" / "claim.svg", *root.glob("results/*.json"))
+    docs = root / "docs"
+    fixed = (root / "README.md", docs / "claim.svg", docs / "benchmarks.md", *root.glob("results/*.json"))
     paths = [path for path in (*fixed, *pages) if path.exists()]
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}

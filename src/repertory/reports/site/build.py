@@ -18,6 +18,7 @@ from repertory import __version__, catalog
 from repertory.core.card import TOPICS, Card
 from repertory.core.files import check_output, json_text, read_json, write_bytes, write_text
 from repertory.core.problem import Problem
+from repertory.reports import speed
 from repertory.reports.curves import columns
 from repertory.reports.docs import PICTURE
 from repertory.reports.html import template
@@ -35,7 +36,7 @@ MANIFEST = "site.json"
 """Names the files of a build, so that the next one removes those that are no longer made, and nothing else."""
 PICTURES = "pictures"
 """Folder of what `repertory showcase` kept, among the results and on the site."""
-NAVIGATION = ("index", "open", "compare", "method", "contribute")
+NAVIGATION = ("index", "open", "compare", "speed", "method", "contribute")
 MINUTES = (2, 5, 15, 30)
 Results = Mapping[str, Sequence[Result]]
 
@@ -156,11 +157,13 @@ def _pages(
     cards: Sequence[Card], results: Results, lang: str, local: str, api: Sequence[str]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(path, template, fields) of every page of a language."""
+    races = speed.read(catalog.results_folder())
     yield "index.html", "home.html", _home(cards, results, lang, local)
     for card in cards:
         yield f"papers/{card.id}.html", "paper.html", _paper(card, results.get(card.id, ()), lang)
     yield "open.html", "open.html", _open(cards, results, lang)
     yield "compare.html", "compare.html", _compare(cards, results, lang)
+    yield "speed.html", "speed.html", {"speed": races, "cards": {card.id: card for card in cards}}
     yield "method.html", f"method.{lang}.html", {"shown": _shown(results, lang)}
     yield "contribute.html", f"contribute.{lang}.html", {}
     if api:
