@@ -26,7 +26,7 @@ def test_there_is_one_for_every_topic() -> None:
 def test_it_is_whole_and_was_executed(path: Path) -> None:
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
-    assert path.stat().st_size < 200_000
+    assert path.stat().st_size < 250_000
     assert str(Path.home()) not in path.read_text(encoding="utf-8")
     assert "site-packages" not in path.read_text(encoding="utf-8")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

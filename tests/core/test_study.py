@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from repertory.core.problem import Problem, SetAside
 from repertory.core.study import (
     Metric,
+    Prediction,
     Session,
     StudyConfig,
     Vary,
@@ -644,3 +645,15 @@ def test_data_are_read_under_the_seed_of_the_split(tmp_path: Path, vary: Vary, r
     config = ToyConfig(vary=vary, first_seed=2)
     this = Seeded(config, Session(4, tmp_path, tmp_path, vary=config.vary, first_seed=config.first_seed))
     assert this.data() == (read_at, float(Session(read_at, tmp_path).rng("sample").random()))
+
+
+def test_a_prediction_shows_itself_in_a_notebook() -> None:
+    figure = Figure(figsize=(1, 1))
+    rows = [{"file": f"<{k}>.png", "p": 0.123456} for k in range(10)]
+    shown = Prediction(text="a < b", table=rows, figures={"map": figure})._repr_html_()
+    assert "<pre>a &lt; b</pre>" in shown
+    assert "&lt;0&gt;.png" in shown
+    assert "0.1235" in shown
+    assert "and 2 more rows" in shown
+    assert '<img alt="map" src="data:image/png;base64,' in shown
+    assert Prediction()._repr_html_() == ""

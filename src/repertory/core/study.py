@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import html
 import io
 import json
 import math
@@ -50,6 +52,8 @@ SPLIT_KEYS = frozenset({"split", "labels"})
 """First words of keys whose draws choose data: they follow `Session.split_seed`."""
 SCALING = "loss_scaling"
 """Entry of a resume point with the state of the gradient scaler of 16-mixed precision."""
+SHOWN = 8
+"""Rows of a prediction's table that a notebook shows."""
 OUTPUTS = "outputs.npz"
 """File of a trial with what came out for each example of the test part."""
 
@@ -156,6 +160,23 @@ class Prediction:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     """Files or folders (an adapted model) in the session's folder, by the name to save them under."""
+
+    def _repr_html_(self) -> str:
+        """Text, the first rows of the table, and the figures, for notebooks."""
+        import pandas as pd
+
+        parts = [f"<pre>{html.escape(self.text)}</pre>"] if self.text else []
+        if self.table:
+            rest = len(self.table) - SHOWN
+            head = pd.DataFrame(self.table[:SHOWN], dtype=object)
+            parts.append(head.to_html(index=False, border=0, float_format="{:.4g}".format))
+            parts += [f"<p>and {rest} more rows</p>"] if rest > 0 else []
+        for name, figure in self.figures.items():
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=90, bbox_inches="tight")
+            picture = base64.b64encode(stream.getvalue()).decode()
+            parts.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}">')
+        return "\n".join(parts)
 
 
 class Session:
