@@ -15,7 +15,7 @@ Outputs are equal.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,11 +116,11 @@ def decoding() -> Race:
     sizes, beyond = torch.tensor([IMAGE]), (-1e9, -1e9, -1e9, 1e9, 1e9, 1e9)
 
     @torch.inference_mode()
-    def ours() -> object:
+    def ours() -> Any:
         return decode(predictions, 300, beyond)
 
     @torch.inference_mode()
-    def theirs() -> object:
+    def theirs() -> Any:
         return processor.post_process_object_detection(output, threshold=0.0, target_sizes=sizes, top_k=300)
 
     torch.testing.assert_close(theirs()[0]["scores"], ours()[0][1])
