@@ -2,14 +2,14 @@
 
     python benchmarks/eca.py
 
-- networks, inference and training (forward and backward, no optimizer): ECA-ResNet-50, 4 images in inference and 2 in
+- networks, inference and training (forward and backward, no optimizer): ECA-ResNet-50, 2 images in inference and 1 in
   training. Peers: timm's resnet50 with its ECA, with its SE, and without attention, which has less to do.
-  ECA-MobileNetV2, 8 images. Peer: timm's mobilenetv2_100, which has no attention.
+  ECA-MobileNetV2, 4 images. Peer: timm's mobilenetv2_100, which has no attention.
 - fused: batch norms folded into the convolutions by `fuse`. Peers: timm's networks, which have no such form.
 - layer: our ECA on the outputs of ResNet-50's first and last stage, forward and backward. Peer: timm's EcaModule, with
   the same weights and outputs.
 - growth, COCO: reading a file of boxes.
-- COCO: the same at 200,000 boxes. Peer: pycocotools, which checks nothing.
+- COCO: the same at 40,000 annotations, without masks and with. Peer: pycocotools, which checks nothing.
 
 Networks have other weights than timm's; their outputs are not compared.
 """
@@ -108,13 +108,13 @@ def reading(count: int) -> Run:
 
 def beside_pycocotools(masks: bool) -> Race:
     peer = require("pycocotools.coco", "detection").COCO
-    file = annotated(200_000)
+    file = annotated(40_000)
 
     def theirs() -> None:
         with redirect_stdout(StringIO()):
             peer(str(file))
 
-    facts = {"annotations": 200_000}
+    facts = {"annotations": 40_000}
     return Race(lambda: coco.read(file, file.parent, masks), {"pycocotools": theirs}, memory=masks, facts=facts)
 
 
@@ -122,16 +122,16 @@ if __name__ == "__main__":
     bench(
         __doc__,
         {
-            "ResNet-50, inference": partial(networks, "resnet50", inference, 4),
-            "ResNet-50, fused": partial(networks, "resnet50", inference, 4, fused=True),
-            "ResNet-50, training": partial(networks, "resnet50", training, 2),
-            "MobileNetV2, inference": partial(networks, "mobilenetv2_100", inference, 8),
-            "MobileNetV2, fused": partial(networks, "mobilenetv2_100", inference, 8, fused=True),
-            "MobileNetV2, training": partial(networks, "mobilenetv2_100", training, 8),
+            "ResNet-50, inference": partial(networks, "resnet50", inference, 2),
+            "ResNet-50, fused": partial(networks, "resnet50", inference, 2, fused=True),
+            "ResNet-50, training": partial(networks, "resnet50", training, 1),
+            "MobileNetV2, inference": partial(networks, "mobilenetv2_100", inference, 4),
+            "MobileNetV2, fused": partial(networks, "mobilenetv2_100", inference, 4, fused=True),
+            "MobileNetV2, training": partial(networks, "mobilenetv2_100", training, 4),
             "layer, first stage": partial(layer, 256, 56),
             "layer, last stage": partial(layer, 2048, 7),
             "COCO, boxes": partial(beside_pycocotools, masks=False),
             "COCO, masks": partial(beside_pycocotools, masks=True),
-            "growth, COCO": lambda: Growth(reading, (800, 8_000, 80_000, 800_000), "annotations"),
+            "growth, COCO": lambda: Growth(reading, (300, 3_000, 30_000, 300_000), "annotations"),
         },
     )

@@ -2,8 +2,8 @@
 
     python benchmarks/fkgc.py
 
-- rank: 2,000 candidates of one relation, 4 queries, 3 shots. Peers: all candidates of a query in a batch, encoded anew
-  for each query; and every candidate by a forward pass of its own, which is timed on 100 candidates of one query: the
+- rank: 1,000 candidates of one relation, 4 queries, 3 shots. Peers: all candidates of a query in a batch, encoded anew
+  for each query; and every candidate by a forward pass of its own, which is timed on 50 candidates of one query: the
   race "alone" gives ours as many.
 - train: a step on an episode at published widths (D = 100, M = 50, batch 128; MetaR: 256 tasks). Peer: the authors'
   loop as it is described: triples and negatives drawn one by one in Python, positive and negative queries encoded apart
@@ -41,7 +41,7 @@ from repertory.papers.fkgc.episodes import Task, TaskTable, draw_episode, tasks_
 
 SHOTS, BATCH, DIM, SLOTS = 5, 128, 100, 50
 META_BATCH, META_QUERIES = 256, 3
-CANDIDATES, ALONE = 2_000, 100
+CANDIDATES, ALONE = 1_000, 50
 KINDS: dict[str, Any] = {"GMatching": GMatching, "FSRL": FSRL, "FAAN": FAAN}
 
 
@@ -182,7 +182,7 @@ def rank(name: str) -> Race:
     ours, by_query, _ = ranked(name, CANDIDATES, 4)
     torch.testing.assert_close(ours(), by_query(), rtol=1e-3, atol=1e-3)
     facts = {"candidates": CANDIDATES, "queries": 4}
-    return Race(ours, {"query by query": by_query}, memory=name == "FAAN", facts=facts)
+    return Race(ours, {"query by query": by_query}, memory=name == "GMatching", facts=facts)
 
 
 def rank_alone(name: str) -> Race:

@@ -182,15 +182,23 @@ def stepping(bonds: int) -> Run:
     return lambda: masked_bce(model, (graphs, labels)).backward()
 
 
+def reading(count: int) -> Run:
+    path = table(count)
+
+    def read() -> None:
+        path.touch()  # what was read is kept as long as the file is the same
+        read_molecules(path)
+
+    return read
+
+
 RACES: dict[str, Callable[[], Race | Growth]] = {
     f"{name}, {size}": partial(race, size)
     for name, race in (("epoch", epoch), ("adaptation", adaptation))
     for size in SIZES
 }
 RACES["growth, training step"] = lambda: Growth(stepping, (300, 3_000, 30_000, 300_000), "bonds")
-RACES["growth, molecules reader"] = lambda: Growth(
-    lambda count: partial(read_molecules, table(count)), (10, 100, 1_000, 10_000), "molecules"
-)
+RACES["growth, molecules reader"] = lambda: Growth(reading, (10, 100, 1_000, 10_000), "molecules")
 
 if __name__ == "__main__":
     bench(__doc__, RACES)
