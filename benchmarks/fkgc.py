@@ -284,10 +284,10 @@ def background(count: int) -> KnowledgeGraph:
     """Random triples of 20 relations, between a tenth as many entities, and a few tasks."""
     rng, n = np.random.default_rng(0), max(50, count // 10)
     few = {
-        part: {f"few {part} {k}": rng.integers(n, size=(20, 2)) for k in range(3)} for part in ("train", "dev", "test")
+        part: {f"few_{part}_{k}": rng.integers(n, size=(20, 2)) for k in range(3)} for part in ("train", "dev", "test")
     }
     pairs = {name: found for tasks in few.values() for name, found in tasks.items()}
-    names = [f"relation {k}" for k in range(20)]
+    names = [f"relation_{k}" for k in range(20)]
     triples = np.stack([rng.integers(n, size=count), rng.integers(20, size=count), rng.integers(n, size=count)], axis=1)
     return KnowledgeGraph(
         tuple(f"concept:thing:{k}" for k in range(n)),
@@ -319,7 +319,7 @@ def neighbourhoods(count: int) -> Run:
 
 
 def ranking(candidates: int) -> Run:
-    return ranked("FAAN", candidates, 4)[0]
+    return ranked("GMatching", candidates, 4)[0]
 
 
 TRIPLES = (1_000, 10_000, 100_000, 1_000_000)
@@ -330,7 +330,7 @@ BENCHMARKS: dict[str, Callable[[], Race | Growth]] = {
     "growth, NELL-One reader": lambda: Growth(nell, TRIPLES, "triples"),
     "growth, triples reader": lambda: Growth(triples, TRIPLES, "triples"),
     "growth, neighbourhoods": lambda: Growth(neighbourhoods, TRIPLES, "triples"),
-    "growth, ranking": lambda: Growth(ranking, (30, 300, 3_000, 30_000), "candidates"),
+    "growth, ranking": lambda: Growth(ranking, (50, 500, 5_000, 50_000), "candidates"),
 }
 
 if __name__ == "__main__":
