@@ -1,54 +1,42 @@
-"""Cost of association relative to plain convolution; our LIF network compared with SpikingJelly's multi-step mode.
+"""Cost of association relative to plain convolution; our LIF network beside SpikingJelly's multi-step mode.
 
-    python benchmarks/apb.py [--threads 1] [--rounds 7] [--output FILE.json]
+    python benchmarks/apb.py
 
-The contestants alternate on one batch; results are medians of the paired ratios. Three tables:
+- network, inference and training (forward and backward): a plain network of ours, convolution, tdBN, LIF, pooling and
+  read-out. Peer: the same weights in SpikingJelly's layers (step_mode "m", backend torch; detach_reset off, since our
+  gradient passes through the reset). The laptop's network (32 px, 6 steps, batch 25) and the lightweight one (48 px, 10
+  steps, batch 2). Outputs and gradients are compared in float64: in float32 the two round differently, which flips
+  spikes near the threshold.
+- association: a training step of a layer and of both networks with each mode of association. Peer: the same without
+  association; no goal, the ratio tells what association costs.
 
-    layers    a convolution without and with association; inference, and a training step (forward and backward)
-    networks  the same for whole networks: convolution, tdBN, LIF, pooling, read-out
-    LIF       the plain network compared with SpikingJelly's layers (step_mode "m", backend torch; detach_reset off,
-              since our gradient passes through the reset); outputs and gradients are compared first, in float64
-
-Cost is time relative to the plain version. Without SpikingJelly the third table is skipped; to install it:
-pip install 'repertory[peers]', or without its dependencies: pip install --no-deps spikingjelly loguru
+SpikingJelly: pip install 'repertory[peers]', or without its dependencies: pip install --no-deps spikingjelly loguru
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repertory.core.files import write_json
-from repertory.core.problem import Problem, require
-from repertory.core.timing import race, ratio
+from repertory.core.bench import Race, bench
+from repertory.core.problem import require
 from repertory.nn.spiking import LIF, ThresholdBatchNorm2d
 from repertory.papers.apb import APBConv2d, APBNet
 from repertory.papers.apb.model import Mode
 
-MODES: tuple[Mode | None, ...] = (None, "shared", "pair")
-LAYERS = {"16 -> 32, 32 px, 150 images": (150, 16, 32, 32), "64 -> 128, 48 px, 40 images": (40, 64, 128, 48)}
-"""Images (batch times steps), channels in and out, height and width: the laptop's second layer and the paper's."""
 NETWORKS: dict[str, tuple[str, int, int, int]] = {
-    "laptop: 32 px, T = 6, batch 25": ("16C3-AP2-32C3-AP2-32C3-AP2", 32, 6, 25),
-    "lightweight: 48 px, T = 10, batch 4": ("lightweight", 48, 10, 4),
+    "laptop": ("16C3-AP2-32C3-AP2-32C3-AP2", 32, 6, 25),
+    "lightweight": ("lightweight", 48, 10, 2),
 }
+"""Plan, height and width, time steps, batch."""
 DENSITY = 0.15
 """Share of the synapses that are active."""
-
-
-def conv(mode: Mode | None, inside: int, outside: int) -> nn.Conv2d:
-    shape: dict[str, Any] = {"padding": 1, "bias": False}
-    if mode is None:
-        return nn.Conv2d(inside, outside, 3, **shape)
-    return APBConv2d(inside, outside, 3, mode=mode, **shape)
 
 
 def network(name: str, mode: Mode | None) -> tuple[APBNet, Tensor]:
@@ -96,102 +84,61 @@ def spikingjelly_network(ours: APBNet) -> nn.Module:
     return nn.Sequential(*built)
 
 
-def inference(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: None) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        reset()
-        with torch.inference_mode():
-            return model(x)
-
-    return run
+def inference(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: None) -> Tensor:
+    reset()
+    with torch.inference_mode():
+        return model(x)
 
 
-def training(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: None) -> Callable[[], Tensor]:
+def training(model: nn.Module, x: Tensor, reset: Callable[[], object] = lambda: None) -> Tensor:
     """Forward and backward pass, without optimizer."""
-
-    def run() -> Tensor:
-        reset()
-        model.zero_grad()
-        out = model(x)
-        out.square().mean().backward()
-        return out.detach()
-
-    return run
+    reset()
+    model.zero_grad()
+    out = model(x)
+    out.square().mean().backward()
+    return out.detach()
 
 
-def row(title: str, what: str, runs: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, Any]:
-    """Race; print milliseconds and costs relative to the first contestant."""
-    times = race(runs, range(1 + rounds))
-    first = next(iter(runs))
-    medians = {name: 1000 * float(np.median(values)) for name, values in times.items()}
-    costs = {name: ratio(times, first, name) for name in runs}
-    cells = "".join(f"{medians[name]:9.1f} ms{costs[name]:6.2f}" for name in runs)
-    print(f"{title:38}{what:10}{cells}")
-    return {"case": title, "what": what, "milliseconds": medians, "cost": costs}
+def beside_spikingjelly(name: str, work: Callable[..., Tensor]) -> Race:
+    functional = spikingjelly("functional")
+    model, x = network(name, None)
+    x = model.time_first(x)
+    ours, theirs = model.net, spikingjelly_network(model)
+    exact = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
+    torch.testing.assert_close(*(training(net, x.double(), partial(functional.reset_net, net)) for net in exact))
+    torch.testing.assert_close(*(next(net.parameters()).grad for net in exact))
+    for net in (ours, theirs):
+        net.train(work is training)
+    reset = partial(functional.reset_net, theirs)
+    return Race(
+        partial(work, ours, x),
+        {"SpikingJelly": partial(work, theirs, x, reset)},
+        memory=work is training,
+        facts={"batch": NETWORKS[name][3]},
+    )
 
 
-def associations(rounds: int) -> list[dict[str, Any]]:
-    records = []
-    print(f"\n{'':48}" + "".join(f"{mode or 'plain':>12}{'cost':>6}" for mode in MODES))
-    for title, (count, inside, outside, size) in LAYERS.items():
-        x = (torch.rand(count, inside, size, size) < DENSITY).float()
-        layers = {mode or "plain": conv(mode, inside, outside) for mode in MODES}
-        leaf = x.clone().requires_grad_()  # as the input of a hidden layer
-        records.append(row(title, "inference", {name: inference(m, x) for name, m in layers.items()}, rounds))
-        records.append(row(title, "training", {name: training(m, leaf) for name, m in layers.items()}, rounds))
-    for title in NETWORKS:
-        pairs = {mode or "plain": network(title, mode) for mode in MODES}
-        records.append(row(title, "inference", {n: inference(m.eval(), x) for n, (m, x) in pairs.items()}, rounds))
-        records.append(row(title, "training", {n: training(m.train(), x) for n, (m, x) in pairs.items()}, rounds))
-    return records
+def associated_layer(mode: Mode) -> Race:
+    """The paper's second layer on 20 images (batch times steps), as a hidden layer: its input takes a gradient."""
+    x = (torch.rand(20, 64, 48, 48) < DENSITY).float().requires_grad_()
+    shape: dict[str, Any] = {"padding": 1, "bias": False}
+    ours, plain = APBConv2d(64, 128, 3, mode=mode, **shape), nn.Conv2d(64, 128, 3, **shape)
+    return Race(partial(training, ours, x), {"convolution": partial(training, plain, x)}, goal=None, memory=False)
 
 
-def beside_spikingjelly(rounds: int) -> list[dict[str, Any]]:
-    try:
-        functional = spikingjelly("functional")
-    except Problem as problem:
-        print(f"\n{problem}")
-        return []
-    records = []
-    print(f"\n{'':48}{'ours':>12}{'cost':>6}{'SpikingJelly':>12}{'cost':>6}")
-    for title in NETWORKS:
-        model, x = network(title, None)
-        x = model.time_first(x)
-        ours, theirs = model.net, spikingjelly_network(model)
-
-        def reset(net: nn.Module = theirs) -> None:
-            functional.reset_net(net)
-
-        # float64: in float32 the two round differently, which flips spikes near the threshold.
-        exact = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
-        outputs = [training(net, x.double(), partial(functional.reset_net, net))() for net in exact]
-        difference = (outputs[0] - outputs[1]).abs().max()
-        one, other = (next(net.parameters()).grad for net in exact)
-        assert one is not None
-        assert other is not None
-        apart = float((one - other).abs().max() / other.abs().max())
-        print(f"{title}: outputs differ by {difference:.1e}, gradients of the first weights by {apart:.1e} at most")
-        for net in (ours, theirs):
-            net.eval()
-        runs = {"ours": inference(ours, x), "SpikingJelly": inference(theirs, x, reset)}
-        records.append(row(title, "inference", runs, rounds))
-        for net in (ours, theirs):
-            net.train()
-        runs = {"ours": training(ours, x), "SpikingJelly": training(theirs, x, reset)}
-        records.append(row(title, "training", runs, rounds))
-    return records
+def associated_network(name: str, mode: Mode) -> Race:
+    ours, plain = (partial(training, *network(name, kind)) for kind in (mode, None))
+    return Race(ours, {"without association": plain}, goal=None, memory=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    records = [*associations(given.rounds), *beside_spikingjelly(given.rounds)]
-    if given.output:
-        write_json(given.output, {"threads": given.threads, "torch": torch.__version__, "records": records})
-
+RACES: dict[str, Callable[[], Race]] = {
+    f"{name}, {work.__name__}": partial(beside_spikingjelly, name, work)
+    for name in NETWORKS
+    for work in (inference, training)
+}
+for mode in get_args(Mode):
+    RACES[f"association {mode}, layer"] = partial(associated_layer, mode)
+    RACES |= {f"association {mode}, {name}": partial(associated_network, name, mode) for name in NETWORKS}
 
 if __name__ == "__main__":
-    main()
+    bench(__doc__, RACES)

@@ -1,24 +1,26 @@
-"""ECA compared with timm: whole networks at 224 pixels, and single attention layers.
+"""ECA beside timm: whole networks at 224 pixels and single attention layers; and the cost of reading COCO.
 
-    python benchmarks/eca.py [--threads 1] [--batch 8] [--rounds 9] [--networks …] [--output FILE.json]
+    python benchmarks/eca.py
 
-Inference, and a training step (forward and backward, no optimizer). The contestants alternate on one batch; results
-are medians of the paired ratios (above 1: the first is faster). The peers:
+- networks, inference and training (forward and backward, no optimizer): ECA-ResNet-50, 2 images in inference and 1 in
+  training. Peers: timm's resnet50 with its ECA, with its SE, and without attention, which has less to do.
+  ECA-MobileNetV2, 4 images. Peer: timm's mobilenetv2_100, which has no attention.
+- fused: batch norms folded into the convolutions by `fuse`. Peers: timm's networks, which have no such form.
+- layer: our ECA on the outputs of ResNet-50's first and last stage, forward and backward. Peer: timm's EcaModule, with
+  the same weights and outputs.
+- growth, COCO: reading a file of boxes.
+- COCO: the same at 40,000 annotations, without masks and with. Peer: pycocotools, which checks nothing.
 
-    ResNet-50    timm's resnet50 without attention, with its SE and with its ECA; ecaresnet50d has another stem
-    ResNet-101   timm's resnet101, without attention and with its ECA
-    MobileNetV2  timm's mobilenetv2_100
-    layers       timm's EcaModule, on the outputs of ResNet-50's four stages
-
-"fused" has the batch norms folded into the convolutions by `fuse`. If our network is slower than a peer, the operators
-with the most CPU time are printed.
+Networks have other weights than timm's; their outputs are not compared.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,116 +30,108 @@ import torch
 from timm.layers import EcaModule
 from torch import Tensor, nn
 
-from repertory.core.files import write_json
-from repertory.core.timing import race, ratio, where_the_time_goes
+from repertory.core.bench import Growth, Race, Run, bench, scratch
+from repertory.core.problem import require
+from repertory.data import coco
 from repertory.papers.eca import channel_attention, network
 
-LAYERS = ("eca", "se", "se_var1", "se_var2", "se_var3", "se_gc1", "se_gc2", "se_gc3", "cbam", "eca_ns")
-STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
+PEERS: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet50": {"with ECA": {"block_args": {"attn_layer": "eca"}}, "with SE": {"block_args": {"attn_layer": "se"}},
+                 "without attention": {}},
+    "mobilenetv2_100": {"without attention": {}},
+}  # fmt: skip
+"""Network of timm -> what its contestants are called -> settings."""
+OURS = {"resnet50": "eca_resnet50", "mobilenetv2_100": "eca_mobilenet_v2"}
 
 
-def resnet50() -> dict[str, nn.Module]:
-    return {
-        "ours": network("eca_resnet50"),
-        "ours without attention": network("eca_resnet50", attention="none"),
-        "ours with SE": network("eca_resnet50", attention="se"),
-        "resnet50": timm.create_model("resnet50"),
-        "resnet50 with SE": timm.create_model("resnet50", block_args={"attn_layer": "se"}),
-        "resnet50 with ECA": timm.create_model("resnet50", block_args={"attn_layer": "eca"}),
-        "ecaresnet50d": timm.create_model("ecaresnet50d"),
-    }
-
-
-def resnet101() -> dict[str, nn.Module]:
-    return {
-        "ours": network("eca_resnet101"),
-        "resnet101": timm.create_model("resnet101"),
-        "resnet101 with ECA": timm.create_model("resnet101", block_args={"attn_layer": "eca"}),
-    }
-
-
-def mobilenet_v2() -> dict[str, nn.Module]:
-    return {
-        "ours": network("eca_mobilenet_v2"),
-        "ours without attention": network("eca_mobilenet_v2", attention="none"),
-        "mobilenetv2_100": timm.create_model("mobilenetv2_100"),
-    }
-
-
-NETWORKS: dict[str, Callable[[], dict[str, nn.Module]]] = {
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "mobilenet_v2": mobilenet_v2,
-}
-
-
-def inference(model: nn.Module, x: Tensor) -> None:
+def inference(model: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
-        model(x)
+        return model(x)
 
 
-def training(model: nn.Module, x: Tensor) -> None:
-    model(x).sum().backward()
+def training(model: nn.Module, x: Tensor) -> Tensor:
+    out = model(x)
+    out.sum().backward()
+    return out.detach()
 
 
-def compare(models: dict[str, nn.Module], x: Tensor, work: Callable[..., None], rounds: int) -> dict[str, float]:
-    """Milliseconds of each model, and the speed of the first relative to each other one."""
-    times = race({name: partial(work, model, x) for name, model in models.items()}, range(1 + rounds))
-    first = next(iter(models))
-    row = {f"{name}, ms": 1000 * float(np.median(times[name])) for name in models}
-    return row | {f"{first} over {peer}": ratio(times, first, peer) for peer in models if peer != first}
+def networks(name: str, work: Callable[[nn.Module, Tensor], Tensor], batch: int, fused: bool = False) -> Race:
+    x = torch.randn(batch, 3, 224, 224)
+    ours: Any = network(OURS[name]).train(work is training)
+    theirs = {title: timm.create_model(name, **settings) for title, settings in PEERS[name].items()}
+    return Race(
+        partial(work, ours.fuse() if fused else ours, x),
+        {f"timm's {name} {title}": partial(work, model.train(work is training), x) for title, model in theirs.items()},
+        memory=False,
+        facts={"batch": batch},
+    )
 
 
-def show(title: str, row: dict[str, float]) -> None:
-    print(title)
-    for name, value in row.items():
-        print(f"  {name:38s} {value:9.2f}")
+def layer(channels: int, size: int) -> Race:
+    x = torch.randn(8, channels, size, size, requires_grad=True)
+    ours, theirs = channel_attention("eca", channels), EcaModule(channels)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    torch.testing.assert_close(ours(x), theirs(x))
+    return Race(
+        partial(training, ours, x), {"timm": partial(training, theirs, x)}, memory=size == 56, facts={"batch": 8}
+    )
 
 
-def explain(model: nn.Module, x: Tensor, work: Callable[..., None]) -> None:
-    """Print the operators with the most CPU time."""
-    for operator, share in where_the_time_goes(lambda: work(model, x)).items():
-        print(f"    {operator:44s} {share:5.1f} %")
+# -- COCO ---------------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=9, help="pairs that count; at least 7")
-    parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    rounds, found = max(7, arguments.rounds), dict[str, Any]()
+def annotated(count: int) -> Path:
+    """A file with boxes and polygons of COCO's size: 7 to an image, 80 categories."""
+    rng = np.random.default_rng(0)
+    images = max(1, count // 7)
+    owner, label = rng.integers(images, size=count).tolist(), rng.integers(80, size=count).tolist()
+    boxes = np.round(rng.uniform(1, 200, size=(count, 4)), 2)
+    corners = (boxes[:, [0, 1, 0, 1, 0, 1]] + boxes[:, [2, 2, 3, 3, 2, 3]] * [0, 1, 1, 0, 1, 1]).round(2).tolist()
+    file = scratch() / "instances_train2017.json"
+    content = {
+        "images": [{"id": k, "file_name": f"{k:012d}.jpg", "height": 480, "width": 640} for k in range(images)],
+        "annotations": [
+            {"id": k, "image_id": owner[k], "category_id": label[k], "bbox": box, "area": box[2] * box[3],
+             "iscrowd": 0, "segmentation": [corners[k]]}
+            for k, box in enumerate(boxes.tolist())
+        ],
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(80)],
+    }  # fmt: skip
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return file
 
-    x = torch.randn(arguments.batch, 3, 224, 224)
-    for name in arguments.networks:
-        models = NETWORKS[name]()
-        for work in (inference, training):
-            chosen = {key: model.train(work is training) for key, model in models.items()}
-            if work is inference:
-                fused: Any = NETWORKS[name]()["ours"].eval()
-                chosen["ours, fused"] = fused.fuse()
-            row = compare(chosen, x, work, rounds)
-            found[f"{name}, {work.__name__}"] = row
-            show(f"{name}, {work.__name__}, batch {arguments.batch}, {arguments.threads} thread(s)", row)
-            if any(value < 1 for key, value in row.items() if key.startswith("ours over") and "over ours" not in key):
-                print("  where the time of ours goes:")
-                explain(chosen["ours"], x, work)
 
-    for channels, size in STAGES:
-        x = torch.randn(arguments.batch, channels, size, size, requires_grad=True)
-        for work in (inference, training):
-            layers = {"eca": channel_attention("eca", channels), "timm's eca": EcaModule(channels)}
-            layers |= {kind: channel_attention(kind, channels) for kind in LAYERS[1:]}
-            row = compare(layers, x, work, 3 * rounds)
-            found[f"layer {channels} x {size} x {size}, {work.__name__}"] = row
-            show(f"layers on {channels} x {size} x {size}, {work.__name__}", row)
-    if arguments.output:
-        write_json(arguments.output, {"threads": arguments.threads, "batch": arguments.batch, **found})
+def reading(count: int) -> Run:
+    file = annotated(count)
+    return lambda: coco.read(file, file.parent)
+
+
+def beside_pycocotools(masks: bool) -> Race:
+    peer = require("pycocotools.coco", "detection").COCO
+    file = annotated(40_000)
+
+    def theirs() -> None:
+        with redirect_stdout(StringIO()):
+            peer(str(file))
+
+    facts = {"annotations": 40_000}
+    return Race(lambda: coco.read(file, file.parent, masks), {"pycocotools": theirs}, memory=masks, facts=facts)
 
 
 if __name__ == "__main__":
-    main()
+    bench(
+        __doc__,
+        {
+            "ResNet-50, inference": partial(networks, "resnet50", inference, 2),
+            "ResNet-50, fused": partial(networks, "resnet50", inference, 2, fused=True),
+            "ResNet-50, training": partial(networks, "resnet50", training, 1),
+            "MobileNetV2, inference": partial(networks, "mobilenetv2_100", inference, 4),
+            "MobileNetV2, fused": partial(networks, "mobilenetv2_100", inference, 4, fused=True),
+            "MobileNetV2, training": partial(networks, "mobilenetv2_100", training, 4),
+            "layer, first stage": partial(layer, 256, 56),
+            "layer, last stage": partial(layer, 2048, 7),
+            "COCO, boxes": partial(beside_pycocotools, masks=False),
+            "COCO, masks": partial(beside_pycocotools, masks=True),
+            "growth, COCO": lambda: Growth(reading, (300, 3_000, 30_000, 300_000), "annotations"),
+        },
+    )

@@ -1,27 +1,23 @@
-"""EMO-1M compared with a straightforward implementation and with timm's EdgeNeXt-XXS.
+"""EMO-1M beside a straightforward implementation and timm's EdgeNeXt-XXS: inference on one image and on a batch of 8.
 
-    python benchmarks/emo.py [--threads 1] [--batches 1 4 8] [--rounds 9] [--output FILE.json]
+    python benchmarks/emo.py
 
-The contestants alternate on one batch of 224-pixel images; results are medians of the paired ratios (above 1: ours is
-faster). "Straightforward" implements the equations directly: channels-first maps, 1x1 convolutions as convolutions,
-LayerNorm with two permutations, windows gathered separately for q, k and u, explicit softmax. Before the race its
-outputs are compared with ours.
+- eager, fused (`fuse` folds batch norms): 224 pixels. Peers: "straightforward" implements the equations directly
+  (channels-first maps, 1x1 convolutions as convolutions, LayerNorm with two permutations, windows gathered separately
+  for q, k and u, explicit softmax) with the same weights and outputs; EdgeNeXt-XXS at 224 pixels, and at 256, as the
+  published figures have it.
 """
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repertory.core.files import write_json
-from repertory.core.timing import race, ratio
+from repertory.core.bench import Race, bench
 from repertory.papers.emo import EMO, VARIANTS
 from repertory.papers.emo.model import iRMB
 
@@ -80,42 +76,30 @@ def normed(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x).contiguous()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--rounds", type=int, default=9, help="pairs that count; at least 7")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-
+def inference(batch: int, fused: bool) -> Race:
+    x = torch.randn(batch, 3, 224, 224)
+    plain = EMO(**VARIANTS["emo_1m"]).eval()
     ours = EMO(**VARIANTS["emo_1m"]).eval()
-    fused = EMO(**VARIANTS["emo_1m"])
-    fused.load_state_dict(ours.state_dict())
-    models = {
-        "ours": ours,
-        "ours, fused": fused.eval().fuse(),
-        "straightforward": Straightforward(ours),
-        "edgenext_xx_small": timm.create_model("edgenext_xx_small"),
+    ours.load_state_dict(plain.state_dict())
+    ours = ours.fuse() if fused else ours
+    peer = timm.create_model("edgenext_xx_small").eval()
+    run = torch.inference_mode()(lambda model, x: model(x))
+    peers = {
+        "straightforward": partial(run, Straightforward(plain), x),
+        "EdgeNeXt-XXS": partial(run, peer, x),
+        "EdgeNeXt-XXS, 256 px": partial(run, peer, torch.randn(batch, 3, 256, 256)),
     }
-    peers = ("straightforward", "edgenext_xx_small")
-    found: dict[str, dict[str, float]] = {}
-    for batch in arguments.batches:
-        x = torch.randn(batch, 3, 224, 224)
-        contestants = {name: partial(model.eval(), x) for name, model in models.items()}
-        with torch.inference_mode():
-            torch.testing.assert_close(contestants["straightforward"](), ours(x), rtol=1e-4, atol=1e-5)
-            times = race(contestants, range(1 + max(7, arguments.rounds)))
-        row = {f"{name}, images/s": batch / float(np.median(times[name])) for name in models}
-        row |= {f"{name} over {peer}": ratio(times, name, peer) for name in ("ours", "ours, fused") for peer in peers}
-        found[f"batch {batch}"] = row
-        print(f"batch {batch}, {arguments.threads} thread(s)")
-        for name, value in row.items():
-            print(f"  {name:42s} {value:8.2f}")
-    if arguments.output:
-        write_json(arguments.output, {"threads": arguments.threads, **found})
+    torch.testing.assert_close(peers["straightforward"](), run(ours, x), rtol=1e-3, atol=1e-4)
+    facts = {"batch": batch}
+    return Race(partial(run, ours, x), peers, repeat=max(1, 4 // batch), memory=batch > 1 and not fused, facts=facts)
 
 
 if __name__ == "__main__":
-    main()
+    bench(
+        __doc__,
+        {
+            f"{'fused' if fused else 'eager'}, batch {batch}": partial(inference, batch, fused)
+            for batch in (1, 8)
+            for fused in (False, True)
+        },
+    )

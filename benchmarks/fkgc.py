@@ -1,23 +1,23 @@
-"""Ranking and training of the few-shot methods beside the loops that their papers' code runs.
+"""Ranking and training of the few-shot methods beside the loops that their papers' code runs; reading of graphs.
 
-    python benchmarks/fkgc.py [--threads 1] [--rounds 7] [--candidates 10000] [--output FILE.json]
+    python benchmarks/fkgc.py
 
-Ranking: one relation, 3 shots, all candidates. The peers encode every candidate by a forward pass of its own (timed on
-the first 200, and scaled: marked as such), or encode all candidates of one query in a batch, anew for each query.
-Training: episodes a second, published widths (D = 100, M = 50, batch 128). The peer is the authors' loop as it is
-described: triples and negatives drawn one by one in Python, positive and negative queries encoded apart and the
-support with each, every slot of a neighbourhood mapped by itself, MetaR's step taken by autograd. Contestants
-alternate, ratios are medians of paired rounds (above 1: ours is faster). One JSON line a race. Before the races,
-scores of ours and of the peers are compared.
+- rank: 1,000 candidates of one relation, 4 queries, 3 shots. Peers: all candidates of a query in a batch, encoded anew
+  for each query; and every candidate by a forward pass of its own, which is timed on 50 candidates of one query: the
+  race "alone" gives ours as many.
+- train: a step on an episode at published widths (D = 100, M = 50, batch 128; MetaR: 256 tasks). Peer: the authors'
+  loop as it is described: triples and negatives drawn one by one in Python, positive and negative queries encoded apart
+  and the support with each, every slot of a neighbourhood mapped by itself, MetaR's step taken by autograd.
+- growth: the readers of triples and of NELL-One, neighbourhoods, and ranking by candidates.
+
+Scores of ours and of the peers are compared before.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repertory.core.files import write_json
-from repertory.core.timing import high_water, race, ratio
-from repertory.data.knowledge_graphs import KnowledgeGraph, neighbours, rule_graph
+from repertory.core.bench import Growth, Race, Run, bench, scratch
+from repertory.core.files import write_text
+from repertory.data.knowledge_graphs import (
+    INVERSE,
+    KnowledgeGraph,
+    neighbours,
+    read_knowledge_graph,
+    read_triples,
+    rule_graph,
+    write_nell,
+)
 from repertory.papers.fkgc import FAAN, FSRL, GMatching, Hood, MetaR, Pairs
 from repertory.papers.fkgc.episodes import Task, TaskTable, draw_episode, tasks_of
 
 SHOTS, BATCH, DIM, SLOTS = 5, 128, 100, 50
 META_BATCH, META_QUERIES = 256, 3
-TIMED_ALONE = 200
-"""Candidates that are encoded by a forward pass of their own in a round; 10,000 would take minutes."""
+CANDIDATES, ALONE = 1_000, 50
 KINDS: dict[str, Any] = {"GMatching": GMatching, "FSRL": FSRL, "FAAN": FAAN}
 
 
@@ -146,38 +153,50 @@ def peer_lookup(world: World, pairs: list[list[int]]) -> Pairs:
 # -- races ------------------------------------------------------------------------------------------
 
 
-def ranking(name: str, candidates: int) -> dict[str, Callable[[], Tensor]]:
-    """Rankings of one query: ours, in a batch by the peer's encoder, and candidate by candidate."""
+def ranked(name: str, candidates: int, queries: int) -> tuple[Run, Run, Run]:
+    """Rankings: ours, by the peer's encoder in a batch for each query, and candidate by candidate."""
     torch.manual_seed(0)
     world = World(candidates)
     model = KINDS[name](world.symbols, DIM).eval()
     support = world.pairs(torch.tensor([[0, 40], [1, 41], [2, 42]]))
-    heads, tails = torch.tensor([3, 4, 5, 6]), torch.arange(candidates)
+    heads, tails = 3 + torch.arange(queries), torch.arange(candidates)
 
-    def batched(count: int = candidates) -> Tensor:
-        rows = [
-            peer_forward(model, Pairs(world.hood(head.expand(count)), world.hood(tails[:count])), support)
-            for head in heads
-        ]
-        return torch.stack(rows)
+    @torch.inference_mode()
+    def ours() -> Tensor:
+        return model.score(support, world.hood(heads), world.hood(tails))
 
-    def alone(count: int = TIMED_ALONE) -> Tensor:
-        head = world.hood(heads[:1])
-        return torch.cat([peer_forward(model, Pairs(head, world.hood(tail[None])), support) for tail in tails[:count]])
+    @torch.inference_mode()
+    def by_query() -> Tensor:
+        each = (Pairs(world.hood(head.expand(candidates)), world.hood(tails)) for head in heads)
+        return torch.stack([peer_forward(model, pairs, support) for pairs in each])
 
-    def ours(rows: int = len(heads)) -> Tensor:
-        return model.score(support, world.hood(heads[:rows]), world.hood(tails))
+    @torch.inference_mode()
+    def alone() -> Tensor:
+        each = [[Pairs(world.hood(h[None]), world.hood(t[None])) for t in tails] for h in heads]
+        return torch.stack([torch.cat([peer_forward(model, pairs, support) for pairs in row]) for row in each])
 
-    with torch.no_grad():
-        found = ours()
-        torch.testing.assert_close(found[0, :50], alone(50), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(found[:, :50], batched(50), rtol=1e-3, atol=1e-3)
-    runs: dict[str, Callable[[], Tensor]] = {"ours, 1 query": lambda: ours(1), "ours, 4 queries": ours}
-    runs |= {"candidate by candidate": alone, "query by query": batched}
-    return {key: torch.no_grad()(run) for key, run in runs.items()}
+    return ours, by_query, alone
 
 
-def episodes(name: str) -> dict[str, Callable[[], float]]:
+def rank(name: str) -> Race:
+    ours, by_query, _ = ranked(name, CANDIDATES, 4)
+    torch.testing.assert_close(ours(), by_query(), rtol=1e-3, atol=1e-3)
+    facts = {"candidates": CANDIDATES, "queries": 4}
+    return Race(ours, {"query by query": by_query}, memory=name == "GMatching", facts=facts)
+
+
+def rank_alone(name: str) -> Race:
+    ours, _, alone = ranked(name, ALONE, 1)
+    torch.testing.assert_close(ours(), alone(), rtol=1e-3, atol=1e-3)
+    return Race(ours, {"candidate by candidate": alone}, memory=False, facts={"candidates": ALONE, "queries": 1})
+
+
+def train(name: str) -> Race:
+    ours, peer = meta_episodes() if name == "MetaR" else episodes(name)
+    return Race(ours, {"authors' loop": peer}, memory=False)
+
+
+def episodes(name: str) -> tuple[Run, Run]:
     """Training steps on episodes: ours and the authors' loop, each with a model and an optimiser of its own."""
     world = World()
     tasks = tasks_of(world.graph, "train", SHOTS)
@@ -204,10 +223,10 @@ def episodes(name: str) -> dict[str, Callable[[], float]]:
         positive, wrong = (peer_forward(model, pairs, support) for pairs in (query, negative))
         return _step(F.relu(5.0 - (positive - wrong)).mean(), optimizer)
 
-    return {"ours": ours, "authors' loop": peer}
+    return ours, peer
 
 
-def meta_episodes() -> dict[str, Callable[[], float]]:
+def meta_episodes() -> tuple[Run, Run]:
     """Training steps of MetaR on batches of tasks."""
     world = World()
     tasks = tasks_of(world.graph, "train", SHOTS)
@@ -247,7 +266,7 @@ def meta_episodes() -> dict[str, Callable[[], float]]:
         optimizer.step()
         return loss.item()
 
-    return {"ours": ours, "authors' loop": peer}
+    return ours, peer
 
 
 def _step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
@@ -258,52 +277,61 @@ def _step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
     return loss.item()
 
 
-def spread(speeds: np.ndarray) -> list[float]:
-    return [float(x) for x in np.quantile(speeds, (0.25, 0.75))]
+# -- growth -----------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--candidates", type=int, default=10_000)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rounds, found = range(1 + arguments.rounds), []
+def background(count: int) -> KnowledgeGraph:
+    """Random triples of 20 relations, between a tenth as many entities, and a few tasks."""
+    rng, n = np.random.default_rng(0), max(50, count // 10)
+    few = {
+        part: {f"few_{part}_{k}": rng.integers(n, size=(20, 2)) for k in range(3)} for part in ("train", "dev", "test")
+    }
+    pairs = {name: found for tasks in few.values() for name, found in tasks.items()}
+    names = [f"relation_{k}" for k in range(20)]
+    triples = np.stack([rng.integers(n, size=count), rng.integers(20, size=count), rng.integers(n, size=count)], axis=1)
+    return KnowledgeGraph(
+        tuple(f"concept:thing:{k}" for k in range(n)),
+        (*names, *(name + INVERSE for name in names)),
+        triples,
+        few,
+        {name: np.arange(min(n, 1_000)) for name in pairs},
+        pairs,
+    )
 
-    def tell(row: dict[str, Any]) -> None:
-        found.append({**row, "threads": arguments.threads, "peak_mib": high_water()})
-        print(json.dumps(found[-1]), flush=True)
 
-    for name in KINDS:
-        times = race(ranking(name, arguments.candidates), rounds)
-        times["candidate by candidate"] *= arguments.candidates / TIMED_ALONE
-        for one, peer in (("ours, 1 query", "candidate by candidate"), ("ours, 4 queries", "query by query")):
-            tell(
-                {
-                    "race": f"{name}: rank {arguments.candidates} candidates, {one} against {peer}",
-                    "ours_s": float(np.median(times[one])),
-                    "peer_s": float(np.median(times[peer])),
-                    "ratio": ratio(times, one, peer),
-                    "spread": spread(times[peer] / times[one]),
-                }
-            )
-    for name in (*KINDS, "MetaR"):
-        times = race(meta_episodes() if name == "MetaR" else episodes(name), range(1 + 3 * arguments.rounds))
-        size = META_BATCH if name == "MetaR" else 1
-        tell(
-            {
-                "race": f"{name}: training episodes a second",
-                "ours_per_second": size / float(np.median(times["ours"])),
-                "peer_per_second": size / float(np.median(times["authors' loop"])),
-                "ratio": ratio(times, "ours", "authors' loop"),
-                "spread": spread(times["authors' loop"] / times["ours"]),
-            }
-        )
-    if arguments.output:
-        write_json(arguments.output, found)
+def nell(count: int) -> Run:
+    folder = scratch()
+    write_nell(folder, background(count))
+    return lambda: read_knowledge_graph(folder, np.random.default_rng(0))
 
+
+def triples(count: int) -> Run:
+    graph, path = background(count), scratch() / "triples.tsv"
+    lines = {
+        f"{graph.entities[h]}\t{graph.relations[r]}\t{graph.entities[t]}\n" for h, r, t in graph.background.tolist()
+    }
+    write_text(path, "".join(sorted(lines)))
+    return partial(read_triples, path)
+
+
+def neighbourhoods(count: int) -> Run:
+    return partial(neighbours, background(count), SLOTS)
+
+
+def ranking(candidates: int) -> Run:
+    return ranked("GMatching", candidates, 4)[0]
+
+
+TRIPLES = (1_000, 10_000, 100_000, 1_000_000)
+BENCHMARKS: dict[str, Callable[[], Race | Growth]] = {
+    **{f"rank, {name}": partial(rank, name) for name in KINDS},
+    **{f"rank alone, {name}": partial(rank_alone, name) for name in KINDS},
+    **{f"train, {name}": partial(train, name) for name in (*KINDS, "MetaR")},
+    "growth, NELL-One reader": lambda: Growth(nell, TRIPLES, "triples"),
+    "growth, triples reader": lambda: Growth(triples, TRIPLES, "triples"),
+    "growth, neighbourhoods": lambda: Growth(neighbourhoods, TRIPLES, "triples"),
+    "growth, ranking": lambda: Growth(ranking, (50, 500, 5_000, 50_000), "candidates"),
+}
 
 if __name__ == "__main__":
-    main()
+    bench(__doc__, BENCHMARKS)

@@ -1,20 +1,20 @@
 """Training and adapting GAPGC's GIN beside the same network as PyTorch Geometric's users write it.
 
-    python benchmarks/gapgc.py [--data bace.csv] [--molecules 512] [--rounds 7]
+    python benchmarks/gapgc.py
 
 The peer is a `MessagePassing` layer with a message for every edge, batches by PyTorch Geometric's `DataLoader`, and
-torch's own dropout. Both compute the same outputs, which is checked first. A ratio is measured in one run: ours and the
-peer take turns, and the median of the paired ratios counts (above 1: ours is faster). Peak memory is that of a process
-of its own, above what it held before. Without --data, molecules are generated.
+torch's own dropout. Both compute the same outputs, which is checked first. Molecules are generated.
+
+- epoch: source training on 256 molecules, batches of 32, batching included; 3 layers of width 64, and the published 5
+  of width 300.
+- adaptation: GAPGC's ascent, descent and prediction of a batch of 64 molecules; only the encoders are exchanged.
+- growth: a training step by bonds, and the reader of tables of molecules.
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MessagePassing, global_mean_pool
 
-from repertory.core.timing import high_water, race, ratio
+from repertory.core.bench import Growth, Race, Run, bench, scratch
 from repertory.data.molecules import Molecules, read_molecules, write_sample
 from repertory.papers.gapgc import Adaptation, AdaptiveClassifier, GAPGCConfig, GraphClassifier, collate
 from repertory.papers.gapgc.study import masked_bce
 
-SIZES = {"L=3 d=64": (3, 64), "L=5 d=300": (5, 300)}
+SIZES = {"3 layers of 64": (3, 64), "5 layers of 300": (5, 300)}
 BATCH = 32
 
 
@@ -80,7 +80,7 @@ class PeerGIN(nn.Module):
         return global_mean_pool(self(graphs, weights), graphs.batch, graphs.num_graphs)
 
 
-# -- what is raced ------------------------------------------------------------------------------------
+# -- races --------------------------------------------------------------------------------------------
 
 
 def swapped(classifier: GraphClassifier, layers: int, dim: int) -> GraphClassifier:
@@ -91,7 +91,28 @@ def swapped(classifier: GraphClassifier, layers: int, dim: int) -> GraphClassifi
     return classifier
 
 
-def epoch(molecules: Molecules, size: tuple[int, int], ours: bool) -> Callable[[], None]:
+def table(count: int) -> Path:
+    """A file of generated molecules."""
+    path = scratch() / "molecules.csv"
+    write_sample(path, np.random.default_rng(0), count)
+    return path
+
+
+def check(molecules: Molecules, size: tuple[int, int]) -> None:
+    """Both versions give the same logits."""
+    model, graphs = GraphClassifier(1, *size).eval(), collate(molecules, np.arange(64))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(graphs), swapped(model, *size).eval()(graphs), rtol=1e-4, atol=1e-4)
+
+
+def epoch(title: str) -> Race:
+    molecules, size = read_molecules(table(256)), SIZES[title]
+    check(molecules, size)
+    ours, peer = (training(molecules, size, who) for who in (True, False))
+    return Race(ours, {"PyG": peer}, memory=size[0] == 5, facts={"molecules": molecules.size})
+
+
+def training(molecules: Molecules, size: tuple[int, int], ours: bool) -> Run:
     """One epoch of source training, batches included."""
     torch.manual_seed(0)
     model = GraphClassifier(len(molecules.tasks), *size)
@@ -99,7 +120,7 @@ def epoch(molecules: Molecules, size: tuple[int, int], ours: bool) -> Callable[[
     optimizer = torch.optim.Adam(model.parameters())
     labels = torch.from_numpy(molecules.labels)
 
-    def our_batches() -> Any:
+    def our_batches() -> Iterator[Any]:
         order = torch.randperm(molecules.size)
         for rows in order.split(BATCH):
             yield collate(molecules, rows.numpy()), labels[rows]
@@ -125,15 +146,21 @@ def as_data(molecules: Molecules) -> list[Data]:
     ]
 
 
-def adaptation(molecules: Molecules, size: tuple[int, int], ours: bool) -> Callable[[], None]:
-    """GAPGC's ascent, descent and prediction of a batch of 64, the game the same, the encoders exchanged."""
+def adaptation(title: str) -> Race:
+    molecules, size = read_molecules(table(256)), SIZES[title]
+    check(molecules, size)
+    ours, peer = (adapting(molecules, size, who) for who in (True, False))
+    return Race(ours, {"PyG": peer}, memory=False, facts={"molecules": 64})
+
+
+def adapting(molecules: Molecules, size: tuple[int, int], ours: bool) -> Run:
     torch.manual_seed(0)
     source = AdaptiveClassifier("gapgc", list(molecules.tasks), *size)
     if not ours:
         assert source.augmenter is not None
         for owner in (source.classifier, source.augmenter):
             swapped(owner, *size)  # pyright: ignore[reportArgumentType]
-    graphs = collate(molecules, np.arange(min(64, molecules.size)))
+    graphs = collate(molecules, np.arange(64))
     game = Adaptation(source, GAPGCConfig(), torch.Generator().manual_seed(0))
 
     def step() -> None:
@@ -143,72 +170,35 @@ def adaptation(molecules: Molecules, size: tuple[int, int], ours: bool) -> Calla
     return step
 
 
-TASKS = {"epoch": epoch, "adaptation": adaptation}
+# -- growth -------------------------------------------------------------------------------------------
 
 
-def peak_memory(data: Path, count: int, words: list[str]) -> float:
-    """MiB that a task takes, in a process of its own."""
-    command = [sys.executable, __file__, "--data", str(data), "--molecules", str(count), "--one", *words]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def stepping(bonds: int) -> Run:
+    """A training step on a batch with so many bonds; sample molecules are repeated until they are enough."""
+    molecules = read_molecules(table(64))
+    graphs = collate(molecules, np.arange(max(2, round(64 * bonds / (molecules.bonds.shape[1] / 2)))) % 64)
+    model = GraphClassifier(1, 3, 64)
+    labels = torch.ones(graphs.num_graphs, 1)
+    return lambda: masked_bce(model, (graphs, labels)).backward()
 
 
-def same_outputs(molecules: Molecules) -> float:
-    """Largest difference of the two versions' logits."""
-    model, graphs = GraphClassifier(1, 3, 64).eval(), collate(molecules, np.arange(64))
-    with torch.no_grad():
-        return float((model(graphs) - swapped(model, 3, 64).eval()(graphs)).abs().max())
+def reading(count: int) -> Run:
+    path = table(count)
+
+    def read() -> None:
+        path.touch()  # what was read is kept as long as the file is the same
+        read_molecules(path)
+
+    return read
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--molecules", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        table = given.data or Path(folder) / "molecules.csv"
-        if given.data is None:
-            write_sample(table, np.random.default_rng(0), given.molecules)
-        whole = read_molecules(table)
-        molecules = first_of(whole, given.molecules)
-        if given.one:
-            task, size, who = given.one
-            TASKS[task](first_of(whole, 8), SIZES["L=3 d=64"], who == "ours")()  # libraries are loaded by now
-            before = high_water()
-            TASKS[task](molecules, SIZES[size], who == "ours")()
-            print(high_water() - before)
-            return
-        print(f"{molecules.size} molecules, {len(molecules.atoms) / molecules.size:.1f} atoms each, one thread")
-        print(f"outputs differ by {same_outputs(molecules):.1e} at most")
-        print(f"{'':24}{'ours':>9}{'PyG':>9}{'ratio':>7}{'ours':>11}{'PyG':>9}")
-        for task, build in TASKS.items():
-            for name, size in SIZES.items():
-                runs = {who: build(molecules, size, who == "ours") for who in ("ours", "pyg")}
-                times = race(runs, range(1 + given.rounds))
-                peaks = [peak_memory(table, given.molecules, [task, name, who]) for who in runs]
-                ours, pyg = (1000 * float(np.median(times[who])) for who in runs)
-                print(
-                    f"{task + ' ' + name:24}{ours:6.0f} ms{pyg:6.0f} ms{ratio(times, 'ours', 'pyg'):7.2f}"
-                    f"{peaks[0]:7.0f} MiB{peaks[1]:5.0f} MiB"
-                )
-
-
-def first_of(molecules: Molecules, count: int) -> Molecules:
-    """The first so many molecules."""
-    atoms, bonds = (starts[: count + 1] for starts in (molecules.atom_starts, molecules.bond_starts))
-    return Molecules(
-        molecules.smiles[:count],
-        molecules.atoms[: atoms[-1]],
-        molecules.bonds[:, : bonds[-1]],
-        molecules.bond_features[: bonds[-1]],
-        atoms,
-        bonds,
-        molecules.labels[:count],
-        molecules.tasks,
-    )
-
+RACES: dict[str, Callable[[], Race | Growth]] = {
+    f"{name}, {size}": partial(race, size)
+    for name, race in (("epoch", epoch), ("adaptation", adaptation))
+    for size in SIZES
+}
+RACES["growth, training step"] = lambda: Growth(stepping, (300, 3_000, 30_000, 300_000), "bonds")
+RACES["growth, molecules reader"] = lambda: Growth(reading, (10, 100, 1_000, 10_000), "molecules")
 
 if __name__ == "__main__":
-    main()
+    bench(__doc__, RACES)

@@ -1,43 +1,42 @@
 """GHSC's operator and networks beside dense code in the style of the releases, PyTorch Geometric and DHG.
 
-    python benchmarks/ghsc.py [--threads 1] [--rounds 9] [--largest 1000000] [--output FOLDER]
+    python benchmarks/ghsc.py
 
-A ratio is measured in one run: ours and the other take turns, and the median of the paired ratios counts (above 1:
-ours is faster). An epoch is a training step and an evaluation of all vertices. Peak memory is that of a process of its
-own, above what it held before. DHG takes part if it can be imported (pip install --no-deps dhg). With --output, a table
-(JSON) and the picture of cost against the number of incidences are written.
+An epoch is a training step and an evaluation of all vertices, at the size of co-citation Cora (2,708 vertices, 1,579
+hyperedges of 3).
+
+- H-GCN, 2 layers. Peers: the release's style (T by dense matrices, then a sparse product with dense features), PyTorch
+  Geometric's HypergraphConv, DHG's HGNNConv (pip install --no-deps dhg); the last two are other convolutions.
+- H-GCNII, 32 layers. Peer: PyTorch Geometric's GCN2Conv over the same T, given as edges.
+- operator: building T. Peer: the release's style; the same matrix.
+- neighbours: EDVW incidence of 2,012 objects with 512 features, as many as NTU2012 has. Peer: the release's style, all
+  distances and a loop over the objects; the same matrix. 5x is wanted.
+- growth: building T and an epoch by incidences, in hyperedges of 5 and of the root of the incidences; the readers of
+  HyperGCN's format and of tables.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import importlib
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from scipy import sparse
 from torch import Tensor, nn
 
-from repertory.core.files import write_json
+from repertory.core.bench import Growth, Race, Run, bench, scratch
 from repertory.core.problem import require
-from repertory.core.timing import high_water, race, ratio
+from repertory.data.hypergraphs import make_hypergraph, read_hypergcn, read_tables, write_hypergcn
 from repertory.papers.ghsc import HGCN, HGCNII, Sparse, UnifiedHypergraph, knn_incidence
 
-CORA = {"n": 2708, "m": 1579, "size": 3, "f": 1433, "words": 18, "classes": 7}
-"""Like co-citation Cora: vertices, hyperedges and their size, features and how many of them are 1, classes."""
-
+VERTICES, HYPEREDGES, SIZE = 2708, 1579, 3
+FEATURES, WORDS, CLASSES = 1433, 18, 7
+"""Features of co-citation Cora, how many of a vertex's are 1, classes."""
 HIDDEN, DEEP, LAYERS = 128, 64, 32
-Step = Callable[[], object]
 
 
 # -- data ---------------------------------------------------------------------------------------------
@@ -129,7 +128,7 @@ class DhgNet(nn.Module):
 
     def __init__(self, f: int, hidden: int, classes: int) -> None:
         super().__init__()
-        conv: Any = importlib.import_module("dhg.nn").HGNNConv
+        conv: Any = require("dhg.nn", "peers").HGNNConv
         self.first, self.second = conv(f, hidden, drop_rate=0.5), conv(hidden, classes, is_last=True)
 
     def forward(self, x: Tensor, hypergraph: Any) -> Tensor:
@@ -139,9 +138,10 @@ class DhgNet(nn.Module):
 # -- the races ------------------------------------------------------------------------------------------
 
 
-def epoch(network: nn.Module, x: Any, T: Any, n: int, classes: int) -> Step:
+def epoch(network: nn.Module, x: Any, T: Any) -> Run:
     """A training step on 5 % of the vertices, then an evaluation of all."""
-    train, labels = torch.arange(0, n, 20), torch.arange(n) % classes
+    n = x.shape[0]
+    train, labels = torch.arange(0, n, 20), torch.arange(n) % 4
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01, fused=True)
 
     def work() -> None:
@@ -154,182 +154,117 @@ def epoch(network: nn.Module, x: Any, T: Any, n: int, classes: int) -> Step:
     return work
 
 
-def epochs(deep: bool) -> dict[str, Callable[[], Step]]:
-    """How each contestant's epoch at Cora's size is set up, data included."""
-    n, f, classes = (CORA[name] for name in ("n", "f", "classes"))
-    Q, words = random_incidence(n, CORA["m"], CORA["size"]), random_words(n, f, CORA["words"])
-
-    def dense_words() -> Tensor:
-        return torch.from_numpy(words.toarray()).float()
-
-    def index() -> Tensor:
-        return torch.from_numpy(np.stack(Q.tocoo().coords).astype(np.int64))
-
-    def ours(network: nn.Module) -> Step:
-        return epoch(network, Sparse(words), UnifiedHypergraph(Q).operator(), n, classes)
-
-    def dhg() -> Step:
-        members = [ids.tolist() for ids in np.split(Q.tocsc().indices, Q.tocsc().indptr[1:-1])]
-        hypergraph = importlib.import_module("dhg").Hypergraph(n, members)
-        return epoch(DhgNet(f, HIDDEN, classes), dense_words(), hypergraph, n, classes)
-
-    if deep:
-        edges = UnifiedHypergraph(Q).edges()
-        return {
-            "ours": lambda: ours(HGCNII(f, classes, DEEP, LAYERS)),
-            "PyG GCN2Conv": lambda: epoch(PygGCNII(f, DEEP, classes, LAYERS), dense_words(), edges, n, classes),
-        }
-    contestants = {
-        "ours": lambda: ours(HGCN(f, classes, HIDDEN)),
-        "release style": lambda: epoch(PlainGCN(f, HIDDEN, classes), dense_words(), dense_operator(Q), n, classes),
-        "PyG HypergraphConv": lambda: epoch(PygNet(f, HIDDEN, classes), dense_words(), index(), n, classes),
-    }
-    try:
-        importlib.import_module("dhg.nn")
-    except ImportError:
-        return contestants
-    return {**contestants, "DHG HGNNConv": dhg}
+def cora() -> tuple[Any, Any, Tensor]:
+    """Incidence, and the features sparse and dense."""
+    words = random_words(VERTICES, FEATURES, WORDS)
+    return random_incidence(VERTICES, HYPEREDGES, SIZE), words, torch.from_numpy(words.toarray()).float()
 
 
-def builders() -> dict[str, dict[str, Step]]:
-    """What is done once a data set."""
-    Q = random_incidence(CORA["n"], CORA["m"], CORA["size"])
-    features = np.random.default_rng(0).normal(size=(2012, 512))  # as many objects as NTU2012
-    return {
-        "operator, Cora's size": {"ours": UnifiedHypergraph(Q).operator, "release style": lambda: dense_operator(Q)},
-        "EDVW of neighbours, 2012 objects": {
-            "ours": lambda: knn_incidence(features),
-            "release style": lambda: looped_knn(features),
+def hgcn() -> Race:
+    Q, words, x = cora()
+    ours, plain = HGCN(FEATURES, CLASSES, HIDDEN), PlainGCN(FEATURES, HIDDEN, CLASSES)
+    T, dense = UnifiedHypergraph(Q).operator(), dense_operator(Q)
+    index = torch.from_numpy(np.stack(Q.tocoo().coords).astype(np.int64))
+    return Race(
+        epoch(ours, Sparse(words), T),
+        {
+            "release style": epoch(plain, x, dense),
+            "PyG HypergraphConv": epoch(PygNet(FEATURES, HIDDEN, CLASSES), x, index),
         },
-    }
+    )
 
 
-def compare(contestants: dict[str, Step], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds, and of the paired ratios to ours."""
-    times = race(contestants, range(1 + rounds))
-    return {
-        name: {"ms": 1e3 * float(np.median(taken)), "ratio": ratio(times, "ours", name)}
-        for name, taken in times.items()
-    }
+def beside_dhg() -> Race:
+    hypergraph = require("dhg", "peers").Hypergraph
+    Q, words, x = cora()
+    members = [ids.tolist() for ids in np.split(Q.tocsc().indices, Q.tocsc().indptr[1:-1])]
+    ours = epoch(HGCN(FEATURES, CLASSES, HIDDEN), Sparse(words), UnifiedHypergraph(Q).operator())
+    theirs = epoch(DhgNet(FEATURES, HIDDEN, CLASSES), x, hypergraph(VERTICES, members))
+    return Race(ours, {"DHG HGNNConv": theirs}, memory=False)
 
 
-def peak_memory(race_name: str, contestant: str) -> float:
-    """MiB that setting up and running two epochs takes, in a process of its own."""
-    command = [sys.executable, __file__, "--one", race_name, contestant]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def hgcnii() -> Race:
+    Q, words, x = cora()
+    unified = UnifiedHypergraph(Q)
+    ours = epoch(HGCNII(FEATURES, CLASSES, DEEP, LAYERS), Sparse(words), unified.operator())
+    peer = epoch(PygGCNII(FEATURES, DEEP, CLASSES, LAYERS), x, unified.edges())
+    return Race(ours, {"PyG GCN2Conv": peer})
 
 
-def one(race_name: str, contestant: str) -> None:
-    """Measure one contestant's peak memory in this process; data and libraries do not count."""
-    setup = epochs(race_name == "deep")[contestant]
-    epoch(HGCN(4, 2, 4), torch.ones(8, 4), UnifiedHypergraph(np.eye(8)).operator(), 8, 2)()
-    importlib.import_module("torch_geometric.nn")  # libraries are loaded by now
-    before = high_water()
-    step = setup()
-    step()
-    step()
-    print(high_water() - before)
+def operator() -> Race:
+    Q, *_ = cora()
+    ours = UnifiedHypergraph(Q).operator
+    x = torch.rand(VERTICES, 4)
+    torch.testing.assert_close(ours() @ x, dense_operator(Q) @ x, rtol=1e-4, atol=1e-5)
+    return Race(ours, {"release style": partial(dense_operator, Q)}, memory=False)
+
+
+def neighbours() -> Race:
+    features = np.random.default_rng(0).normal(size=(2012, 512))
+    ours, loop = partial(knn_incidence, features), partial(looped_knn, features)
+    np.testing.assert_allclose(ours().toarray(), loop(), atol=1e-9)
+    return Race(ours, {"release style": loop}, goal=5.0)
 
 
 # -- growth ---------------------------------------------------------------------------------------------
 
 
-def growth(largest: int) -> dict[str, dict[int, tuple[float, float]]]:
-    """series -> incidences -> seconds to build the operator, seconds of an epoch of H-GCN (16 features, 16 hidden)."""
-    sizes = [int(size) for size in 10 ** np.arange(3, np.log10(largest) + 0.1, 0.5)]
-    series: dict[str, tuple[Callable[[int], int], Callable[[sparse.csr_array], Any], bool]] = {
-        "ours, hyperedges of 5": (lambda incidences: 5, lambda Q: UnifiedHypergraph(Q).operator(), True),
-        "ours, hyperedges of √incidences": (
-            lambda incidences: int(incidences**0.5),
-            lambda Q: UnifiedHypergraph(Q).operator(),
-            True,
-        ),
-        "release style, hyperedges of 5": (lambda incidences: 5, dense_operator, False),
-    }
-    curves: dict[str, dict[int, tuple[float, float]]] = {}
-    for name, (size_of, build, ours) in series.items():
-        curves[name] = {}
-        for incidences in sizes:
-            n, size = incidences // 2, size_of(incidences)
-            if not ours and n > 6000:
-                break  # dense matrices of gigabytes
-            Q, x = random_incidence(n, incidences // size, size), torch.randn(n, 16)
-            gc.collect()
-            building = np.median([_seconds(partial(build, Q)) for _ in range(3)])
-            network: nn.Module = HGCN(16, 4, 16) if ours else PlainGCN(16, 16, 4)
-            step = epoch(network, x, build(Q), n, 4)
-            step()
-            curves[name][incidences] = float(building), float(np.median([_seconds(step) for _ in range(5)]))
-    return curves
+def hyperedges_of(incidences: int, size: int) -> Any:
+    """Half as many vertices as incidences."""
+    return random_incidence(incidences // 2, incidences // size, size)
 
 
-def _seconds(work: Step) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def building(size_of: Callable[[int], int], incidences: int) -> Run:
+    Q = hyperedges_of(incidences, size_of(incidences))
+    return lambda: UnifiedHypergraph(Q).operator()
 
 
-def slope(curve: dict[int, tuple[float, float]], part: int, start: int = 10_000) -> float:
-    """Exponent of the growth from `start` incidences on, below which overheads rule."""
-    points = np.log([(incidences, seconds[part]) for incidences, seconds in curve.items() if incidences >= start])
-    return float(np.polyfit(points[:, 0], points[:, 1], 1)[0])
+def training(size_of: Callable[[int], int], incidences: int) -> Run:
+    Q = hyperedges_of(incidences, size_of(incidences))
+    return epoch(HGCN(16, 4, 16), torch.randn(Q.shape[0], 16), UnifiedHypergraph(Q).operator())
 
 
-def picture(curves: dict[str, dict[int, tuple[float, float]]]) -> Figure:
-    """Cost against incidences, on logarithmic axes, beside a line of slope 1."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for part, title in enumerate(("building the operator", "an epoch of H-GCN")):
-        ax = figure.add_subplot(1, 2, part + 1, title=title, xlabel="incidences", ylabel="seconds")
-        ax.set(xscale="log", yscale="log")
-        for name, curve in curves.items():
-            ax.plot(list(curve), [seconds[part] for seconds in curve.values()], marker="o", label=name)
-        ours = next(iter(curves.values()))
-        x = np.array([min(ours), max(ours)])
-        ax.plot(x, ours[int(x[1])][part] * x / x[1], "k:", label="linear")
-    figure.axes[0].legend(fontsize="small")
-    return figure
+def hypergcn(incidences: int) -> Run:
+    folder, Q = scratch() / "kind" / "name", hyperedges_of(incidences, 5)
+    n = Q.shape[0]
+    words = random_words(n, 500, 10).astype(np.float32)
+    write_hypergcn(folder, make_hypergraph("random", {"words": words}, Q, np.arange(n) % 4))
+    return partial(read_hypergcn, folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="speed and memory of GHSC")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--largest", type=int, default=1_000_000)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        one(*options.one)
-        return
+def tables(incidences: int) -> Run:
+    folder, Q = scratch(), hyperedges_of(incidences, 5).tocoo()
+    pd.DataFrame(np.random.default_rng(0).random((Q.shape[0], 4)).round(3)).add_prefix("f").to_csv(
+        folder / "features.csv", index=False
+    )
+    pd.DataFrame({"vertex": Q.coords[0], "hyperedge": Q.coords[1]}).to_csv(folder / "incidence.csv", index=False)
+    return partial(read_tables, folder)
 
-    results: dict[str, Any] = {}
-    races = {"H-GCN (2 layers), an epoch": "shallow", f"H-GCNII ({LAYERS} layers), an epoch": "deep"}
-    for title, key in races.items():
-        result = compare({name: setup() for name, setup in epochs(key == "deep").items()}, options.rounds)
-        for name in result:
-            result[name]["peak_mib"] = peak_memory(key, name)
-        results[title] = result
-    for title, contestants in builders().items():
-        results[title] = compare(contestants, max(3, options.rounds // 3))
-    for title, result in results.items():
-        print(title)
-        for name, figures in result.items():
-            memory = f"   peak {figures['peak_mib']:7.1f} MiB" if "peak_mib" in figures else ""
-            print(f"    {name:22s} {figures['ms']:9.2f} ms   ratio {figures['ratio']:7.2f}{memory}")
 
-    curves = growth(options.largest)
-    for name, curve in curves.items():
-        for incidences, (building, step) in curve.items():
-            print(f"{name:34s} {incidences:9d} incidences: build {building:8.4f} s, epoch {step:8.4f} s")
-        if len(curve) > 3:
-            print(f"{name:34s} exponents: build {slope(curve, 0):.2f}, epoch {slope(curve, 1):.2f}")
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        picture(curves).savefig(options.output / "growth.png", dpi=130)
-        versions = {"threads": options.threads, "torch": torch.__version__}
-        write_json(options.output / "ghsc.json", {**versions, "results": results, "growth": curves})
+def neighbouring(objects: int) -> Run:
+    return partial(knn_incidence, np.random.default_rng(0).normal(size=(objects, 16)))
 
+
+DECADES = (1_000, 10_000, 100_000, 1_000_000)
+KINDS: dict[str, Callable[[int], int]] = {"small": lambda _: 5, "large": lambda incidences: int(incidences**0.5)}
+BENCHMARKS: dict[str, Callable[[], Race | Growth]] = {
+    "H-GCN": hgcn,
+    "H-GCN, DHG": beside_dhg,
+    "H-GCNII": hgcnii,
+    "operator": operator,
+    "neighbours": neighbours,
+    **{
+        f"growth, operator, {k} hyperedges": partial(Growth, partial(building, size), DECADES, "incidences")
+        for k, size in KINDS.items()
+    },
+    **{
+        f"growth, epoch, {k} hyperedges": partial(Growth, partial(training, size), DECADES, "incidences")
+        for k, size in KINDS.items()
+    },
+    "growth, neighbours": lambda: Growth(neighbouring, (10, 100, 1_000, 10_000), "objects", slope=2.0),
+    "growth, HyperGCN reader": lambda: Growth(hypergcn, DECADES, "incidences"),
+    "growth, tables reader": lambda: Growth(tables, DECADES, "incidences"),
+}
 
 if __name__ == "__main__":
-    main()
+    bench(__doc__, BENCHMARKS)

@@ -38,6 +38,20 @@ def test_one_line_a_peer() -> None:
     assert [line["peer"] for line in lines] == ["a", "b"]
 
 
+def test_a_repeated_race_calls_and_tells_the_time_of_one_call() -> None:
+    calls = list[int]()
+
+    def ours() -> None:
+        calls.append(sum(range(10**5)))
+
+    lines = [
+        *run("once", lambda: Race(ours, {"peer": lambda: sum(range(10**5))}), rounds=3),
+        *run("often", lambda: Race(ours, {"peer": lambda: sum(range(10**5))}, repeat=20), rounds=3),
+    ]
+    assert len(calls) == 4 + 4 * 20
+    assert lines[1]["ours_ms"] < 5 * lines[0]["ours_ms"]
+
+
 def test_growth_fits_the_slope_of_the_upper_sizes() -> None:
     def work(size: int) -> Any:
         return lambda: sum(range(size))
@@ -75,3 +89,9 @@ def test_an_unknown_race_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no race 'ad'" in done.stderr
     assert "add" in done.stderr
+
+
+def test_files_of_a_benchmark_go_with_the_process() -> None:
+    code = "from repertory.core.bench import scratch\nf = scratch()\n(f / 'a').write_text('x')\nprint(f)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).exists()

@@ -283,6 +283,19 @@ def test_a_broken_image_is_named(change: Callable[[Path], Any], message: str, tm
     assert caught.value.where == str(tmp_path / "img" / "a.png")
 
 
+def test_checks_by_columns_and_by_rows_read_the_same(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = content_of(sample)
+    for number, row in enumerate(content["annotations"]):
+        row.pop(("area", "iscrowd")[number % 2])
+    content["annotations"].reverse()
+    read = [coco.from_content(content, sample / "a.json", sample, masks=True)]
+    monkeypatch.setattr(coco, "_sound_columns", lambda *_: None)
+    read.append(coco.from_content(content, sample / "a.json", sample, masks=True))
+    assert read[0].images == read[1].images
+    for one, other in zip(*(data.objects for data in read), strict=True):
+        np.testing.assert_array_equal(np.array(one, object), np.array(other, object))
+
+
 def test_missing_files_are_named(sample: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="0 files of annotations") as caught:
         coco.read_split(tmp_path, "train")
