@@ -75,3 +75,9 @@ def test_an_unknown_race_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no race 'ad'" in done.stderr
     assert "add" in done.stderr
+
+
+def test_files_of_a_benchmark_go_with_the_process() -> None:
+    code = "from repertory.core.bench import scratch\nf = scratch()\n(f / 'a').write_text('x')\nprint(f)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).exists()

@@ -14,6 +14,7 @@ counts. By default CPU time is compared, which other work on the machine disturb
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import json
 import math
@@ -21,6 +22,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,6 +151,13 @@ def run(name: str, make: Callable[[], Race | Growth], rounds: int, *, memory: bo
             **({} if math.isnan(peer_mib) else {"ours_mib": round(ours_mib, 1), "peer_mib": round(peer_mib, 1)}),
             **made.facts,
         }
+
+
+def scratch() -> Path:
+    """A new folder for the files that a benchmark reads; it goes when the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def environment() -> dict[str, Any]:
