@@ -19,12 +19,12 @@ from repertory.papers.tegformer.model import smoothed_loss
 from repertory.papers.tegformer.race import Recomputing, race_inputs
 from repertory.tasks.language import Decoding, decode
 
-ESSAYS, LENGTH = 32, 60
+TEXTS, ESSAYS, LENGTH = 2, 32, 60
 
 
 def decoding(how: Decoding, tokens: int) -> Race:
-    model, topics, mask = race_inputs(1)
-    first, never = torch.ones(1, dtype=torch.long), model.padding  # it is never written, so no text ends
+    model, topics, mask = race_inputs(TEXTS)
+    first, never = torch.ones(TEXTS, dtype=torch.long), model.padding  # it is never written, so no text ends
 
     @torch.inference_mode()
     def cached(tokens: int) -> list[list[int]]:
@@ -36,7 +36,7 @@ def decoding(how: Decoding, tokens: int) -> Race:
         return decode(Recomputing(model, *rows), first, never, tokens, how)
 
     assert cached(12) == recomputed(12)
-    facts = {"texts": 1, "tokens": tokens}
+    facts = {"texts": TEXTS, "tokens": tokens}
     return Race(
         partial(cached, tokens), {"without cache": partial(recomputed, tokens)}, goal=5, memory=False, facts=facts
     )
