@@ -1,55 +1,43 @@
-"""Speed of edit distances and of generation of llm_drums beside their peers.
+"""Speed of edit distances and of generation.
 
-    python benchmarks/llm_drums.py [--rounds 5] [--threads 1]
+    python benchmarks/llm_drums.py
 
-Prints one JSON line a race: medians in seconds, and the ratio peer / ours with its spread over the rounds.
-
-- distances: the structure of whole grooves of 16 measures. Peer: Levenshtein in plain Python, both neighbours of each
-  measure, as the authors' code goes about it.
+- structure: edit distances between the measures of two grooves of 16 measures. Peer: Levenshtein in plain Python, both
+  neighbours of each measure, as the authors' code goes about it.
 - generation: 48 bytes after prompts of 8 measures, by the GPT-2 of the laptop scale. Peer: without the cache of keys
   and values.
-
-Ours and the peer compute the same, which is checked first.
+- growth: the structure of 10 to 10,000 grooves.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
+from functools import partial
 
-import torch
-
-from repertory.core.timing import race_line
+from repertory.core.bench import Growth, Race, bench
 from repertory.papers.llm_drums.race import race_drummer, race_grooves, race_prompts, stabilities_in_python
 from repertory.papers.llm_drums.structure import stabilities
 
 
-def run(name: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> None:
-    """Race the two and print the outcome."""
-    print(json.dumps(race_line(name, ours, peer, rounds)), flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-
-    many = race_grooves()
-    for ours, plain in zip(stabilities(many), stabilities_in_python(many), strict=True):
+def structure() -> Race:
+    grooves = race_grooves()
+    for ours, plain in zip(stabilities(grooves), stabilities_in_python(grooves), strict=True):
         assert (ours == plain).all()
-    run("structure of 2 grooves", lambda: stabilities(many), lambda: stabilities_in_python(many), given.rounds)
+    return Race(lambda: stabilities(grooves), {"plain Python": lambda: stabilities_in_python(grooves)}, goal=50)
 
+
+def generation() -> Race:
     drummer, prompts = race_drummer(), race_prompts()
 
     def write(use_cache: bool, temperature: float = 0.9) -> list[str]:
         return drummer.complete(prompts, temperature, max_new_tokens=48, use_cache=use_cache)
 
     assert write(True, 0.0) == write(False, 0.0)
-    run("48 bytes of 4 grooves", lambda: write(True), lambda: write(False), given.rounds)
+    return Race(lambda: write(True), {"without cache": lambda: write(False)}, goal=5, facts={"prompts": len(prompts)})
+
+
+def growth() -> Growth:
+    return Growth(lambda count: partial(stabilities, race_grooves(count)), [10, 100, 1000, 10_000], "grooves")
 
 
 if __name__ == "__main__":
-    main()
+    bench(__doc__, {"structure": structure, "generation": generation, "structure, growth": growth})

@@ -1,32 +1,27 @@
-"""Time and memory of a training step of CPF + RELIANT, and how they grow, beside an edge-by-edge version.
-
-The peer does what the released loop does: attention, dropout and MLP anew in every step of propagation, messages
-gathered and summed edge by edge, groups rebuilt from Python sets, autograd's anomaly detection on. Memory is what two
-steps add to the peak of a process of their own, in which a small step has run. Ours is faster by drawing the dropout
-masks of all steps at once, as numbers, and takes more memory for it.
+"""Speed, memory and growth of a training step of CPF + RELIANT.
 
     python benchmarks/reliant.py
+
+- step: student and proxy, forward and backward. Peers: attention, dropout and MLP anew in every step of propagation,
+  messages gathered and summed edge by edge; and the released loop, which also rebuilds the groups from Python sets and
+  has autograd's anomaly detection on. Ours draws the dropout masks of all steps at once and takes more memory for it.
+- growth: the step over edges, 20 a node.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.utils import scatter, softmax
+from torch_geometric.utils import coalesce, scatter, softmax, to_undirected
 
-from repertory.core.timing import high_water, race, ratio
-from repertory.data.fair_graphs import biased_graph
+from repertory.core.bench import Growth, Race, bench
 from repertory.papers.reliant import PLP, Graph, counted, smooth_difference
 
-ROUNDS = range(1 + 9)
-NODES = (500, 1000, 2000, 4000)
+DEGREE, WORDS = 20, 60
 
 
 def propagate_by_edges(student: PLP, x: Tensor, graph: Graph, known: Tensor, labels: Tensor) -> Tensor:
@@ -35,74 +30,73 @@ def propagate_by_edges(student: PLP, x: Tensor, graph: Graph, known: Tensor, lab
     start = h
     for _ in range(student.steps):
         scores = (student.feat_drop(x) @ student.attention.T).squeeze(1)
-        weights = F.dropout(softmax(scores[graph.target], graph.source), student.attn_drop)
+        weights = F.dropout(softmax(scores[graph.target], graph.source), student.attn_drop, student.training)
         near = scatter(weights[:, None] * h[graph.target], graph.source, dim_size=len(x))
         h = F.relu(student.balance.sigmoid() * near + (-student.balance).sigmoid() * student.mlp(x))
         h = h.index_copy(0, known, start[known])
     return h
 
 
-def training_step(nodes: int, ours: bool) -> Callable[[], None]:
-    people = biased_graph(np.random.default_rng(0), nodes, mean_degree=20)
-    graph = Graph(people.edges, people.size)
-    x, y, s = (torch.as_tensor(values) for values in (people.features, people.labels, people.sensitive))
-    known = torch.arange(nodes // 2)
-    student = PLP(nodes, x.shape[1] + 2).train()
-    proxy = torch.rand(nodes, 2, requires_grad=True)
-    rest = torch.arange(nodes) >= nodes // 2
-    groups = counted(s, rest)
-
-    def step() -> None:
-        nonlocal groups
-        for beside in (proxy.detach().mean(0).expand(nodes, 2), proxy):
-            inputs = torch.cat([x, beside], dim=1), graph, known, F.one_hot(y[known]).float()
-            if ours:
-                p = student(*inputs).softmax(1)
-            else:
-                zero, one = (
-                    set((s == k).nonzero().flatten().tolist()) & set(rest.nonzero().flatten().tolist()) for k in (0, 1)
-                )
-                groups = torch.tensor(sorted(zero)), torch.tensor(sorted(one))
-                p = propagate_by_edges(student, *inputs).softmax(1)
-            loss = p[rest].square().sum().sqrt() + 1000 * smooth_difference(p, groups)
-            with torch.autograd.set_detect_anomaly(not ours, check_nan=not ours):
-                loss.backward()
-
-    return step
+def random_graph(nodes: int, edges: int) -> Graph:
+    """Both directions of half as many pairs, and self loops."""
+    pairs = torch.randint(nodes, (2, edges // 2), generator=torch.Generator().manual_seed(0))
+    loops = torch.arange(nodes).expand(2, nodes)
+    return Graph(coalesce(torch.cat([to_undirected(pairs), loops], 1)).numpy(), nodes)
 
 
-def memory_here(nodes: int, ours: bool) -> float:
-    """MiB that two steps add to this process; data and libraries do not count."""
-    training_step(100, ours)()
-    step = training_step(nodes, ours)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # making the graph took more: begin anew
-    before = high_water()
-    step()
-    step()
-    return high_water() - before
+class People:
+    """Inputs of a step."""
+
+    def __init__(self, nodes: int) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.graph = random_graph(nodes, DEGREE * nodes)
+        self.x = torch.poisson(torch.full((nodes, WORDS), 0.4), generator=draw)
+        self.known, self.rest = torch.arange(nodes // 2), torch.arange(nodes) >= nodes // 2
+        self.labels = F.one_hot(torch.randint(2, (nodes // 2,), generator=draw), 2).float()
+        self.sensitive = torch.randint(2, (nodes,), generator=draw)
+        self.groups = counted(self.sensitive, self.rest)
+        self.proxy = torch.rand(nodes, 2, generator=draw).requires_grad_()
+        self.student = PLP(nodes, WORDS + 2)
+
+    def inputs(self, proxy: Tensor) -> tuple[Tensor, Graph, Tensor, Tensor]:
+        return torch.cat([self.x, proxy], 1), self.graph, self.known, self.labels
+
+    def step(self, forward: Callable[..., Tensor]) -> None:
+        """Backward through the student with the proxy's mean, and with the proxy."""
+        for proxy in (self.proxy.detach().mean(0).expand_as(self.proxy), self.proxy):
+            p = forward(self.student, *self.inputs(proxy)).softmax(1)
+            (p[self.rest].square().sum().sqrt() + 1000 * smooth_difference(p, self.groups)).backward()
+
+    def released_step(self) -> None:
+        rest = set(self.rest.nonzero().flatten().tolist())
+        zero, one = (set((self.sensitive == k).nonzero().flatten().tolist()) & rest for k in (0, 1))
+        self.groups = torch.tensor(sorted(zero)), torch.tensor(sorted(one))
+        with torch.autograd.set_detect_anomaly(True):
+            self.step(propagate_by_edges)
 
 
-def memory(nodes: int, ours: bool) -> float:
-    """`memory_here`, in a process of its own."""
-    words = [sys.executable, __file__, str(nodes), "ours" if ours else "edges"]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+def step(nodes: int) -> Race:
+    people = People(nodes)
+    inputs = people.inputs(people.proxy)
+    people.student.eval()
+    torch.testing.assert_close(people.student(*inputs), propagate_by_edges(people.student, *inputs))
+    people.student.train()
+    peers = {"edge by edge": partial(people.step, propagate_by_edges), "released loop": people.released_step}
+    return Race(
+        partial(people.step, PLP.__call__), peers, goal=3, facts={"nodes": nodes, "edges": len(people.graph.source)}
+    )
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    if len(sys.argv) > 1:
-        print(memory_here(int(sys.argv[1]), sys.argv[2] == "ours"))
-        return
-    print("one step of student and proxy, one thread, medians of 9 interleaved rounds")
-    print(f"{'nodes':>8} {'ours ms':>9} {'edge by edge ms':>16} {'ratio':>6} {'ours MiB':>9} {'edge by edge MiB':>17}")
-    for nodes in NODES:
-        times = race({"ours": training_step(nodes, True), "edges": training_step(nodes, False)}, ROUNDS)
-        ours, edges = (1000 * float(np.median(times[name])) for name in ("ours", "edges"))
-        print(
-            f"{nodes:>8} {ours:>9.1f} {edges:>16.1f} {ratio(times, 'ours', 'edges'):>6.2f}"
-            f" {memory(nodes, True):>9.1f} {memory(nodes, False):>17.1f}"
-        )
+def growth() -> Growth:
+    def work(edges: int) -> Callable[[], None]:
+        people = People(edges // DEGREE)
+        return partial(people.step, PLP.__call__)
+
+    return Growth(work, [10**3, 10**4, 10**5, 10**6], "edges")
 
 
 if __name__ == "__main__":
-    main()
+    bench(
+        __doc__,
+        {**{f"step, {nodes} nodes": partial(step, nodes) for nodes in (500, 4000)}, "step, growth": growth},
+    )

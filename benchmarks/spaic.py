@@ -1,87 +1,91 @@
-"""Speed of SPAIC's compiled networks beside SpikingJelly and plain torch.
+"""Speed of compiled spiking networks.
 
-    python benchmarks/spaic.py [--rounds 9] [--profile]
+    python benchmarks/spaic.py
 
-W1: a training step (forward, backward, Adam) of 784-256-10 LIF neurons, batch 64, T = 100.
-W2: a reservoir of 1000 LIF neurons, a tenth of all synapses, delays of 1 to 5 ms, T = 1000, batch 1, no gradient.
+- training step: 784-256-10 LIF neurons, batch 64, T = 100; forward, backward, Adam. Peers: a loop over time, and
+  SpikingJelly's multi-step mode.
+- reservoir: 1,000 LIF neurons, a tenth of all synapses, delays of 1 to 5 ms, T = 1,000, batch 1, no gradient. Peers: a
+  loop in plain torch, and the same around SpikingJelly's neuron. No goal.
 
-One thread. A ratio is measured in one run: contestants take turns, and the median of the paired ratios counts (above 1:
-ours is faster). SpikingJelly takes part if it is installed: pip install 'repertory[peers]'. Its LIF decays by
-1 - 1/tau where ours decays by e^(-dt/tau); tau is chosen so that both are the same, and outputs are compared first.
+SpikingJelly's LIF decays by 1 - 1/tau where ours decays by e^(-dt/tau); its tau makes both the same. It is in the extra
+`peers`.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repertory.core.timing import race, ratio
+from repertory.core.bench import Race, bench
+from repertory.core.problem import require
 from repertory.papers.spaic import LIF, Full, Group, Input, Net, Sparse, Uniform, compile_net
 from repertory.papers.spaic.race import DECAY, Loop, linears, ours, spikes_and_labels, training_step
 from repertory.papers.spaic.run.compiled import Compiled
 
 TAU_OF_PEER = 1 / (1 - DECAY)
-NEURONS, STEPS_W1, STEPS_W2 = 1000, 100, 1000
+NEURONS, STEPS, STEPS_OF_RESERVOIR = 1000, 100, 1000
+SAME = 50
+"""Steps of the reservoir that are compared: later, a spike that rounding flips has changed all others."""
+FLIPPED = 1e-3
+"""Share of spikes that rounding at the threshold may flip."""
 
 
-def peer() -> Any:
-    """SpikingJelly's neurons, surrogates, containers and reset; None where it is not installed."""
-    try:
-        names = ("neuron", "surrogate", "layer", "functional")
-        return {name: importlib.import_module(f"spikingjelly.activation_based.{name}") for name in names}
-    except ImportError:
-        return None
+def jelly(module: str) -> Any:
+    return require(f"spikingjelly.activation_based.{module}", "peers")
 
 
-# -- W1 -----------------------------------------------------------------------------------------------
-
-
-def their_network(jelly: Any) -> nn.Module:
-    """The same weights and neurons in SpikingJelly's multi-step mode."""
-    layers: list[nn.Module] = []
-    for linear in linears():
-        layer = jelly["layer"].Linear(linear.in_features, linear.out_features, bias=False, step_mode="m")  # pyright: ignore[reportArgumentType]
-        layer.load_state_dict(linear.state_dict())
-        layers += [layer, their_neuron(jelly)]
-    return nn.Sequential(*layers)
-
-
-def their_neuron(jelly: Any, step_mode: str = "m") -> nn.Module:
+def their_neuron(step_mode: str) -> nn.Module:
     """LIF with hard reset and no decay of the input."""
-    return jelly["neuron"].LIFNode(
+    return jelly("neuron").LIFNode(
         tau=TAU_OF_PEER, decay_input=False, v_threshold=1.0, v_reset=0.0,
-        surrogate_function=jelly["surrogate"].ATan(alpha=2.0), detach_reset=False, step_mode=step_mode,
+        surrogate_function=jelly("surrogate").ATan(alpha=2.0), detach_reset=False, step_mode=step_mode,
     )  # fmt: skip
 
 
-def w1(jelly: Any) -> dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """Contestants: the module, and its forward pass to mean spikes (B, 10)."""
-    found: dict[str, Any] = {}
-    for name, module in (("ours", ours()), ("loop", Loop())):
-        found[name] = module, module
-    if jelly:
-        theirs = their_network(jelly)
-
-        def forward(x: Tensor) -> Tensor:
-            jelly["functional"].reset_net(theirs)
-            return theirs(x).mean(0)
-
-        found["spikingjelly"] = theirs, forward
-    return found
+# -- training step ------------------------------------------------------------------------------------
 
 
-# -- W2 -----------------------------------------------------------------------------------------------
+def their_network() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The same weights and neurons in SpikingJelly's multi-step mode: module, and pass to mean spikes (B, 10)."""
+    layers: list[nn.Module] = []
+    for linear in linears():
+        layer = jelly("layer").Linear(linear.in_features, linear.out_features, bias=False, step_mode="m")
+        layer.load_state_dict(linear.state_dict())
+        layers += [layer, their_neuron("m")]
+    module = nn.Sequential(*layers)
+
+    def forward(x: Tensor) -> Tensor:
+        jelly("functional").reset_net(module)
+        return module(x).mean(0)
+
+    return module, forward
+
+
+def loop() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    module = Loop()
+    return module, module
+
+
+def step(name: str, make: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]) -> Race:
+    compiled, (module, forward) = ours(), make()
+    x, _ = spikes_and_labels(STEPS)
+    with torch.no_grad():
+        apart = (forward(x) - compiled(x)).abs()
+    assert apart.mean() < FLIPPED
+    facts = {"batch": x.shape[1], "steps": STEPS, "outputs_differ_by": float(apart.max())}
+    peers = {name: training_step(module, forward, STEPS)}
+    return Race(training_step(compiled, compiled, STEPS), peers, goal=1.25, facts=facts)
+
+
+# -- reservoir ----------------------------------------------------------------------------------------
 
 
 def reservoir() -> Compiled:
-    """1000 neurons, driven by 100 inputs, at a few per cent of activity."""
-    torch.manual_seed(0)
+    """1,000 neurons, driven by 100 inputs, at a few per cent of activity."""
     with Net(1.0) as net:
         x = Input(100, "spikes")
         r = Group(NEURONS, LIF(tau_m=2.0))
@@ -91,85 +95,53 @@ def reservoir() -> Compiled:
     return compile_net(net).eval()
 
 
-def plain_torch(module: Compiled, x: Tensor) -> Tensor:
+class PlainNeurons(nn.Module):
+    """One step of LIF neurons at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = torch.zeros(1, NEURONS)
+
+    def forward(self, current: Tensor) -> Tensor:
+        u = DECAY * self.v + current
+        fired = (u > 1).float()
+        self.v = u * (1 - fired)
+        return fired
+
+
+def over_time(module: Compiled, make_neurons: Callable[[], nn.Module], x: Tensor) -> Tensor:
     """The reservoir as people write it: a matrix for each delay, a list of past spikes, a loop over time."""
     into, recurrent = module.wires()
     weights, taps = into.current_weight(), recurrent.taps()
-    past = [torch.zeros(1, NEURONS)] * 6
-    v, spikes = torch.zeros(1, NEURONS), []
+    neurons = make_neurons().eval()
+    past, spikes = [torch.zeros(1, NEURONS)] * 6, []
     for now in x:
         current = now @ weights.mT
         for lag, weight in taps:
             current = current + past[-lag] @ weight.mT
-        u = DECAY * v + current
-        fired = (u > 1).float()
-        v = u * (1 - fired)
-        past = [*past[1:], fired]
-        spikes.append(fired)
-    return torch.stack(spikes)
-
-
-def their_steps(jelly: Any, module: Compiled, x: Tensor) -> Tensor:
-    """The same loop around SpikingJelly's single-step neuron."""
-    into, recurrent = module.wires()
-    weights, taps = into.current_weight(), recurrent.taps()
-    node = their_neuron(jelly, "s").eval()
-    past = [torch.zeros(1, NEURONS)] * 6
-    spikes = []
-    for now in x:
-        current = now @ weights.mT
-        for lag, weight in taps:
-            current = current + past[-lag] @ weight.mT
-        past = [*past[1:], node(current)]
+        past = [*past[1:], neurons(current)]
         spikes.append(past[-1])
     return torch.stack(spikes)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--profile", action="store_true", help="where our time goes, by torch's profiler")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    jelly = peer()
-    if jelly is None:
-        print("SpikingJelly is not installed: pip install 'repertory[peers]'")
-
-    contestants = w1(jelly)
-    x, _ = spikes_and_labels(STEPS_W1)
-    with torch.no_grad():
-        outputs = {name: forward(x) for name, (_, forward) in contestants.items()}
-    apart = max(float((y - outputs["ours"]).abs().max()) for y in outputs.values())
-    print(f"W1: {outputs['ours'].mean():.3f} spikes an output and step")
-    steps = {name: training_step(module, forward, STEPS_W1) for name, (module, forward) in contestants.items()}
-    tell("W1 training step", race(steps, range(1 + given.rounds)), apart)
-
-    module, x = reservoir(), (torch.rand(STEPS_W2, 1, 100, generator=torch.Generator().manual_seed(0)) < 0.1).float()
-    with torch.no_grad():
-        runs: dict[str, Callable[[], Tensor]] = {
-            "ours": lambda: (module(x), module.trace["r.spike"])[1],
-            "plain torch": lambda: plain_torch(module, x),
-        }
-        if jelly:
-            runs["spikingjelly"] = lambda: their_steps(jelly, module, x)
-        spikes = {name: run() for name, run in runs.items()}
-        print(f"W2: {spikes['ours'].mean():.3f} spikes a neuron and step")
-        apart = max(float((s[:50] - spikes["ours"][:50]).abs().max()) for s in spikes.values())
-        tell("W2 reservoir", race(runs, range(1 + max(3, given.rounds // 3))), apart)
-    if given.profile:
-        for name, run in (("W1", steps["ours"]), ("W2", runs["ours"])):
-            with torch.profiler.profile() as profile, torch.set_grad_enabled(name == "W1"):
-                run()
-            print(name, profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12), sep="\n")
-
-
-def tell(title: str, times: dict[str, Any], apart: float) -> None:
-    """Medians, and ratios to ours."""
-    print(f"{title}, one thread; outputs differ by {apart:.1e} at most")
-    for name, seconds in times.items():
-        beside = "" if name == "ours" else f"{ratio(times, 'ours', name):7.2f} times ours"
-        print(f"    {name:14}{1000 * float(np.median(seconds)):9.1f} ms{beside}")
+def recurrent(name: str, make_neurons: Callable[[], nn.Module]) -> Race:
+    module = reservoir()
+    x = (torch.rand(STEPS_OF_RESERVOIR, 1, 100, generator=torch.Generator().manual_seed(0)) < 0.1).float()
+    by_events: Callable[[], Tensor] = torch.inference_mode()(lambda: (module(x), module.trace["r.spike"])[1])
+    by_steps: Callable[[], Tensor] = torch.inference_mode()(lambda: over_time(module, make_neurons, x))
+    spikes = by_events()
+    assert (by_steps()[:SAME] - spikes[:SAME]).abs().mean() < FLIPPED
+    facts = {"steps": STEPS_OF_RESERVOIR, "spikes_a_step": round(float(spikes.mean()), 3)}
+    return Race(by_events, {name: by_steps}, goal=None, facts=facts)
 
 
 if __name__ == "__main__":
-    main()
+    bench(
+        __doc__,
+        {
+            "training step, loop": partial(step, "plain torch", loop),
+            "training step, SpikingJelly": partial(step, "SpikingJelly, multi-step", their_network),
+            "reservoir, loop": partial(recurrent, "plain torch", PlainNeurons),
+            "reservoir, SpikingJelly": partial(recurrent, "SpikingJelly, single step", lambda: their_neuron("s")),
+        },
+    )

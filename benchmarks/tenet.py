@@ -1,40 +1,37 @@
-"""TENET beside its peers: from an Argoverse 2 scenario to tensors, and the K-means ensemble.
+"""Speed of reading scenarios and of the K-means ensemble.
 
-    python benchmarks/tenet.py [--part reading ensemble] [--rounds 15] [--threads 1] [--output FILE.json]
+    python benchmarks/tenet.py
 
-reading: the scenario's Parquet and its map's JSON to the tensors of a scene (64 agents, 192 polylines of 20 points).
-The peer is av2's own API where it is installed. Elsewhere the same path is written out here, object by object as the
-API works: pandas reads the table and groups it by track, every row becomes a state object, every point of the map a
-point object, a lane's centreline is the middle of its interpolated boundaries; tensors are filled from these objects.
-The peer sorts and crops as ours does; both give the same agents. The real scenario where $REPERTORY_DATA has it, else a
-generated one.
-
-ensemble: the futures of three networks for 200 scenarios, fused by our batched K-means, and by scikit-learn's, scenario
-by scenario, from the same centres.
-
-One JSON line a race; a ratio above 1: ours is faster.
+- reading: a scenario's Parquet and its map's JSON to tensors (64 agents, 192 polylines of 20 points); the real scenario
+  where $REPERTORY_DATA has it, else a generated one. Peer: av2's own API where it is installed. Elsewhere its way is
+  written out here, object by object: pandas reads the table and groups it by track, every row becomes a state object,
+  every point of the map a point object, a lane's centreline is the middle of its interpolated boundaries; tensors are
+  filled from these objects. The peer sorts and crops as ours does; both give the same agents.
+- reading, growth: scenarios, one after the other.
+- ensemble: the futures of three networks for 50 scenarios, fused by our batched K-means. Peer: scikit-learn's, scenario
+  by scenario, from the same centres.
+- ensemble, growth: K-means over scenarios.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from torch import Tensor
 
-from repertory.core.files import write_json
-from repertory.core.timing import high_water, race, ratio
+from repertory.core.bench import Growth, Race, bench, scratch
 from repertory.data.argoverse import LANE_TYPES, OBJECT_TYPES, find_scenarios, map_of
 from repertory.papers.tenet import kmeans_fuse
 from repertory.papers.tenet.sample import write_sample
@@ -42,7 +39,6 @@ from repertory.papers.tenet.scenes import Scene, Sizes, agent_features, collate,
 
 SIZES = Sizes(agents=64, lanes=192, points=20, history=50, future=60)
 REAL = "av2_motion_sample"
-SCENARIOS = 200
 
 
 # -- reading, object by object ----------------------------------------------------------------------
@@ -135,7 +131,7 @@ def read_av2(path: Path) -> tuple[list[Any], str, list[Lane], list[Crossing]]:
     return scenario.tracks, scenario.focal_track_id, lanes, crossings
 
 
-def interpolated(points: list[Point], count: int) -> np.ndarray:
+def interpolated(points: list[Point], count: int) -> NDArray[Any]:
     xy = np.array([[p.x, p.y] for p in points])
     along = np.concatenate([[0], np.hypot(*np.diff(xy, axis=0).T).cumsum()])
     wanted = np.linspace(0, along[-1], count)
@@ -192,85 +188,85 @@ def peer_scene(read: Callable[[Path], Any], path: Path) -> Scene:
     )
 
 
-def tensors(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(scene: Scene) -> tuple[Tensor, Tensor]:
     batch = collate([scene])
     return agent_features(batch), lane_features(batch)
 
 
-def reading(rounds: int, folder: Path) -> list[dict[str, Any]]:
-    real = Path(os.environ.get("REPERTORY_DATA", "")) / REAL
-    if os.environ.get("REPERTORY_DATA") and real.exists():
-        path, data = find_scenarios(real)[0], "a real scenario"
-    else:
-        write_sample(folder, {"train": 1}, seed=0)
-        path, data = find_scenarios(folder)[0], "a generated scenario"
+def reading() -> Race:
+    given = os.environ.get("REPERTORY_DATA")
+    real = given is not None and (Path(given) / REAL).exists()
+    folder = Path(given) / REAL if given and real else generated(1)
+    path = find_scenarios(folder)[0]
     installed = importlib.util.find_spec("av2") is not None
-    read, peer = (read_av2, "av2") if installed else (read_objects, "objects, as av2 works")
+    read, name = (read_av2, "av2") if installed else (read_objects, "object by object, as av2")
     ours, theirs = read_scene(path, SIZES), peer_scene(read, path)
-    if not np.allclose(np.sort(ours.history, 0), np.sort(theirs.history, 0), atol=1e-3):
-        raise SystemExit("the agents' tensors differ")
-    times = race(
-        {
-            "ours": lambda: tensors(read_scene(path, SIZES)),
-            "peer": lambda: tensors(peer_scene(read, path)),
-        },
-        range(1 + rounds),
+    np.testing.assert_allclose(np.sort(ours.history, 0), np.sort(theirs.history, 0), atol=1e-3)
+    return Race(
+        lambda: tensors(read_scene(path, SIZES)),
+        {name: lambda: tensors(peer_scene(read, path))},
+        goal=5,
+        facts={"scenario": "real" if real else "generated"},
     )
-    return [_line(f"{data} to tensors", times, peer, rounds, "ms a scenario", 1000)]
 
 
-def ensemble(rounds: int) -> list[dict[str, Any]]:
+def generated(count: int) -> Path:
+    """A folder of so many scenarios."""
+    folder = scratch()
+    write_sample(folder, {"train": count}, seed=0)
+    return folder
+
+
+def reading_growth() -> Growth:
+    def work(count: int) -> Callable[[], object]:
+        paths = find_scenarios(generated(1))
+        return lambda: [read_scene(path, SIZES) for path in paths * count]
+
+    return Growth(work, [1, 10, 100, 1000], "scenarios")
+
+
+def futures(scenarios: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Six of each of three networks, and their probabilities."""
     rng = np.random.default_rng(0)
-    x = np.cumsum(rng.normal(size=(SCENARIOS, 18, 60, 2)), axis=2)
-    p = np.concatenate([rng.dirichlet(np.ones(6), SCENARIOS) for _ in range(3)], 1)
-
-    def library() -> None:
-        for one, weight in zip(x, p, strict=True):
-            ends = one[:, -1]
-            centres = [ends[weight.argmax()]]
-            nearest = ((ends - centres[0]) ** 2).sum(1)
-            while len(centres) < 6:
-                centres.append(ends[(weight * nearest).argmax()])
-                nearest = np.minimum(nearest, ((ends - centres[-1]) ** 2).sum(1))
-            start: dict[str, Any] = {"init": np.array(centres), "n_init": 1}  # the stubs know words alone
-            labels = KMeans(6, **start, max_iter=50, tol=0).fit_predict(ends, sample_weight=weight)
-            for k in range(6):
-                np.average(one[labels == k], axis=0, weights=weight[labels == k])
-
-    times = race({"ours": lambda: kmeans_fuse(x, p), "peer": library}, range(1 + rounds))
-    return [_line("K-means of 3 x 6 futures", times, "scikit-learn", rounds, "ms a scenario", 1000 / SCENARIOS)]
+    x = np.cumsum(rng.normal(size=(scenarios, 18, 60, 2)), axis=2)
+    return x, np.concatenate([rng.dirichlet(np.ones(6), scenarios) for _ in range(3)], 1)
 
 
-def _line(name: str, times: Any, peer: str, rounds: int, unit: str, factor: float) -> dict[str, Any]:
-    return {
-        "race": name,
-        "peer": peer,
-        unit: {who: round(factor * float(np.median(seconds)), 3) for who, seconds in times.items()},
-        "ratio": round(ratio(times, "ours", "peer"), 2),
-        "quartiles": [round(float(q), 2) for q in np.quantile(times["peer"] / times["ours"], [0.25, 0.75])],
-        "rounds": rounds,
-        "MiB": round(high_water()),
-        "threads": torch.get_num_threads(),
-    }
+def fuse_one_by_one(x: NDArray[Any], p: NDArray[Any]) -> NDArray[Any]:
+    """The six fused futures of each scenario, by scikit-learn."""
+    found = []
+    for one, weight in zip(x, p, strict=True):
+        ends = one[:, -1]
+        centres = [ends[weight.argmax()]]
+        nearest = ((ends - centres[0]) ** 2).sum(1)
+        while len(centres) < 6:
+            centres.append(ends[(weight * nearest).argmax()])
+            nearest = np.minimum(nearest, ((ends - centres[-1]) ** 2).sum(1))
+        start: dict[str, Any] = {"init": np.array(centres), "n_init": 1}  # the stubs know words alone
+        labels = KMeans(6, **start, max_iter=50, tol=0).fit_predict(ends, sample_weight=weight)
+        found.append([np.average(one[labels == k], axis=0, weights=weight[labels == k]) for k in range(6)])
+    return np.array(found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", nargs="+", choices=("reading", "ensemble"), default=("reading", "ensemble"))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    lines: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for part in options.part:
-            lines += reading(options.rounds, Path(folder)) if part == "reading" else ensemble(options.rounds)
-            for line in lines[-1:]:
-                print(json.dumps(line))
-    if options.output:
-        write_json(options.output, {"races": lines})
+def ensemble(scenarios: int = 50) -> Race:
+    x, p = futures(scenarios)
+    ends, expected = kmeans_fuse(x, p).trajectories[:, :, -1, 0], fuse_one_by_one(x, p)[:, :, -1, 0]
+    np.testing.assert_allclose(np.sort(ends, 1), np.sort(expected, 1), rtol=1e-6)
+    peers = {"scikit-learn, one by one": lambda: fuse_one_by_one(x, p)}
+    return Race(lambda: kmeans_fuse(x, p), peers, facts={"scenarios": scenarios})
+
+
+def ensemble_growth() -> Growth:
+    return Growth(lambda count: partial(kmeans_fuse, *futures(count)), [10, 100, 1000, 10_000], "scenarios")
 
 
 if __name__ == "__main__":
-    main()
+    bench(
+        __doc__,
+        {
+            "reading": reading,
+            "reading, growth": reading_growth,
+            "ensemble": ensemble,
+            "ensemble, growth": ensemble_growth,
+        },
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 
 from repertory.core.problem import Problem
 
@@ -37,3 +38,10 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST_MAPPED) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
+
+
+def release_memory() -> None:
+    """Give what is freed back to the system, where glibc is the C library."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

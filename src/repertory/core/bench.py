@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from repertory.core.allocator import VARIABLE, keep_memory
+from repertory.core.allocator import VARIABLE, keep_memory, release_memory
 from repertory.core.files import write_json
 from repertory.core.problem import Problem, reason, suggest
 from repertory.core.timing import high_water, race
@@ -170,11 +170,12 @@ def scratch() -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Date, machine and versions, for a file of figures."""
+    """Date, machine, how busy it is, and versions, for a file of figures."""
     packages = ("torch", "numpy", "scipy", "timm", "torch-geometric", "transformers")
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages if _installed(name)},
     }
@@ -228,6 +229,7 @@ def _peak_here(benchmarks: Benchmarks, name: str, contestant: str) -> float:
     assert isinstance(made, Race)
     work = made.peers[contestant] if contestant else made.ours
     gc.collect()
+    release_memory()  # what the checks of the outputs have freed would hide what the work takes
     refs = Path("/proc/self/clear_refs")
     if not refs.exists():
         return math.nan

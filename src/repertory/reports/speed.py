@@ -76,6 +76,8 @@ class Speed:
     """(paper, race, reason)."""
     machines: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
+    loads: tuple[float, ...] = ()
+    """Load averages of the machine as the scripts began; 1 is one busy core."""
 
     @property
     def judged(self) -> list[Race]:
@@ -104,6 +106,7 @@ def read(folder: Path) -> Speed:
         tuple((paper, line["race"], line["skipped"]) for paper, line in lines if "skipped" in line),
         tuple(sorted({found["machine"] for found in papers.values()})),
         tuple(sorted({found["date"] for found in papers.values()})),
+        tuple(found["load"] for found in papers.values() if found.get("load") is not None),
     )
 
 
