@@ -29,13 +29,6 @@ class Pointwise(nn.Conv2d):
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-def eager_on_cpu(x: Tensor) -> bool:
-    """Whether operators run one by one on a CPU: no compiler, export, trace or `torch.func` transform follows them."""
-    return x.is_cpu and not (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
-
-
 KNOWN = {Pointwise, DropPath, LayerNorm2d, nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Identity, nn.Sequential, nn.SiLU}
 
 

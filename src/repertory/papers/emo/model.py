@@ -26,10 +26,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.core.arguments import check_choice, check_lengths, check_range, check_rates, check_whole
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate, eager_on_cpu
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.emo import inference
-from repertory.papers.emo.inference import Pointwise, eager_on_cpu
+from repertory.papers.emo.inference import Pointwise
 from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
 
