@@ -29,7 +29,8 @@ class Pointwise(nn.Conv2d):
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-KNOWN = {Pointwise, DropPath, LayerNorm2d, nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Identity, nn.Sequential, nn.SiLU}
+WEIGHTED = {Pointwise, LayerNorm2d, nn.BatchNorm2d, nn.Conv2d}
+KNOWN = {*WEIGHTED, DropPath, nn.Dropout, nn.Identity, nn.Sequential, nn.SiLU}
 
 
 def applies(block: Any, x: Tensor) -> bool:
@@ -49,7 +50,11 @@ def applies(block: Any, x: Tensor) -> bool:
         kind = type(layer)
         if kind not in KNOWN or layer._forward_hooks or layer._forward_pre_hooks:
             return False
+        if kind in WEIGHTED and layer._parameters.get("weight") is None:
+            return False
         if layer.training and kind in (nn.BatchNorm2d, nn.Dropout, DropPath):
+            return False
+        if kind is nn.BatchNorm2d and layer.running_var is None:
             return False
     return True
 
@@ -61,9 +66,10 @@ def run(block: Any, x: Tensor) -> Tensor:
     n, channels, height, width = x.shape
     x = x.permute(0, 2, 3, 1)
     pixels = x.reshape(-1, channels)
+    folds = not block.attn_s and type(v) is nn.Sequential and foldable(norm, x.numel(), v._modules["0"])
     if block.attn_s:
         u = attended(block, normed(norm, x))
-    elif type(norm) is nn.BatchNorm2d and x.numel() >= FOLDED_FROM:
+    elif folds:
         u = pixels
     else:
         u = normed(norm, x).reshape(-1, channels)
@@ -72,7 +78,7 @@ def run(block: Any, x: Tensor) -> Tensor:
         layers: Any = v._modules.values()
         expand, act = layers
         weight, bias = expand._parameters["weight"].flatten(1), expand._parameters["bias"]
-        if u is pixels and type(norm) is nn.BatchNorm2d:
+        if folds:
             scale, shift = affine(norm)
             bias, weight = torch.addmv(bias, weight, shift), weight * scale
         y = act(torch.addmm(bias, u, weight.t()))  # (N H W, dim_mid)
@@ -120,12 +126,19 @@ def normed(norm: Any, x: Tensor) -> Tensor:
 def convolved(conv: Any, norm: Any, x: Tensor) -> Tensor:
     """norm(conv(x)), by one convolution where the map is large."""
     weight, bias = conv._parameters["weight"], conv._parameters["bias"]
-    folded = type(norm) is nn.BatchNorm2d and x.numel() >= FOLDED_FROM * conv.stride[0] ** 2
-    if folded:
+    folds = foldable(norm, x.numel() // conv.stride[0] ** 2, conv)
+    if folds:
         scale, shift = affine(norm)
         weight, bias = weight * scale.view(-1, 1, 1, 1), shift if bias is None else torch.addcmul(shift, bias, scale)
     z = torch.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return z if folded else normed(norm, z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return z if folds else normed(norm, z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def foldable(norm: Any, size: int, conv: Any) -> bool:
+    """Whether the norm of `size` elements goes into a convolution; half precision would round the weights again."""
+    if size < FOLDED_FROM or type(norm) is not nn.BatchNorm2d:
+        return False
+    return conv.weight.dtype == norm.weight.dtype and norm.weight.dtype in (torch.float32, torch.float64)
 
 
 def affine(norm: Any) -> tuple[Tensor, Tensor]:

@@ -190,16 +190,10 @@ class iRMB(nn.Module):
         self.local = depthwise(dim_mid, dw_ks, stride, dilation, se_ratio, act) if dw_ks else None
         self.drop = nn.Dropout(drop)
         self.proj = Pointwise(dim_mid, dim_out, 1, bias=False)
-        self.published = (
-            bool(dw_ks)
-            and qkv_bias
-            and attn_pre
-            and not v_group
-            and (  # what `inference` knows
-                not attn_s or (norm_in and norm_layer == "ln_2d" and window_mode == "strided" and window_size > 0)
-            )
-        )
         self.drop_path = DropPath(drop_path)
+        # What `inference` knows.
+        windows = norm_in and norm_layer == "ln_2d" and window_mode == "strided" and window_size > 0
+        self.published = bool(dw_ks) and qkv_bias and attn_pre and not v_group and (windows or not attn_s)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride)."""
