@@ -25,7 +25,7 @@ from repertory.core import checkpoint
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.nn.macs import count_macs
-from repertory.papers.emo import EMO, VARIANTS, group, iRMB, race, ungroup
+from repertory.papers.emo import EMO, VARIANTS, group, inference, iRMB, race, ungroup
 from repertory.papers.emo.pictures import attention_picture, pixel_attention
 from repertory.papers.emo.study import ARMS, MINI, EMOConfig, EMOStudy, fitting_variant
 from repertory.papers.emo.weights import with_our_names
@@ -221,6 +221,70 @@ def test_many_images_at_once_give_what_one_by_one_gives(monkeypatch: pytest.Monk
     torch.testing.assert_close(model(x), whole)
     torch.testing.assert_close(torch.cat([model(one) for one in x.split(1)]), whole)
     assert model(x[:0]).shape == (0, 10)
+
+
+@pytest.mark.parametrize("fold", [1, 1 << 40], ids=["folded", "not folded"])
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_the_fast_path_is_the_equations(monkeypatch: pytest.MonkeyPatch, fold: int, fused: bool) -> None:
+    """In inference: to 1e-5 in single and 3e-2 in mixed precision, for maps with one and with several windows."""
+    monkeypatch.setattr(inference, "FOLDED_FROM", fold)
+    model: Any = mini(window_size=2)
+    fill_(model).eval()
+    model = model.fuse() if fused else model
+    x = torch.randn(3, 3, 64, 96)
+    taken: list[bool] = []
+    applies = inference.applies
+    for tolerance, autocast in ((1e-5, False), (3e-2, True)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            monkeypatch.setattr(inference, "applies", lambda *given: taken.append(applies(*given)) or taken[-1])
+            maps = model.forward_intermediates(x, intermediates_only=True)
+            monkeypatch.setattr(inference, "applies", lambda *_: False)
+            expected = model.forward_intermediates(x, intermediates_only=True)
+        for one, other in zip(maps, expected, strict=True):
+            assert one.dtype == other.dtype
+            assert one.is_contiguous(memory_format=torch.channels_last)
+            assert (one - other).abs().max() <= tolerance * other.abs().max()
+    assert all(taken)
+    assert len(taken) == 2 * sum(isinstance(module, iRMB) for module in model.modules())
+
+
+def test_the_fast_path_leaves_the_unknown_to_the_equations() -> None:
+    x = torch.randn(1, 16, 8, 8)
+    options: dict[str, Any] = {"exp_ratio": 2.0, "norm_layer": "ln_2d", "dim_head": 8, "window_size": 4}
+
+    class Other(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + 1
+
+    def hooked(block: Any) -> None:
+        block.v[0].register_forward_hook(lambda *_: calls.append("v"))
+
+    def replaced(block: Any) -> None:
+        block.local[0] = Other(32, 32, 5, padding=2, groups=32)
+
+    def dropping(block: Any) -> None:
+        block.drop.p = 0.5
+        block.drop.train()
+
+    def adapting(block: Any) -> None:
+        block.local[1].train()
+
+    calls: list[str] = []
+    for change in (hooked, replaced, dropping, adapting):
+        block = iRMB(16, 16, **options).eval()
+        with torch.no_grad():
+            assert inference.applies(block, x)
+            assert not inference.applies(block, x[:, :, :7]), "windows do not divide it"
+            change(block)
+            assert not inference.applies(block, x), change.__name__
+            block(x)
+        assert not inference.applies(block, x), "with gradients"
+    assert calls == ["v"]
+    with torch.no_grad():
+        changes: list[dict[str, Any]] = [{"v_group": True}, {"attn_pre": False}, {"dw_ks": 0}, {"qkv_bias": False}]
+        changes += [{"window_mode": "contiguous"}, {"window_size": 0}, {"norm_layer": "bn_2d"}, {"norm_in": False}]
+        for unusual in changes:
+            assert not inference.applies(iRMB(16, 16, **{**options, **unusual}).eval(), x), unusual
 
 
 def test_fusing_changes_nothing() -> None:

@@ -364,6 +364,16 @@ def test_mixed_precision() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("changes", [{}, {"kernels": "edge_gaussian"}, {"se_ratio": 0.25}], ids=str)
+def test_mixed_precision_of_a_fused_network(changes: dict[str, Any]) -> None:
+    model, x = lively(mini(**changes)), torch.randn(2, 3, 48, 33)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        found = model.fuse()(x)
+    assert found.dtype == expected.dtype
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 # -- timm ---------------------------------------------------------------------------------------
 
 

@@ -287,6 +287,13 @@ def channels_last(x: Tensor) -> Tensor:
     return x if torch._C._are_functorch_transforms_active() else x.contiguous(memory_format=torch.channels_last)
 
 
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether operators run one by one on a CPU: no compiler, export, trace or `torch.func` transform follows them."""
+    return x.is_cpu and not (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
+
+
 def check_images(x: Tensor, channels: int, network: str, least: int = 1, size: tuple[int, int] | None = None) -> Tensor:
     """The images (N, channels, H, W), unchanged; N may be 0.
 

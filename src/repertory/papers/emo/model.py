@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -25,8 +26,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from repertory.core.arguments import check_choice, check_lengths, check_range, check_rates, check_whole
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, dilate, eager_on_cpu
 from repertory.nn.imagenet import IMAGENET
+from repertory.papers.emo import inference
+from repertory.papers.emo.inference import Pointwise
 from repertory.papers.emo.settings import MIN_SIZE
 from repertory.papers.emo.weights import accept_authors_names, with_our_names
 
@@ -188,16 +191,19 @@ class iRMB(nn.Module):
         self.drop = nn.Dropout(drop)
         self.proj = Pointwise(dim_mid, dim_out, 1, bias=False)
         self.drop_path = DropPath(drop_path)
+        # What `inference` knows.
+        windows = norm_in and norm_layer == "ln_2d" and window_mode == "strided" and window_size > 0
+        self.published = bool(dw_ks) and qkv_bias and attn_pre and not v_group and (windows or not attn_s)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim_in, H, W) -> (N, dim_out, H / stride, W / stride)."""
         check_images(x, self.dim_in, "iRMB")
-        followed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # parts would freeze the batch size
-        if self.training or x.device.type != "cpu" or followed:
+        if self.training or not eager_on_cpu(x):  # parts would freeze the batch size of a graph
             return self.block(x)
+        run = partial(inference.run, self) if inference.applies(self, x) else self.block
         # In chunks of a few images, so that the expanded maps fit the cache.
         images = max(1, CACHE_BYTES // (self.proj.in_channels * x.shape[2] * x.shape[3] * x.element_size()))
-        return self.block(x) if images >= x.shape[0] else torch.cat([self.block(part) for part in x.split(images)])
+        return run(x) if images >= x.shape[0] else torch.cat([run(part) for part in x.split(images)])
 
     def block(self, x: Tensor) -> Tensor:
         """The equations of the class."""
@@ -287,16 +293,6 @@ class iRMB(nn.Module):
         if self.local is not None:
             _fold_norm(self.local)
         return self
-
-
-class Pointwise(nn.Conv2d):
-    """1x1 convolution as one matrix product over all pixels of a channels-last map."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H, W)."""
-        if self.groups > 1:
-            return super().forward(input)
-        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def _fold_norm(layers: nn.Sequential) -> None:

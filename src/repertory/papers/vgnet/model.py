@@ -27,7 +27,7 @@ from torchvision.ops import SqueezeExcitation
 
 from repertory.core.arguments import check_lengths, check_rates, check_whole
 from repertory.core.problem import Problem
-from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images
+from repertory.nn.backbone import StagedBackbone, build, channels_last, check_images, eager_on_cpu
 from repertory.nn.imagenet import IMAGENET
 from repertory.papers.vgnet.fusion import Offset, fuse_stage, plain_kernel
 from repertory.papers.vgnet.kernels import FixedDepthwise, SharedDepthwise, depthwise
@@ -103,15 +103,21 @@ class Pointwise(nn.Module):
     def product(self, *parts: Tensor) -> Tensor:
         """The convolution W x = W_1 x_1 + W_2 x_2 + ..., without concatenating the parts."""
         n, _, height, width = parts[0].shape
-        weights = self.conv.weight.flatten(1).split([part.shape[1] for part in parts], dim=1)
+        weights = self.conv.weight.flatten(1).t().split([part.shape[1] for part in parts])
         first, *others = (part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts)  # (N H W, C_k)
         if self.offset is None:
-            z = first @ weights[0].t()
+            z = first @ weights[0]
         else:
-            z = self.offset(height, width).repeat(n, 1).addmm_(first, weights[0].t())
+            z = accumulated(self.offset(height, width).repeat(n, 1), first, weights[0])
         for part, weight in zip(others, weights[1:], strict=True):
-            z = torch.addmm(z, part, weight.t())
+            z = accumulated(z, part, weight)
         return z.view(n, height, width, self.conv.out_channels).permute(0, 3, 1, 2)
+
+
+def accumulated(z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """z + x @ weight; in eager inference into z, which nobody else holds, unless autocast converts the operands."""
+    in_place = z.dtype == x.dtype == weight.dtype and not torch.is_grad_enabled() and eager_on_cpu(z)
+    return torch.addmm(z, x, weight, out=z if in_place else None)
 
 
 def spatial(channels: int, kernels: Kernels, shared: bool = False) -> nn.Module:
