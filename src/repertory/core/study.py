@@ -51,6 +51,8 @@ SPLIT_KEYS = frozenset({"split", "labels"})
 """First words of keys whose draws choose data: they follow `Session.split_seed`."""
 SCALING = "loss_scaling"
 """Entry of a resume point with the state of the gradient scaler of 16-mixed precision."""
+BOARD_SECONDS = 10.0
+"""Between two times that TensorBoard events are forced to disk."""
 OUTPUTS = "outputs.npz"
 """File of a trial with what came out for each example of the test part."""
 
@@ -454,9 +456,7 @@ class Session:
 
 
 class _Board:
-    """TensorBoard events, on disk at once.
-
-    tensorboardX's `SummaryWriter` hands every value through a queue and a thread: eight times the work.
+    """TensorBoard events, without the queue and the thread of tensorboardX's `SummaryWriter`.
 
     Args:
         folder: where the file is written.
@@ -464,21 +464,23 @@ class _Board:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX import event_file_writer, summary  # here: with protobuf, and only trials write
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._summary = Event, Summary
-        self._file = EventsWriter(str(folder / "events"))
-        start = SessionLog(status=SessionLog.START)
-        self._file.write_event(Event(step=first, wall_time=time.time(), session_log=start))
+        self._events: Any = event_file_writer.event_pb2
+        self._summary: Any = summary.Summary
+        self._file = event_file_writer.EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._file.write_event(self._events.Event(step=first, wall_time=time.time(), session_log=start))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step."""
+        """Write the values of a step; they are on disk after `BOARD_SECONDS` at the latest, if more come."""
         summary = self._summary(value=[self._summary.Value(tag=tag, simple_value=x) for tag, x in values.items()])
-        self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
-        self._file.flush()
+        self._file.write_event(self._events.Event(step=step, wall_time=time.time(), summary=summary))
+        if time.monotonic() - self._flushed > BOARD_SECONDS:
+            self._file.flush()  # waits for the disk: milliseconds
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         self._file.close()
