@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -275,9 +276,9 @@ def loader(
     fabric = session.fabric
     first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
     batch_size, workers = _dry_run_limits(session, batch_size, workers)
-    indices = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
-    parts = [list(indices[k : k + batch_size]) for k in range(0, len(indices), batch_size)]
-    keyed = [(torch.tensor(part), part) for part in parts]
+    indices = np.arange(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
+    parts = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
+    keyed = [(part, part) for part in parts]  # an index is a seed too
     seeded = _Seeded(dataset, collate or default_collate)
     batches = iter(seeded.batches(keyed, num_workers=workers))
     for _ in session.progress(keyed, label):
@@ -306,8 +307,8 @@ def draws(dataset: Any) -> bool:
     return type(dataset).__getitem__ is not TensorDataset.__getitem__
 
 
-Key = tuple[Tensor, list[int]]
-"""Indices of a batch (B,), and the seed of each sample."""
+Key = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Indices of a batch (B,), and the seed of each sample (B,); worker processes get arrays as plain bytes."""
 
 
 class _Seeded(Dataset[Any]):
@@ -324,17 +325,18 @@ class _Seeded(Dataset[Any]):
     def __getitem__(self, key: Key) -> Any:
         indices, seeds = key
         if self.rows:
-            return [tensor.index_select(0, indices) for tensor in cast(TensorDataset, self.dataset).tensors]
+            rows = torch.from_numpy(indices)
+            return [tensor.index_select(0, rows) for tensor in cast(TensorDataset, self.dataset).tensors]
         samples = []
         try:
-            for index, seed in zip(indices.tolist(), seeds, strict=True):
+            for index, seed in zip(indices.tolist(), seeds.tolist(), strict=True):
                 if self.draws:
                     set_generators(seed)
                 samples.append(self.dataset[index])
         except Problem as problem:
             return problem
         if not self.draws and self.collate is not default_collate:  # which may draw, after the last sample
-            set_generators(seeds[-1])
+            set_generators(int(seeds[-1]))
         return self.collate(samples)
 
     def batches(self, keys: list[Key], **options: Any) -> DataLoader[Any]:
@@ -401,15 +403,15 @@ class Batches:
 
     def epoch(self, epoch: int, position: int) -> Iterator[Any]:
         """The batches of an epoch from step `position` on."""
-        order = torch.randperm(self.size, generator=self.session.generator("order", epoch))
+        order = torch.randperm(self.size, generator=self.session.generator("order", epoch)).numpy()
         base = int(self.session.rng("sample", epoch).integers(2**32))
         rank, world = self.session.fabric.global_rank, self.session.fabric.world_size
-        numbers = torch.arange(position * self.recipe.accumulate, self.steps * self.recipe.accumulate)
+        numbers = np.arange(position * self.recipe.accumulate, self.steps * self.recipe.accumulate)
         first = (numbers * world + rank) * self.batch
         # Wrap around if there are fewer samples than one accumulated step needs.
-        indices = order[(first[:, None] + torch.arange(self.batch)) % self.size]  # (batches, B)
+        indices = order[(first[:, None] + np.arange(self.batch)) % self.size]  # (batches, B)
         seeds = (base + indices * 2_654_435_761) % 2**32
-        self._keys[:] = zip(indices, seeds.tolist(), strict=True)
+        self._keys[:] = zip(indices, seeds, strict=True)
         return map(_raise_problem, self._loader or map(self._seeded.__getitem__, self._keys))
 
 
@@ -487,7 +489,8 @@ def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
 
 def _process_mean(fabric: Fabric, values: Tensor) -> Tensor:
     """Mean over processes."""
-    return cast(Tensor, fabric.all_reduce(values.float()))
+    values = values.float()
+    return cast(Tensor, fabric.all_reduce(values)) if fabric.world_size > 1 else values
 
 
 def _evaluate_candidates(
