@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -84,6 +83,8 @@ def fit(
             normalisation, or the recipe sets layer_decay or decay_all beside `groups`, which decide both.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
+    from timm.optim import create_optimizer_v2  # here: it imports torch._dynamo, a second that only training needs
+
     if groups and (recipe.layer_decay or recipe.decay_all):
         raise Problem(
             f"the paper has parameter groups of its own: layer_decay={recipe.layer_decay:g} or "
