@@ -309,6 +309,8 @@ def test_no_trial_begins_once_the_budget_is_spent_in_processes_either(monkeypatc
     class Worker:
         """Answers what it was sent, in this process."""
 
+        seed: int | None = None
+
         def __init__(self, threads: int) -> None:
             self.connection, self.theirs = Pipe()
             self.process = SimpleNamespace(exitcode=None)
