@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from repertory.core.loops import Diverged, Loop, Picks, finite
+from repertory.core.loops import Diverged, Loop, Picks, finite, finite_weights
 from repertory.core.study import Session
 
 
@@ -242,3 +242,16 @@ def test_a_protocol_that_is_left_out_grows_stale() -> None:
         picks.offer(step, scores, dict, loss=float(-step))
     assert (picks.stale("a"), picks.stale("b")) == (2, 0)
     assert picks.history == [{"step": step, "loss": -step} for step in range(3)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_are_finite_or_not_also_where_their_sum_is_not(bad: float) -> None:
+    model = nn.Linear(3, 1)
+    assert finite_weights(model)
+    model.weight.data.fill_(3e38)
+    assert finite_weights(model)
+    model.bias.data.fill_(bad)
+    assert not finite_weights(model)
+    model.weight.data.copy_(torch.tensor([[math.inf, -math.inf, 0.0]]))
+    model.bias.data.zero_()
+    assert not finite_weights(model)

@@ -20,12 +20,14 @@ from pydantic import ValidationError
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
 
+from repertory.core import training
 from repertory.core.loops import Diverged
 from repertory.core.problem import Problem
 from repertory.core.study import Session
 from repertory.core.training import LOG_EVERY, Recipe, _Seeded, fit, loader, unreachable, warn_of_processes
+from repertory.core.training import draws as draws_
 from tests.core.test_study import draws, records, scalars
 from tests.toy import Rings, ToyNet, cross_entropy
 
@@ -806,8 +808,96 @@ def test_what_differs_between_one_process_and_several_is_said() -> None:
 
 def test_rows_of_a_tensor_dataset_are_taken_at_once() -> None:
     dataset = TensorDataset(torch.arange(12.0).reshape(6, 2), torch.arange(6))
-    keys = [(4, 0), (1, 1), (4, 2)]
-    one_by_one = [dataset[index] for index, _ in keys]
-    (batch,) = _Seeded(dataset, default_collate).__getitems__(keys)
+    indices = np.array([4, 1, 4])
+    one_by_one = [dataset[index] for index in indices.tolist()]
+    batch = _Seeded(dataset, default_collate)[indices, indices]
     for part, expected in zip(batch, default_collate(one_by_one), strict=True):
         assert torch.equal(part, expected)
+
+
+# -- data sets that draw ------------------------------------------------------------------------
+
+
+class Fixed(Numbers):
+    """It says that it draws nothing, and notes the state that each sample finds the generators in."""
+
+    draws = False
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.states: list[Tensor] = []
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.states.append(torch.get_rng_state())
+        return super().__getitem__(index)
+
+
+class Silent(TensorDataset):
+    """It adds noise and does not say so."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor + torch.rand(()) for tensor in super().__getitem__(index))
+
+
+def test_what_says_nothing_may_draw_and_parts_follow_from_the_whole() -> None:
+    rows = TensorDataset(torch.zeros(3, 2))
+    assert [draws_(data) for data in (Numbers(3), Silent(torch.zeros(3)), Subset(Numbers(3), [0]))] == [True] * 3
+    told = [draws_(data) for data in (Fixed(3), rows, Subset(Fixed(3), [0]), ConcatDataset([Fixed(2), rows]))]
+    assert told == [False] * 4
+    assert draws_(ConcatDataset([rows, Numbers(3)]))
+
+
+def test_only_data_sets_that_draw_are_seeded_and_the_batches_are_the_same(tmp_path: Path) -> None:
+    def batches(dataset: Numbers, workers: int = 0) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        def watched(model: nn.Module, batch: Tensor) -> Tensor:
+            seen.append(batch)
+            return falling(model, batch)
+
+        fit(
+            session(tmp_path / f"{type(dataset).__name__}{workers}"),
+            Weights(0.0),
+            dataset,
+            recipe(workers=workers),
+            watched,
+        )
+        return seen
+
+    fixed = Fixed(8)
+    told = batches(fixed)
+    assert all(torch.equal(state, fixed.states[k]) for k in (0, 2, 4) for state in fixed.states[k : k + 2])
+    assert len({tuple(state.tolist()) for state in fixed.states}) > 1  # the steps between them drew from their own
+    for other in (batches(Numbers(8)), batches(Fixed(8), workers=1)):
+        assert torch.equal(torch.stack(told), torch.stack(other))
+
+
+def test_a_collation_that_draws_is_seeded_even_if_the_samples_draw_nothing(tmp_path: Path) -> None:
+    def drawn(dataset: Numbers, workers: int) -> list[float]:
+        seen: list[float] = []
+
+        def noisy(samples: list[Tensor]) -> Tensor:
+            return torch.stack(samples) + torch.rand(())
+
+        def watched(model: nn.Module, batch: Tensor) -> Tensor:
+            seen.extend(batch.tolist())
+            return falling(model, batch)
+
+        folder = tmp_path / f"{type(dataset).__name__}{workers}"
+        fit(session(folder), Weights(0.0), dataset, recipe(workers=workers), watched, collate=noisy)
+        return seen
+
+    first = drawn(Numbers(8), 0)
+    assert drawn(Fixed(8), 0) == drawn(Fixed(8), 1) == first
+
+
+# -- without the wrappers of Fabric -------------------------------------------------------------
+
+
+def test_training_without_wrappers_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One device in full precision needs none of Fabric's wrappers; resume points fit both ways."""
+    how = recipe(**{**NOISY.model_dump(), "accumulate": 2, "clip_norm": 0.1})
+    plain = train(tmp_path / "plain", how)
+    monkeypatch.setattr(training, "adds_nothing", lambda fabric: False)
+    assert equal(train(tmp_path / "wrapped", how), plain)
+    assert records(tmp_path / "wrapped") == records(tmp_path / "plain")

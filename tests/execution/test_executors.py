@@ -22,7 +22,7 @@ import pytest
 from repertory.core.study import Study
 from repertory.execution import executors
 from repertory.execution.experiment import Experiment
-from repertory.execution.trials import finished, write_outcome
+from repertory.execution.trials import Trial, finished, write_outcome
 
 # Appended to the study of the toy paper: its linear model kills its process, or waits for ever.
 UNRULY = """
@@ -60,6 +60,41 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(unruly: str, tmp_path: Pat
     assert result.figures["parameters_8"] == 42
     assert (tmp_path / "run" / "report.html").exists()
     assert not finished(Experiment(unruly, "smoke", out=tmp_path / "run").trials(1)[0]), "it is tried again"
+
+
+READS = """
+
+class CountingStudy(ToyStudy):
+    paper = "toy"
+
+    def read(self, folder):
+        import os
+        from pathlib import Path
+        with Path(os.environ["TOY_READS"]).open("a") as lines:
+            lines.write(f"{os.getpid()} {self.session.seed}\\n")
+        return super().read(folder)
+"""
+
+
+def test_a_worker_stays_with_a_seed_whose_data_it_has_read(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = toy / "study.py"
+    text = study.read_text(encoding="utf-8").replace('    paper = "toy"\n', '    paper = "base"\n')
+    study.write_text(text + READS, encoding="utf-8")
+    monkeypatch.setenv("TOY_READS", str(tmp_path / "reads"))
+    result = Experiment("toy", "smoke", out=tmp_path / "run").run(seeds=2, jobs=2)
+    assert not result.failures
+    reads = (tmp_path / "reads").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(reads) == len(set(reads)), "a worker read the data of a seed twice"
+    assert {read.split()[1] for read in reads} == {"0", "1"}
+
+
+def test_workers_share_the_seeds_out() -> None:
+    waiting = [Trial("toy", "{}", arm, seed, "run") for seed in (0, 1, 2) for arm in ("a", "b")]
+    assert executors._choice(waiting, None, {0}) is waiting[2]
+    assert executors._choice(waiting, 2, {0, 1}) is waiting[4]
+    assert executors._choice(waiting, 7, {0, 1, 2}) is waiting[0]
 
 
 def test_workers_end_when_their_parent_is_killed(unruly: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

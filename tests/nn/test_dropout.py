@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repertory.nn.dropout import Dropout, dropout
+from repertory.nn.dropout import Dropout, dropout, dropped_linear
 
 
 def test_values_are_dropped_at_the_rate_and_the_others_scaled() -> None:
@@ -31,3 +31,26 @@ def test_gradients_go_where_values_went() -> None:
     y.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, y.detach())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_linear_layer_on_dropout_is_the_two_one_after_the_other(autocast: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(50, 8), torch.randn(3, 8), torch.randn(3)
+
+    def run(together: bool) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        with torch.autocast("cpu", enabled=autocast):
+            y = (
+                dropped_linear(*inputs, p=0.4)
+                if together
+                else torch.nn.functional.linear(dropout(inputs[0], 0.4), *inputs[1:])
+            )
+        return [y, *torch.autograd.grad(y.float().square().sum(), inputs)]
+
+    for one, other in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(
+        dropped_linear(x, weight, bias, 0.4, training=False), torch.nn.functional.linear(x, weight, bias)
+    )

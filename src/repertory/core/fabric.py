@@ -20,10 +20,21 @@ bare.__dict__["__version__"] = version("torchmetrics")
 known = sys.modules.setdefault("torchmetrics", bare)
 try:
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins import Precision
+    from lightning_fabric.strategies import SingleDeviceStrategy
 finally:
     if known is bare:
         del sys.modules["torchmetrics"]
     if wanted is None:
         os.environ.pop(NVML, None)
 
-__all__ = ["Fabric"]
+__all__ = ["Fabric", "adds_nothing"]
+
+
+def adds_nothing(fabric: Fabric) -> bool:
+    """Whether Fabric leaves forward pass, backward pass and step as they are: one device, full precision.
+
+    Then its wrappers are left out; on small networks they take longer than the layers.
+    """
+    strategy = fabric.strategy
+    return type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision and not fabric._callbacks

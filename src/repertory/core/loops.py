@@ -64,7 +64,10 @@ def finite(loss: Tensor | float, when: str, remedy: str = REMEDY) -> float:
 
 def finite_weights(module: nn.Module) -> Tensor:
     """Whether all parameters are finite, a scalar on their device: a finite loss may have a gradient that is not."""
-    return torch.stack([weight.detach().isfinite().all() for weight in module.parameters()]).all()
+    weights = [weight.detach() for weight in module.parameters()]
+    # A finite sum has finite terms, and is five times faster; finite terms may have a sum that is not.
+    by_sums = torch.stack([weight.sum().isfinite() for weight in weights]).all()
+    return by_sums if by_sums else torch.stack([weight.isfinite().all() for weight in weights]).all()
 
 
 class Picks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import html
 import io
 import json
@@ -54,6 +55,8 @@ SCALING = "loss_scaling"
 """Entry of a resume point with the state of the gradient scaler of 16-mixed precision."""
 SHOWN = 8
 """Rows of a prediction's table that a notebook shows."""
+BOARD_SECONDS = 10.0
+"""Between two times that TensorBoard events are forced to disk."""
 OUTPUTS = "outputs.npz"
 """File of a trial with what came out for each example of the test part."""
 
@@ -230,7 +233,7 @@ class Session:
         self.display = display
         self.keep_seconds = _keep_seconds() if keep_seconds is None else keep_seconds
         self._kept = time.monotonic()
-        self._board: Any = None
+        self._board: _Board | None = None
         self._outputs: dict[str, np.ndarray] = {}
         self.out_dir.mkdir(parents=True, exist_ok=True)
 
@@ -250,7 +253,7 @@ class Session:
     def _entropy(self, *key: int | str) -> int:
         of_data = bool(key) and key[0] in SPLIT_KEYS
         seed = self.split_seed if of_data else self.first_seed if self.vary == "split" else self.seed
-        words = [int.from_bytes(sha256(k.encode()).digest()[:4]) if isinstance(k, str) else k for k in key]
+        words = [_word(k) if isinstance(k, str) else k for k in key]
         # As a spawn key, since entropy is padded with zeros: (seed, "a") and (seed, "a", 0) would be the same.
         return int(np.random.SeedSequence(seed, spawn_key=words).generate_state(1)[0])
 
@@ -305,11 +308,8 @@ class Session:
         with (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **({"part": part} if part else {}), **record}) + "\n")
         if self._board is None:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(self.out_dir / "tensorboard"), purge_step=step)
-        for name, value in values.items():
-            self._board.add_scalar(f"{part}/{name}" if part else name, value, step)
+            self._board = _Board(self.out_dir / "tensorboard", step)
+        self._board.add(step, {f"{part}/{name}" if part else name: value for name, value in values.items()})
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Save a matplotlib figure as figures/<name>.png of this trial, and close it."""
@@ -476,6 +476,37 @@ class Session:
         return folder.exists()
 
 
+class _Board:
+    """TensorBoard events, without the queue and the thread of tensorboardX's `SummaryWriter`.
+
+    Args:
+        folder: where the file is written.
+        first: step of the first record; TensorBoard drops what an earlier file says of it and later ones.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        from tensorboardX import event_file_writer, summary  # here: with protobuf, and only trials write
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events: Any = event_file_writer.event_pb2
+        self._summary: Any = summary.Summary
+        self._file = event_file_writer.EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._file.write_event(self._events.Event(step=first, wall_time=time.time(), session_log=start))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step; they are on disk after `BOARD_SECONDS` at the latest, if more come."""
+        summary = self._summary(value=[self._summary.Value(tag=tag, simple_value=x) for tag, x in values.items()])
+        self._file.write_event(self._events.Event(step=step, wall_time=time.time(), summary=summary))
+        if time.monotonic() - self._flushed > BOARD_SECONDS:
+            self._file.flush()  # waits for the disk: milliseconds
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def _compact(array: np.ndarray) -> np.ndarray:
     """The same numbers in the smallest type that loses nothing that matters: see `Session.keep_outputs`."""
     if array.dtype.kind == "f":
@@ -498,6 +529,12 @@ def _interleaved(rows: dict[str, np.ndarray], world: int) -> dict[str, np.ndarra
         for rank, share in enumerate(shares):
             whole[name][rank::world] = share
     return whole
+
+
+@functools.cache
+def _word(text: str) -> int:
+    """A number for a word in a key."""
+    return int.from_bytes(sha256(text.encode()).digest()[:4])
 
 
 def _keep_seconds() -> float:

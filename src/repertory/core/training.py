@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
+from numpy.typing import NDArray
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from repertory.core.batchnorm import over_processes, plain_norms
-from repertory.core.fabric import Fabric
+from repertory.core.fabric import Fabric, adds_nothing
 from repertory.core.loops import Diverged as Diverged
 from repertory.core.loops import diverged, finite_weights, fuses
 from repertory.core.problem import Problem
@@ -61,7 +61,8 @@ def fit(
         session: seed, device, progress, records, resume points.
         model: trained in place.
         dataset: `dataset[i]` may draw from the global torch, numpy and random generators (augmentation);
-            they are seeded with the seed, the epoch and `i` before each call.
+            they are seeded with the seed, the epoch and `i` before each call. A data set that draws nothing says so by
+            `draws = False` and is read faster, see `draws`.
         recipe: epochs, optimizer, schedule, ...
         loss: (model, batch) -> scalar, or a mapping with "loss"; its other entries are logged.
         evaluate: called with the module (and with its moving average, if any) every `recipe.eval_every` epochs.
@@ -82,6 +83,8 @@ def fit(
             normalisation, or the recipe sets layer_decay or decay_all beside `groups`, which decide both.
         Diverged: the loss is not finite; the last resume point stays on disk.
     """
+    from timm.optim import create_optimizer_v2  # here: it imports torch._dynamo, a second that only training needs
+
     if groups and (recipe.layer_decay or recipe.decay_all):
         raise Problem(
             f"the paper has parameter groups of its own: layer_decay={recipe.layer_decay:g} or "
@@ -120,10 +123,14 @@ def fit(
         warn_of_processes(model, fabric.world_size)
     average = ModelEmaV3(model, decay=recipe.ema_decay, device=fabric.device) if recipe.ema_decay else None
     wrapped, optimizer = fabric.setup(model, optimizer)
+    plain = adds_nothing(fabric)
+    network = model if plain else wrapped
+    if plain:
+        optimizer = optimizer.optimizer
     schedule = _schedule(optimizer, recipe, total, per_epoch)
 
     best: dict[str, Any] = {"value": math.nan, "weights": {}, "stale": 0}
-    stateful = {"model": wrapped, "optimizer": optimizer, "schedule": schedule}
+    stateful = {"model": network, "optimizer": optimizer, "schedule": schedule}
     if average:
         stateful["average"] = average.module
     saved = session.resume(part=part, **stateful)
@@ -134,7 +141,7 @@ def fit(
     step = start
     pending: list[dict[str, Tensor]] = []
     stream: Iterator[Any] = iter(())
-    wrapped.train()
+    network.train()
     for step in session.progress(range(start, total), "train"):
         epoch, position = divmod(step, per_epoch)
         if step == start or position == 0:
@@ -143,18 +150,17 @@ def fit(
         for micro in range(recipe.accumulate):
             batch = fabric.to_device(next(stream))
             session.reseed("step", step, micro, fabric.global_rank)
-            with (
-                fabric.no_backward_sync(wrapped, enabled=micro + 1 < recipe.accumulate),
-                over_processes(model, fabric.world_size),
-            ):
+            with nullcontext() if plain else _together(fabric, wrapped, model, micro + 1 == recipe.accumulate):
                 with _batch_norm_explained(batches.batch):
-                    result = loss(wrapped, batch)
+                    result = loss(network, batch)
                 parts = result if isinstance(result, Mapping) else {"loss": result}
-                fabric.backward(parts["loss"] / recipe.accumulate)
+                share = parts["loss"] / recipe.accumulate if recipe.accumulate > 1 else parts["loss"]
+                share.backward() if plain else fabric.backward(share)
             for name, value in parts.items():
-                means[name] = means.get(name, 0.0) + value.detach() / recipe.accumulate
+                value = value.detach() / recipe.accumulate  # a copy: losses may reuse their tensors
+                means[name] = means[name] + value if micro else value
         if recipe.clip_norm:
-            fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
+            fabric.clip_gradients(network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
         lr = optimizer.param_groups[0]["lr"]
@@ -232,6 +238,13 @@ def unreachable(recipe: Recipe, per_epoch: int) -> list[str]:
 
 
 @contextmanager
+def _together(fabric: Fabric, wrapped: Any, model: nn.Module, last: bool) -> Iterator[None]:
+    """A pass of several processes: batch norms over all of them, gradients exchanged after the `last` of a step."""
+    with fabric.no_backward_sync(wrapped, enabled=not last), over_processes(model, fabric.world_size):
+        yield
+
+
+@contextmanager
 def _batch_norm_explained(batch: int) -> Iterator[None]:
     try:
         yield
@@ -264,37 +277,72 @@ def loader(
     fabric = session.fabric
     first, stride = (fabric.global_rank, fabric.world_size) if shard else (0, 1)
     batch_size, workers = _dry_run_limits(session, batch_size, workers)
-    indices = range(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
-    keyed = [[(i, i) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size)]
+    indices = np.arange(first, len(dataset), stride)  # pyright: ignore[reportArgumentType]
+    parts = [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
+    keyed = [(part, part) for part in parts]  # an index is a seed too
     seeded = _Seeded(dataset, collate or default_collate)
-    batches = iter(DataLoader(seeded, batch_sampler=keyed, collate_fn=_first, num_workers=workers))
+    batches = iter(seeded.batches(keyed, num_workers=workers))
     for _ in session.progress(keyed, label):
         with _preserve_generators():
             batch = _raise_problem(next(batches))
         yield fabric.to_device(batch)
 
 
-class _Seeded(Dataset[Any]):
-    """A data set whose random samples depend only on (seed, epoch, index).
+def draws(dataset: Any) -> bool:
+    """Whether samples of a data set may be random.
 
-    It fetches and collates whole batches, so that a worker process can return a Problem as a value.
+    A data set without random numbers, in its samples and wherever it gets them from, says so by an attribute or a
+    property `draws` that is False. It is read faster then: no generator is seeded for each sample. Subsets, unions and
+    `TensorDataset` follow from what they consist of; all others that say nothing may draw.
+
+    Example:
+        >>> draws(Subset(TensorDataset(torch.zeros(3, 2)), [0, 2]))
+        False
+    """
+    if (told := getattr(dataset, "draws", None)) is not None:
+        return bool(told)
+    if isinstance(dataset, Subset):
+        return draws(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return any(draws(part) for part in dataset.datasets)
+    return type(dataset).__getitem__ is not TensorDataset.__getitem__
+
+
+Key = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Indices of a batch (B,), and the seed of each sample (B,); worker processes get arrays as plain bytes."""
+
+
+class _Seeded(Dataset[Any]):
+    """The batches of a data set; its random samples depend only on (seed, epoch, index).
+
+    A worker process can return a Problem as a value.
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
+        self.draws = draws(dataset)
+        self.rows = type(dataset).__getitem__ is TensorDataset.__getitem__ and collate is default_collate
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
-        if isinstance(self.dataset, TensorDataset) and self.collate is default_collate:  # it draws nothing
-            rows = [index for index, _ in keys]
-            return [[tensor[rows] for tensor in self.dataset.tensors]]
+    def __getitem__(self, key: Key) -> Any:
+        indices, seeds = key
+        if self.rows:
+            rows = torch.from_numpy(indices)
+            return [tensor.index_select(0, rows) for tensor in cast(TensorDataset, self.dataset).tensors]
         samples = []
         try:
-            for index, seed in keys:
-                set_generators(seed)
+            for index, seed in zip(indices.tolist(), seeds.tolist(), strict=True):
+                if self.draws:
+                    set_generators(seed)
                 samples.append(self.dataset[index])
         except Problem as problem:
-            return [problem]
-        return [self.collate(samples)]
+            return problem
+        if not self.draws and self.collate is not default_collate:  # which may draw, after the last sample
+            set_generators(int(seeds[-1]))
+        return self.collate(samples)
+
+    def batches(self, keys: list[Key], **options: Any) -> DataLoader[Any]:
+        """A loader of the batches in `keys`, which may change between two passes."""
+        return DataLoader(self, batch_size=None, sampler=keys, collate_fn=_same, **options)
 
 
 @contextmanager
@@ -309,8 +357,8 @@ def _preserve_generators() -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _first(batches: list[Any]) -> Any:
-    return batches[0]
+def _same(batch: Any) -> Any:
+    return batch
 
 
 def _raise_problem(batch: Any) -> Any:
@@ -342,31 +390,30 @@ class Batches:
         batch_size, workers = _dry_run_limits(session, recipe.batch_size, recipe.workers)
         self.batch = min(batch_size, self.size // world)
         self.steps = max(1, self.size // (self.batch * world * recipe.accumulate))
-        self._keys: list[list[tuple[int, int]]] = []
-        self._loader = DataLoader(
-            _Seeded(dataset, collate or default_collate),
-            batch_sampler=self._keys,
-            collate_fn=_first,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=session.fabric.device.type == "cuda",
-        )
+        self._keys: list[Key] = []
+        self._seeded = _Seeded(dataset, collate or default_collate)
+        pinned = session.fabric.device.type == "cuda"
+        self._loader = None
+        if workers or pinned:
+            self._loader = self._seeded.batches(
+                self._keys, num_workers=workers, persistent_workers=workers > 0, pin_memory=pinned
+            )
 
     def __len__(self) -> int:
         return self.steps
 
     def epoch(self, epoch: int, position: int) -> Iterator[Any]:
         """The batches of an epoch from step `position` on."""
-        order = torch.randperm(self.size, generator=self.session.generator("order", epoch)).tolist()
+        order = torch.randperm(self.size, generator=self.session.generator("order", epoch)).numpy()
         base = int(self.session.rng("sample", epoch).integers(2**32))
         rank, world = self.session.fabric.global_rank, self.session.fabric.world_size
-        self._keys.clear()
-        for k in range(position * self.recipe.accumulate, self.steps * self.recipe.accumulate):
-            first = (k * world + rank) * self.batch
-            # Wrap around if there are fewer samples than one accumulated step needs.
-            indices = [order[i % self.size] for i in range(first, first + self.batch)]
-            self._keys.append([(i, (base + i * 2_654_435_761) % 2**32) for i in indices])
-        return map(_raise_problem, self._loader)
+        numbers = np.arange(position * self.recipe.accumulate, self.steps * self.recipe.accumulate)
+        first = (numbers * world + rank) * self.batch
+        # Wrap around if there are fewer samples than one accumulated step needs.
+        indices = order[(first[:, None] + np.arange(self.batch)) % self.size]  # (batches, B)
+        seeds = (base + indices * 2_654_435_761) % 2**32
+        self._keys[:] = zip(indices, seeds, strict=True)
+        return map(_raise_problem, self._loader or map(self._seeded.__getitem__, self._keys))
 
 
 def _dry_run_limits(session: Session, batch_size: int, workers: int) -> tuple[int, int]:
@@ -443,7 +490,8 @@ def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
 
 def _process_mean(fabric: Fabric, values: Tensor) -> Tensor:
     """Mean over processes."""
-    return cast(Tensor, fabric.all_reduce(values.float()))
+    values = values.float()
+    return cast(Tensor, fabric.all_reduce(values)) if fabric.world_size > 1 else values
 
 
 def _evaluate_candidates(

@@ -75,6 +75,11 @@ class SceneSet(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.transform is not None
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self._pair(index)
         if self.transform is not None:

@@ -99,6 +99,11 @@ class CocoSet(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.transform is not None
+
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         info = self.images[index]
         canvas = (info.height, info.width)

@@ -82,6 +82,11 @@ class ImageSet(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.transform is not None and self._transformed is None
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.paths[index], self.labels[index]
         if self._transformed is not None and path in self._transformed:

@@ -119,6 +119,11 @@ class RoomSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.scenes)
 
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.transform is not None
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         folder = self.scenes[index]
         places, colours = read_points(folder / f"{folder.name}{PLY}")

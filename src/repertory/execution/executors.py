@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,9 @@ def _ended(trial: Trial, how: str) -> Outcome:
 class _Worker:
     """A process that executes one trial after another, and ends when this one does."""
 
+    seed: int | None = None
+    """Of its last trial, whose data it still has."""
+
     def __init__(self, threads: int) -> None:
         self.connection, theirs = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_serve, args=(theirs, threads), name="repertory-worker")
@@ -156,6 +159,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _choice(waiting: Iterable[Trial], own: int | None, held: Collection[int | None]) -> Trial:
+    """The trial that a worker takes: of the seed whose data it has, else of one that no other has, else the first.
+
+    Reading or drawing data may take longer than a trial; so each seed's are read by as few workers as possible.
+    """
+    return min(waiting, key=lambda trial: 0 if trial.seed == own else 1 if trial.seed not in held else 2)
+
+
 class _Workers:
     """Up to `jobs` workers."""
 
@@ -172,7 +183,11 @@ class _Workers:
             if proceed and not proceed():
                 waiting.clear()
             while waiting and len(busy) < jobs:
-                worker, trial = self.idle.pop() if self.idle else self._start(jobs), waiting.popleft()
+                worker = self.idle.pop() if self.idle else self._start(jobs)
+                held = {other.seed for other in self.idle} | {trial.seed for _, trial in busy.values()}
+                trial = _choice(waiting, worker.seed, held)
+                waiting.remove(trial)
+                worker.seed = trial.seed
                 busy[worker.connection] = worker, trial
                 with contextlib.suppress(ConnectionError):  # it has ended: its answer says so
                     worker.connection.send(trial)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 
@@ -25,6 +24,8 @@ def count_macs(model: nn.Module, *inputs: Tensor) -> int:
         >>> count_macs(nn.Linear(3, 5), torch.zeros(2, 3))
         30
     """
+    from fvcore.nn import FlopCountAnalysis  # here: a study is imported to train and predict too
+
     modes = {module: module.training for module in model.modules()}
     try:
         analysis = FlopCountAnalysis(model.eval(), inputs)

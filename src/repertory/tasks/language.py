@@ -215,6 +215,8 @@ def small_gpt2(
 class TokenRows(Dataset[list[int]]):
     """Texts as token numbers, a row each."""
 
+    draws = False
+
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
         self.rows = rows
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from repertory.core.files import write_json
 from repertory.core.problem import Problem, reason
+from repertory.core.training import draws
 from repertory.data import images
 from repertory.data.arrays import file_size, read_lines
 from repertory.data.cifar import is_cifar, read_cifar
@@ -210,6 +211,11 @@ class Conditioned(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.flip > 0 or any(len(choices) > 1 for choices in self.conditions) or draws(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x, choices = self.images[index][0], self.conditions[index]

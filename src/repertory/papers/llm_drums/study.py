@@ -472,6 +472,8 @@ class DrumsStudy(DrumsDesign, Study[DrumsConfig, DrumsData, Any]):
 class Listed(Dataset[Example]):
     """A list as a data set."""
 
+    draws = False
+
     def __init__(self, items: Sequence[Example]) -> None:
         self.items = items
 

@@ -585,6 +585,8 @@ class SyntaxStudy(SyntaxDesign, Study[SyntaxConfig, SyntaxData, Parser]):
 class Listed(Dataset[Encoded]):
     """Encoded sentences as a data set."""
 
+    draws = False
+
     def __init__(self, encoded: Sequence[Encoded]) -> None:
         self.encoded = encoded
 
@@ -604,6 +606,11 @@ class Text(Dataset[list[int]]):
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.shuffled
 
     def __getitem__(self, index: int) -> list[int]:
         e = self.encoded[index]

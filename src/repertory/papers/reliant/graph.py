@@ -7,13 +7,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.utils import softmax
 
 from repertory.core.arguments import check_whole
 from repertory.core.problem import Problem
 from repertory.nn.dropout import dropout
 from repertory.nn.graphs import check_edges, check_features
-from repertory.nn.sparse import multiply
+from repertory.nn.sparse import csr, multiply
 
 
 class Graph:
@@ -64,8 +63,19 @@ class Graph:
     def neighbour_softmax(self, scores: Tensor, p: float = 0.0) -> Tensor:
         """Softmax of the neighbours' scores at each node, then dropout of a share p: (n, k) -> (E, k)."""
         check_features(scores.shape, None, "Graph", self.size)
-        weights = softmax(scores[self.target], ptr=self.starts, num_nodes=self.size)
-        return dropout(weights, p)
+        return dropout(cast(Tensor, _NeighbourSoftmax.apply(scores, self)), p)
+
+    def sum_out(self, values: Tensor) -> Tensor:
+        """Sum over the edges from each node: (E, k) -> (n, k)."""
+        return self._gather(torch.arange(len(self.source), device=values.device), values)
+
+    def sum_in(self, values: Tensor) -> Tensor:
+        """Sum over the edges to each node: (E, k) -> (n, k)."""
+        return self._gather(self.reverse, values)
+
+    def _gather(self, columns: Tensor, values: Tensor) -> Tensor:
+        with torch.autocast(values.device.type, enabled=False):
+            return csr(self.starts, columns, self._ones.to(values.dtype), (self.size, len(columns))) @ values
 
     def product(self, weights: Tensor, x: Tensor) -> Tensor:
         """Sum over the neighbours v of each node u, weighted by edge: (E,), (n, d) -> (n, d)."""
@@ -77,6 +87,27 @@ class Graph:
         check_features(a.shape, None, "Graph", self.size)
         check_features(b.shape, a.shape[1], "Graph", self.size)
         return cast(Tensor, _Similarity.apply(a, b, self))
+
+
+class _NeighbourSoftmax(torch.autograd.Function):
+    """Softmax along the rows of the adjacency; sums over edges are sparse products, and the weights alone are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, graph: Graph) -> Tensor:
+        weights = scores.index_select(0, graph.target)  # (E, k)
+        highest = torch.segment_reduce(weights, "max", offsets=graph.starts, axis=0)
+        weights.sub_(highest.index_select(0, graph.source)).exp_()
+        weights.div_(graph.sum_out(weights).index_select(0, graph.source))
+        ctx.save_for_backward(weights)
+        ctx.graph = graph
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weights,), graph = ctx.saved_tensors, ctx.graph
+        flow = weights * grads[0]
+        flow = flow - weights * graph.sum_out(flow).index_select(0, graph.source)
+        return graph.sum_in(flow), None
 
 
 class _Product(torch.autograd.Function):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from repertory.core.arguments import check_choice, check_rates, check_whole
 from repertory.core.problem import Problem
-from repertory.nn.dropout import Dropout
+from repertory.nn.dropout import Dropout, dropped_linear
 from repertory.nn.graphs import check_features, check_indices
 from repertory.papers.reliant.graph import Graph
 from repertory.papers.reliant.settings import ProxyKind
@@ -197,18 +197,27 @@ class PLP(nn.Module):
         spread, keep = own.sigmoid(), (-own).sigmoid()
         # In training each step draws its own dropout masks; in evaluation all steps are the same.
         draws = self.steps if self.training else 1
-        x = x.expand(draws, *x.shape)
-        scores = self.feat_drop(x) @ self.attention[0]  # (draws, n)
-        weights = graph.neighbour_softmax(
-            scores.T, self.attn_drop if self.training else 0.0
-        ).T.contiguous()  # (draws, E)
-        beside = keep * self.mlp(x)  # (draws, n, C)
-        start = h = x.new_full(beside.shape[1:], 1 / beside.shape[2]).index_copy(0, known, labels)
+        scores = torch.cat([self._dropped(x, self.attention) for _ in range(draws)], 1)  # (n, draws)
+        weights = graph.neighbour_softmax(scores, self.attn_drop if self.training else 0.0)
+        weights = weights.T.contiguous().unbind()  # draws x (E,)
+        beside = [keep * self._mlp(x) for _ in range(draws)]  # draws x (n, C)
+        start = h = x.new_full(beside[0].shape, 1 / self.classes).index_copy(0, known, labels)
         for step in range(self.steps):
             draw = step % draws
             h = F.relu(spread * graph.product(weights[draw], h) + beside[draw])
             h = h.index_copy(0, known, start[known])
         return h
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """`mlp`, without keeping what comes out of dropout: (n, d) -> (n, C)."""
+        first, *others = (layer for layer in self.mlp if isinstance(layer, nn.Linear))
+        y = self._dropped(x, first.weight, first.bias)
+        for layer in others:
+            y = self._dropped(F.relu(y), layer.weight, layer.bias)
+        return y
+
+    def _dropped(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return dropped_linear(x, weight, bias, self.feat_drop.p, self.training)
 
 
 class SGC(nn.Module):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -117,6 +117,8 @@ class TextClassifier(nn.Module, PyTorchModelHubMixin, library_name="repertory"):
 @dataclass(frozen=True)
 class EncodedSentences(Dataset[tuple[list[int], list[int], int]]):
     """Token numbers, segment numbers and labels."""
+
+    draws: ClassVar[bool] = False
 
     ids: tuple[list[int], ...]
     types: tuple[list[int], ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,8 @@ TABLES = (".npz", ".csv")
 @dataclass(frozen=True)
 class Samples(Dataset[tuple[Tensor, int]]):
     """Values (n, *shape), or spike trains; with labels (n,), -1 where unknown."""
+
+    draws: ClassVar[bool] = False
 
     values: Tensor | None
     trains: Recordings | None

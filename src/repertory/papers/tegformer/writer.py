@@ -60,6 +60,8 @@ class EssayRows(Dataset[Row]):
         states: (tokens of all essays, G), see `Row`; None: unknown.
     """
 
+    draws = False
+
     def __init__(
         self, topics: Sequence[tuple[int, ...]], ids: Sequence[tuple[int, ...]], states: np.ndarray | None = None
     ) -> None:

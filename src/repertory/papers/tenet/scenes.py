@@ -287,6 +287,8 @@ class SceneSet(Dataset[Scene]):
         cached: see `read_scene`.
     """
 
+    draws = False
+
     def __init__(self, items: Sequence[tuple[Path, int | None]], sizes: Sizes, *, cached: bool = False) -> None:
         self.items, self.sizes, self.cached = tuple(items), sizes, cached
         self._kept: dict[int, Scene] = {}
@@ -323,6 +325,11 @@ class Cropped(Dataset[Scene]):
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return self.mirror > 0 or self.history_dropout > 0
 
     def __getitem__(self, index: int) -> Scene:
         scene = cropped(self.scenes[index], self.agents, self.lanes)

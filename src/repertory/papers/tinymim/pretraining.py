@@ -59,9 +59,9 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
         jitter = [transforms.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter else []
         self.teacher = transforms.Compose(_normalised(teacher_cfg or cfg))
         self.student = transforms.Compose([*jitter, *_normalised(cfg)])
-        random = crop_scale < 1 or color_jitter > 0
+        self.draws = crop_scale < 1 or color_jitter > 0
         fits = 2 * 4 * 3 * size**2 * len(images) <= CACHE_BYTES
-        self.remembered: dict[int, tuple[Tensor, Tensor]] | None = {} if fits and not random else None
+        self.remembered: dict[int, tuple[Tensor, Tensor]] | None = {} if fits and not self.draws else None
         """Views, where nothing about them is random."""
 
     def __len__(self) -> int:

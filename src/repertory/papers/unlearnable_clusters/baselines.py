@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from repertory.core.loops import Loop
 from repertory.core.settings import Recipe
 from repertory.core.study import Session
-from repertory.core.training import Batches, loader
+from repertory.core.training import Batches, draws, loader
 
 STEP = 0.1
 """Length of a descent step of error-minimising noise relative to eps, as in its authors' code (0.8 of 8)."""
@@ -40,6 +40,11 @@ class Numbered(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.images)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are random."""
+        return draws(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index][0], index
