@@ -440,7 +440,7 @@ def test_recorded_results_come_by_paper_laptop_first() -> None:
     root = Path(repertory.__file__).parents[2] / "results"
     if not root.is_dir():
         pytest.skip("not a source checkout")
-    names = {json.loads(path.read_text())["paper"] for path in root.glob("*.json")}
+    names = {json.loads(path.read_text())["paper"] for path in catalog.result_files(root)}
     recorded = catalog.recorded()
     assert set(recorded) == names
     for paper, results in recorded.items():

@@ -290,21 +290,30 @@ def _closest(name: str, known: Iterable[str]) -> str:
     return suggest(name, names, "") or f"the study has {', '.join(names[:10])}{more}"
 
 
+BENCHMARKS = "benchmarks.json"
+"""Among the recorded results: what `make bench` wrote."""
+
+
 def results_folder() -> Path:
     """Where recorded results lie: in the source checkout, or inside the installed package."""
     here = Path(__file__).parent
     return next((d for d in (here / "results", here.parents[1] / "results") if d.is_dir()), here)
 
 
+def result_files(folder: Path) -> list[Path]:
+    """The recorded results in a folder, PAPER.json before PAPER.SCALE.json; the benchmarks beside them are none."""
+    found = (path for path in folder.glob("*.json") if path.name != BENCHMARKS)
+    return sorted(found, key=lambda path: (path.name.count("."), path.name))
+
+
 def recorded(paper: str = "") -> dict[str, list[dict[str, Any]]]:
     """Recorded results by paper, laptop scale first: what `repertory record` wrote; of one paper, or of all."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(results_folder().glob("*.json"), key=lambda p: p.name.count(".")):
+    for path in result_files(results_folder()):
         if paper and path.name.partition(".")[0] != paper:
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        if "paper" in content:  # benchmarks.json holds races
-            found.setdefault(content["paper"], []).append(content)
+        found.setdefault(content["paper"], []).append(content)
     return found
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from repertory.reports import speed
+from repertory import catalog
+from repertory.reports import docs, speed
 from repertory.reports.html import template
 
 
@@ -25,7 +26,7 @@ def written(folder: Path) -> speed.Speed:
         {"race": "other", "skipped": "this needs the package x"},
     ]
     content = {"papers": {"emo": {"machine": "x86_64, 2 cores", "date": "2026-11-27", "lines": lines}}}
-    (folder / speed.NAME).write_text(json.dumps(content), encoding="utf-8")
+    (folder / catalog.BENCHMARKS).write_text(json.dumps(content), encoding="utf-8")
     return speed.read(folder)
 
 
@@ -52,3 +53,12 @@ def test_the_page_has_a_row_for_each_race(tmp_path: Path) -> None:
     assert "1,000 to 1,000,000 edges | 1.05 | 1 |" in text
     assert "emo, other (this needs the package x)." in text
     assert "make bench" in template("benchmarks.md").render(speed=speed.Speed())
+
+
+def test_benchmarks_are_no_result(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text("", encoding="utf-8")
+    written(tmp_path / "results")
+    assert catalog.result_files(tmp_path / "results") == []
+    assert list(docs.present(tmp_path)) == ["README.md"]
+    assert docs.rejudged(tmp_path) == {}

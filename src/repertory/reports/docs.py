@@ -73,10 +73,8 @@ def generated(readme: str, cards: Sequence[Card], results: Results, speed: Speed
 def rejudged(root: Path) -> dict[str, str]:
     """Path below the checkout -> content of every recorded result, with the verdicts of the cards as they are now."""
     files = {}
-    for path in sorted(root.glob("results/*.json")):
+    for path in catalog.result_files(root / "results"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if "paper" not in content:  # benchmarks.json holds races
-            continue
         verdicts = Result.from_json(content).to_json()["verdicts"]
         files[path.relative_to(root).as_posix()] = json_text({**content, "verdicts": verdicts}) + "\n"
     return files
@@ -272,6 +270,6 @@ def present(root: Path) -> dict[str, str]:
     """The generated files that a checkout holds, as `generated` gives them."""
     pages = (path for path in root.glob("docs/papers/*.md") if path.read_text(encoding="utf-8").startswith(MARK))
     docs = root / "docs"
-    fixed = (root / "README.md", docs / "claim.svg", docs / "benchmarks.md", *root.glob("results/*.json"))
+    fixed = (root / "README.md", docs / "claim.svg", docs / "benchmarks.md", *catalog.result_files(root / "results"))
     paths = [path for path in (*fixed, *pages) if path.exists()]
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}

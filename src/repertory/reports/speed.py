@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NAME = "benchmarks.json"
-"""In the folder of recorded results."""
+from repertory.catalog import BENCHMARKS
+
 SPAN = 16.0
 """The axis of ratios goes from 1 / SPAN to SPAN."""
 
@@ -95,7 +95,7 @@ class Speed:
 
 def read(folder: Path) -> Speed:
     """The benchmarks in a folder of recorded results; empty where there are none."""
-    path = folder / NAME
+    path = folder / BENCHMARKS
     if not path.exists():
         return Speed()
     papers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["papers"]
@@ -148,5 +148,5 @@ def sentence(speed: Speed) -> str:
 
 
 def _short(value: float) -> str:
-    """Two digits after the point below ten, else three significant ones."""
-    return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+    """Two digits after the point below ten, one below a hundred, then none."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
