@@ -4,7 +4,7 @@
 
 - step: student and proxy, forward and backward. Peers: attention, dropout and MLP anew in every step of propagation,
   messages gathered and summed edge by edge; and the released loop, which also rebuilds the groups from Python sets and
-  has autograd's anomaly detection on. Ours draws the dropout masks of all steps at once and takes more memory for it.
+  has autograd's anomaly detection on. Ours draws the dropout masks of all steps at once and keeps them as masks.
 - growth: the step over edges, 20 a node.
 """
 
