@@ -917,6 +917,13 @@ def test_the_estimated_spectrum_is_near_the_exact_one() -> None:
     assert np.abs(np.cumsum(estimated) - np.cumsum(exact)).max() < 0.03
 
 
+def test_a_class_whose_vertices_lie_in_no_hyperedge_is_left_out_of_the_picture() -> None:
+    Q = sparse.csr_array(np.array([[1.0, 0.5], [0.2, 0.0], [0.0, 0.0]]))
+    figure = pictures.incidence_picture(Q, np.array([0, 1, 2]), ["a", "b", "alone"])
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
 @pytest.mark.realdata
 def test_cocitation_cora_as_the_authors_code_does(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     """Split 1 of the workshop release: their code gives 69.9 at the epoch that is best on test."""

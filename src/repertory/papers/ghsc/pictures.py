@@ -137,7 +137,7 @@ def incidence_picture(Q: CSR, groups: np.ndarray, names: Sequence[str]) -> Figur
     ax = figure.add_subplot(
         title="incidence, sorted by class", xlabel="hyperedge", ylabel="vertex", xlim=(-1, m), ylim=(n, -1)
     )
-    for group in np.unique(groups):
+    for group in np.unique(groups[row]):  # vertices in no hyperedge have no entry
         mine = groups[row] == group
         strength: Any = np.clip(entries.data[mine] / entries.data.max(), 0.1, 1)
         ax.scatter(
