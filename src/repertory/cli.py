@@ -813,7 +813,7 @@ def table(
 
     root = _checkout()
     there = docs.present(root)
-    races = speed.read(root / "results")
+    races = speed.read(catalog.results_folder())
     pages = docs.generated(there["README.md"], catalog.cards(built_in=True), docs.recorded_results(), races)
     files = {**pages, **docs.rejudged(root)}
     stale = [name for name in {**files, **there} if not docs.same(name, there.get(name, ""), files.get(name, ""))]
