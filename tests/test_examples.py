@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_it_is_whole_and_was_executed(path: Path) -> None:
     nbformat.validate(notebook)
     assert path.stat().st_size < 250_000
     assert str(Path.home()) not in path.read_text(encoding="utf-8")
+    assert not re.search(r"/(tmp|work|home|root)/", path.read_text(encoding="utf-8"))
     assert "site-packages" not in path.read_text(encoding="utf-8")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)

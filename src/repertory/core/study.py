@@ -150,7 +150,7 @@ class Sweep:
         }
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction:
     """What a model says about a user's own input; the command line prints and saves whatever is there.
 
@@ -163,6 +163,10 @@ class Prediction:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     """Files or folders (an adapted model) in the session's folder, by the name to save them under."""
+
+    def __repr__(self) -> str:
+        """Short: what there is to see is shown by a notebook, printed by the command line, or saved."""
+        return "<Prediction>"
 
     def _repr_html_(self) -> str:
         """Text, the first rows of the table, and the figures, for notebooks."""

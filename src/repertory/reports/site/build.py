@@ -157,10 +157,10 @@ def _pages(
     cards: Sequence[Card], results: Results, lang: str, local: str, api: Sequence[str]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(path, template, fields) of every page of a language."""
-    races = speed.read(catalog.results_folder())
+    races, past = speed.read(catalog.results_folder()), history.read(catalog.results_folder())
     yield "index.html", "home.html", _home(cards, results, lang, local)
     for card in cards:
-        yield f"papers/{card.id}.html", "paper.html", _paper(card, results.get(card.id, ()), lang)
+        yield f"papers/{card.id}.html", "paper.html", _paper(card, results.get(card.id, ()), past, lang)
     yield "open.html", "open.html", _open(cards, results, lang)
     yield "compare.html", "compare.html", _compare(cards, results, lang)
     yield "speed.html", "speed.html", {"speed": races, "cards": {card.id: card for card in cards}}
@@ -240,7 +240,7 @@ def _needs_gpu(card: Card) -> bool:
 # -- a paper ------------------------------------------------------------------------------------
 
 
-def _paper(card: Card, results: Sequence[Result], lang: str) -> dict[str, Any]:
+def _paper(card: Card, results: Sequence[Result], past: Sequence[history.Entry], lang: str) -> dict[str, Any]:
     views = claim_views(card, results, lang)
     records = [
         (result, counts_of(result.verdicts), [view.findings[position] for view in views])
@@ -262,7 +262,7 @@ def _paper(card: Card, results: Sequence[Result], lang: str) -> dict[str, Any]:
         "related": [other for other, _ in catalog.related(card.id)],
         "bibtex": exports.bibtex(card),
         "tried": _tried(card),
-        "earlier": _earlier_records(card, results, lang),
+        "earlier": _earlier_records(card, results, past, lang),
         **study,
     }
 
@@ -277,14 +277,16 @@ def _tried(card: Card) -> dict[str, Any]:
     return {**content, "date": content["date"][:10], "sizes": sizes}
 
 
-def _earlier_records(card: Card, results: Sequence[Result], lang: str) -> list[tuple[str, str, str, list[Any]]]:
+def _earlier_records(
+    card: Card, results: Sequence[Result], past: Sequence[history.Entry], lang: str
+) -> list[tuple[str, str, str, list[Any]]]:
     """(date, place, commit, verdicts in the order of the card) of recorded runs that newer ones replaced."""
     now = {(result.scale, result.date) for result in results}
     order = [claim.id for claim in card.claim]
     return [
         (one.date[:10], place(one.data, one.scale, str(one.seeds), lang), one.commit,
          [(claim, one.verdicts[claim]) for claim in order if claim in one.verdicts])
-        for one in reversed(history.read(catalog.results_folder()))
+        for one in reversed(past)
         if one.paper == card.id and (one.scale, one.date) not in now
     ]  # fmt: skip
 
